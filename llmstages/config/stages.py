@@ -1,0 +1,293 @@
+"""Typed schemas of the subcommands: the whole config of each, as its stage receives it.
+
+Only the standard library is imported here. Keys that mean the same have the same name everywhere.
+"""
+
+from dataclasses import dataclass, field
+
+from llmstages.config.groups import (
+    BudgetConfig,
+    CheckpointConfig,
+    CorpusConfig,
+    DedupConfig,
+    EvaluateConfig,
+    LanguageConfig,
+    ModelConfig,
+    OptimConfig,
+    PiiConfig,
+    QualityConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    choice_problem,
+    range_problem,
+    refuse,
+)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16")
+BAD_ROWS = ("refuse", "skip")
+SWITCH = ("auto", "on", "off")
+
+
+@dataclass
+class CollectConfig:
+    """`llmstages collect [PATH ...]`: raw text -> corpora/<name>/."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    pii: PiiConfig = field(default_factory=PiiConfig)
+    paths: list[str] = field(default_factory=list)
+    """Files, folders or globs, added to the recipe as a source named `files`."""
+    name: str | None = None
+    """Name of the corpus directory; null takes the recipe's name."""
+    corpora_dir: str = "corpora"
+    """Where corpora are kept."""
+    seed: int = 0
+    """Seed of the validation split."""
+    bad_rows: str = "skip"
+    """A broken row of a tabular file is skipped and counted (`skip`) or ends the run (`refuse`)."""
+    overwrite: bool = False
+    """Replace a finished corpus of the same name."""
+
+    def __post_init__(self) -> None:
+        refuse(choice_problem("bad_rows", self.bad_rows, BAD_ROWS))
+
+
+@dataclass
+class TrainingConfig:
+    """What the three training stages share."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    name: str | None = None
+    """Name of the run directory; null derives it from the stage and its data."""
+    runs_dir: str = "runs"
+    """Where runs are kept."""
+    data: str | None = None
+    """What is trained on, by path."""
+    base: str | None = None
+    """Checkpoint to start from: a run directory (its best), or a checkpoint directory."""
+    seed: int = 0
+    """Seed of the initial weights, of the order of the data and of the samples."""
+    steps: int | None = None
+    """Optimizer steps. At most one of `steps`, `epochs` and `budget.*` is given."""
+    epochs: float | None = None
+    """Passes over the training data."""
+    batch_tokens: int | None = None
+    """Non-padding tokens an optimizer step; null derives it from the stage."""
+    micro_batch_tokens: int | None = None
+    """Tokens (padding included) that go through the model at once; null fits the device."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    dtype: str = "auto"
+    """Autocast type of matrix products; `auto` is bfloat16 where the processor has it, else float32. Weights stay float32."""
+    compile: str = "auto"
+    """`torch.compile`: `on`, `off`, or `auto`: where the run is long enough to pay for it."""
+    overwrite: bool = False
+    """Replace a finished run of the same name."""
+
+    def __post_init__(self) -> None:
+        problems = (
+            choice_problem("device", self.device, DEVICES)
+            + choice_problem("dtype", self.dtype, DTYPES)
+            + choice_problem("compile", self.compile, SWITCH)
+            + range_problem("steps", self.steps, 1)
+            + range_problem("epochs", self.epochs, 1e-6)
+            + range_problem("batch_tokens", self.batch_tokens, 1)
+            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+        )
+        lengths = {
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "budget.seconds": self.budget.seconds,
+            "budget.minutes": self.budget.minutes,
+            "budget.tokens": self.budget.tokens,
+        }
+        given = [f"{key}={value}" for key, value in lengths.items() if value is not None]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} are given: keep one of them")
+        refuse(problems)
+
+
+@dataclass
+class PretrainConfig(TrainingConfig):
+    """`llmstages pretrain [CORPUS_DIR]`: corpus -> base model, by next-word prediction."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    corpora_dir: str = "corpora"
+    """Where corpora are kept; `data` defaults to `<corpora_dir>/<corpus.name>`."""
+    sample_prompts: list[str] = field(default_factory=list)
+    """Prompts continued at each evaluation; empty takes openings of validation documents."""
+
+
+@dataclass
+class FinetuneConfig(TrainingConfig):
+    """What both fine-tuning stages share."""
+
+    bad_rows: str = "refuse"
+    """A broken row ends the run before it starts (`refuse`) or is skipped and counted (`skip`)."""
+    validation_share: float = 0.1
+    """Share of the rows used to choose the best checkpoint, when the data brings no split."""
+    test_share: float = 0.1
+    """Share of the rows kept for the final figures, when the data brings no split."""
+    validation_data: str | None = None
+    """File with the validation rows, when they are given."""
+    test_data: str | None = None
+    """File with the test rows, when they are given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+        problems += range_problem("validation_share", self.validation_share, 0.0, 0.9)
+        problems += range_problem("test_share", self.test_share, 0.0, 0.9)
+        if self.validation_share + self.test_share > 0.9:
+            problems.append(
+                f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "
+                "leave less than a tenth of the rows for training"
+            )
+        refuse(problems)
+
+
+@dataclass
+class FinetuneInstructConfig(FinetuneConfig):
+    """`llmstages finetune-instruct FILE`: base model + instruction-answer pairs -> specialist."""
+
+    prompt_column: str | None = None
+    """Column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Column of the answer; found by its name when null."""
+    max_new_tokens: int = 128
+    """Longest answer generated when measuring, in tokens."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(range_problem("max_new_tokens", self.max_new_tokens, 1))
+
+
+@dataclass
+class FinetuneClassifyConfig(FinetuneConfig):
+    """`llmstages finetune-classify FILE`: base model + labelled texts -> classifier."""
+
+    text_column: str | None = None
+    """Column of the text; found by its name when null."""
+    label_column: str | None = None
+    """Column of the label; found by its name when null."""
+    batch_size: int = 32
+    """Examples an optimizer step."""
+    baselines: bool = True
+    """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems = range_problem("batch_size", self.batch_size, 1)
+        if self.batch_tokens is not None:
+            problems.append(
+                f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"
+            )
+        refuse(problems)
+
+
+@dataclass
+class GenerateConfig:
+    """`llmstages generate CHECKPOINT PROMPT`: text from a model."""
+
+    checkpoint_dir: str | None = None
+    """Run directory (its best checkpoint) or checkpoint directory."""
+    prompt: str | None = None
+    """Text to continue, or the instruction for a model tuned on instructions."""
+    max_new_tokens: int = 200
+    """Longest continuation, in tokens."""
+    temperature: float = 0.8
+    """Divides the logits before sampling; 0 always takes the likeliest token."""
+    top_k: int | None = None
+    """Sample among this many likeliest tokens."""
+    top_p: float | None = 0.95
+    """Sample among the likeliest tokens that together hold this share of the probability."""
+    num_samples: int = 1
+    """Continuations of the one prompt."""
+    top: int | None = None
+    """Print this many likeliest next words with their probabilities instead of text."""
+    chat: str = "auto"
+    """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
+    seed: int = 0
+    """Seed of the sampling."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    dtype: str = "auto"
+    """`auto` is bfloat16 on cuda, else float32."""
+
+    def __post_init__(self) -> None:
+        refuse(
+            choice_problem("device", self.device, DEVICES)
+            + choice_problem("dtype", self.dtype, DTYPES)
+            + choice_problem("chat", self.chat, SWITCH)
+            + range_problem("max_new_tokens", self.max_new_tokens, 1)
+            + range_problem("temperature", self.temperature, 0.0)
+            + range_problem("top_k", self.top_k, 1)
+            + range_problem("top_p", self.top_p, 0.0, 1.0)
+            + range_problem("num_samples", self.num_samples, 1)
+            + range_problem("top", self.top, 1, 1000)
+        )
+
+
+@dataclass
+class PredictConfig:
+    """`llmstages predict CHECKPOINT FILE`: labels and probabilities as JSON Lines."""
+
+    checkpoint_dir: str | None = None
+    """Run directory (its best checkpoint) or checkpoint directory of a classifier."""
+    data: str | None = None
+    """File with texts, or a text."""
+    output: str | None = None
+    """File for the JSON Lines; null prints them."""
+    text_column: str | None = None
+    """Column of the text; found by its name when null."""
+    batch_size: int = 32
+    """Texts that go through the model at once."""
+    bad_rows: str = "refuse"
+    """A broken row ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    dtype: str = "float32"
+    """float32: the same figures on every machine; bfloat16 is faster where the processor has it."""
+
+    def __post_init__(self) -> None:
+        refuse(
+            choice_problem("device", self.device, DEVICES)
+            + choice_problem("dtype", self.dtype, DTYPES)
+            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + range_problem("batch_size", self.batch_size, 1)
+        )
+
+
+@dataclass
+class InspectConfig:
+    """`llmstages inspect PATH`: what a corpus, run, checkpoint or labelled file holds."""
+
+    path: str | None = None
+    """A corpus, run or checkpoint directory, or a data file."""
+    id: str | None = None
+    """Id of a document of a corpus: show it, or why it was dropped."""
+    num_examples: int = 3
+    """Documents or rows shown."""
+
+    def __post_init__(self) -> None:
+        refuse(range_problem("num_examples", self.num_examples, 0))
+
+
+SUBCOMMANDS: dict[str, type] = {
+    "collect": CollectConfig,
+    "pretrain": PretrainConfig,
+    "finetune-instruct": FinetuneInstructConfig,
+    "finetune-classify": FinetuneClassifyConfig,
+    "generate": GenerateConfig,
+    "predict": PredictConfig,
+    "inspect": InspectConfig,
+}

@@ -1,0 +1,101 @@
+"""What a user sees while a stage works: progress bars, notes, warnings and tables.
+
+Progress, notes and warnings go to standard error; results (generated text, predictions, the tables
+of `inspect`) go to standard output, so that they can be piped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+
+def error_console() -> Console:
+    """Console on standard error, made at each use so that redirection after import is respected."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def output_console() -> Console:
+    """Console on standard output."""
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a note as it is: no markup is interpreted, whatever the text contains."""
+    error_console().print(Text(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    error_console().print(Text(f"warning: {text}", style="yellow"))
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    to_output: bool = False,
+) -> None:
+    """Print a table; columns that hold only numbers are right-aligned."""
+    grid = Table(title=title or None, title_justify="left")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell_text(value)) for value in row))
+    (output_console() if to_output else error_console()).print(grid)
+
+
+def cell_text(value: object) -> str:
+    """A value as it stands in a table: thousands separated, four significant decimals."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+@contextmanager
+def progress(
+    description: str, total: float | None = None, unit: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar; yields `advance(amount=1, note="")`.
+
+    `total=None` shows a spinner. In a log file (no terminal) only the last state is printed.
+    """
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit, markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(amount: float = 1, note: str | None = None) -> None:
+            if note is None:
+                bar.advance(task, amount)
+            else:
+                bar.update(task, advance=amount, note=note)
+
+        yield advance
