@@ -20,6 +20,9 @@ def choice_problem(key: str, value: str, choices: tuple[str, ...]) -> list[str]:
     """A problem (in a list, for adding up) when `value` is none of `choices`."""
     if value in choices:
         return []
+    switch = {"True": "on", "False": "off"}.get(value)
+    if switch in choices:
+        return [f"{key}: YAML reads a bare {switch} as {value.lower()}: write '{switch}' in quotes"]
     near = get_close_matches(value, choices, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(choices)}"
     return [f"{key}={value} is unknown: {hint}"]
@@ -35,24 +38,31 @@ def range_problem(
     return [f"{key}={value:g} must be {bounds}"]
 
 
+SOURCE_KINDS = ("files", "python_topics", "python_stdlib", "python_packages")
+
+
 @dataclass
 class SourceConfig:
     """One source of a corpus."""
 
     kind: str = "files"
-    """`files` (files, folders, globs) or `python_docs` (the documentation every Python carries)."""
+    """`files` (files, folders, globs), or what every Python carries: `python_topics` (pydoc's chapters),
+    `python_stdlib` and `python_packages` (docstrings and documentation, read without importing)."""
     paths: list[str] = field(default_factory=list)
     """Files, folders or globs; folders are searched for every readable format."""
     text_column: str | None = None
     """Column or field that holds the text in tabular files; found by its name when null."""
-    weight: float = 1.0
-    """Relative weight when pretraining samples from several sources."""
+    weight: float | None = None
+    """Share of the training text drawn from this source; null for all: in proportion to their size."""
     license: str | None = None
     """Licence of the texts, kept in the manifest."""
+    max_package_bytes: int = 300_000
+    """Most text taken from one installed package, so that no large one drowns the others."""
 
     def __post_init__(self) -> None:
         refuse(
-            choice_problem("source kind", self.kind, ("files", "python_docs"))
+            choice_problem("source kind", self.kind, SOURCE_KINDS)
+            + range_problem("source max_package_bytes", self.max_package_bytes, 1000)
             + range_problem("source weight", self.weight, 0.0)
         )
 
@@ -88,7 +98,8 @@ class TokenizerConfig:
     sample_bytes: int = 20_000_000
     """At most this much training text is read to train the tokenizer, spread over all of it."""
     character_coverage: float = 0.9995
-    """Share of characters that get a piece of their own; the others are spelled in bytes."""
+    """Share of characters that get a piece of their own; the others are spelled in bytes.
+    SentencePiece takes 0.98 to 1."""
     split_digits: bool = True
     """Each digit is a piece of its own, so that numbers are read alike wherever they stand."""
 
@@ -97,7 +108,7 @@ class TokenizerConfig:
             choice_problem("tokenizer.kind", self.kind, ("bpe", "unigram", "char"))
             + range_problem("tokenizer.vocab_size", self.vocab_size, 300, 1_000_000)
             + range_problem("tokenizer.sample_bytes", self.sample_bytes, 10_000)
-            + range_problem("tokenizer.character_coverage", self.character_coverage, 0.9, 1.0)
+            + range_problem("tokenizer.character_coverage", self.character_coverage, 0.98, 1.0)
         )
 
 

@@ -67,6 +67,8 @@ class TrainingConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     name: str | None = None
     """Name of the run directory; null derives it from the stage and its data."""
+    name_suffix: str | None = None
+    """Folder inside the run directory's name; a sweep sets it to the job's number, so that no two jobs share a directory."""
     runs_dir: str = "runs"
     """Where runs are kept."""
     data: str | None = None
@@ -93,6 +95,10 @@ class TrainingConfig:
     """Replace a finished run of the same name."""
 
     def __post_init__(self) -> None:
+        refuse(self.problems())
+
+    def problems(self) -> list[str]:
+        """What is wrong; a class below adds its own, so that all of it is said at once."""
         problems = (
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
@@ -112,7 +118,7 @@ class TrainingConfig:
         given = [f"{key}={value}" for key, value in lengths.items() if value is not None]
         if len(given) > 1:
             problems.append(f"{' and '.join(given)} are given: keep one of them")
-        refuse(problems)
+        return problems
 
 
 @dataclass
@@ -142,9 +148,9 @@ class FinetuneConfig(TrainingConfig):
     test_data: str | None = None
     """File with the test rows, when they are given."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        problems += choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
         problems += range_problem("validation_share", self.validation_share, 0.0, 0.9)
         problems += range_problem("test_share", self.test_share, 0.0, 0.9)
         if self.validation_share + self.test_share > 0.9:
@@ -152,7 +158,7 @@ class FinetuneConfig(TrainingConfig):
                 f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "
                 "leave less than a tenth of the rows for training"
             )
-        refuse(problems)
+        return problems
 
 
 @dataclass
@@ -166,9 +172,8 @@ class FinetuneInstructConfig(FinetuneConfig):
     max_new_tokens: int = 128
     """Longest answer generated when measuring, in tokens."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(range_problem("max_new_tokens", self.max_new_tokens, 1))
+    def problems(self) -> list[str]:
+        return super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass
@@ -184,14 +189,13 @@ class FinetuneClassifyConfig(FinetuneConfig):
     baselines: bool = True
     """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = range_problem("batch_size", self.batch_size, 1)
+    def problems(self) -> list[str]:
+        problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
         if self.batch_tokens is not None:
             problems.append(
                 f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"
             )
-        refuse(problems)
+        return problems
 
 
 @dataclass

@@ -1,0 +1,357 @@
+"""The command line: the only door to llmstages.
+
+Takes the subcommand off the arguments, hands the rest to Hydra, starts the stage, and turns every
+error into one line and an exit status: 0 done, 1 failed at run time, 2 the user's input is wrong,
+130 interrupted. Nothing is imported before it is needed: `--help` answers without Hydra, a config
+is shown without torch. A second call of `main` in the same process finds nothing left of the first.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmstages import __version__
+from llmstages.config.words import (
+    USAGES,
+    Arguments,
+    override_key,
+    sort_arguments,
+    usage_line,
+    words_to_overrides,
+)
+from llmstages.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SUMMARIES = {
+    "collect": "raw text -> a corpus: corpora/<name>/",
+    "pretrain": "a corpus -> a base model: runs/<name>/",
+    "finetune": "looks into the file, then finetune-classify or finetune-instruct",
+    "finetune-instruct": "a base model + prompts and answers -> a specialist that answers",
+    "finetune-classify": "a base model + labelled texts -> a classifier",
+    "generate": "text from a model, or the likeliest next words (top=10)",
+    "predict": "labels and probabilities for texts, as JSON Lines",
+    "inspect": "what a corpus, run, checkpoint or data file holds",
+}
+
+HELP = f"""\
+llmstages {__version__}: from raw text to a specialist language model
+
+{{usages}}
+
+The shortest way:
+  llmstages collect && llmstages pretrain && llmstages finetune reviews.jsonl
+
+Settings are written key=value (steps=500 optim.lr=1e-3), choices group=name (model=small), and an
+experiment is a file of them (experiment=smoke). Words after -- are never settings.
+
+llmstages SUBCOMMAND --help     its keys, what they mean, and the choices there are
+llmstages SUBCOMMAND --cfg job  the settings a run would have
+llmstages --version             the version
+eval "$(llmstages -sc install=bash)"   tab completion, also for fish and zsh\
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit status."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone: nothing is left to say, and flushing stdout
+        # when the interpreter ends must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UserError as error:
+        return _report(error, str(error), 2)
+
+
+def _run(argv: list[str]) -> int:
+    first = argv[0] if argv else "--help"
+    if first in ("-h", "--help", "help"):
+        usages = "\n".join(
+            f"  {f'{name} {USAGES[name].shown}':32}  {summary}"
+            for name, summary in SUMMARIES.items()
+        )
+        print(HELP.format(usages=usages))
+        return 0
+    if first in ("--version", "-V"):
+        print(f"llmstages {__version__}")
+        return 0
+    if first in ("-sc", "--shell-completion"):
+        return _complete(argv)
+    if first not in USAGES:
+        near = get_close_matches(first, USAGES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(USAGES)}"
+        raise UserError(f"{first} is no subcommand: {hint}")
+    arguments = sort_arguments(argv[1:])
+    if arguments.has_flag("--version"):
+        print(f"llmstages {__version__}")
+        return 0
+    subcommand = first
+    if subcommand == "finetune":
+        if arguments.has_flag("--help"):
+            print(
+                f"{usage_line('finetune')}\n\n"
+                "Looks into the file: texts with labels go to finetune-classify, prompts with "
+                "answers to\nfinetune-instruct. Their keys: llmstages finetune-classify --help, "
+                "llmstages finetune-instruct --help"
+            )
+            return 0
+        subcommand = _finetune_stage(arguments)
+    return _run_hydra(subcommand, arguments)
+
+
+def _finetune_stage(arguments: Arguments) -> str:
+    """The fine-tuning subcommand that the labelled file asks for."""
+    from llmstages.data.labelled import detect_kind
+
+    # Reading the words first refuses too many of them before the file is opened.
+    words_to_overrides("finetune", arguments)
+    typed = arguments.words[0] if arguments.words else arguments.value_of("data")
+    if typed is None:
+        raise UserError(f"data is missing: {usage_line('finetune')}")
+    path = typed if arguments.words else typed.strip("'\"")
+    stage = f"finetune-{detect_kind(Path(path))}"
+    print(f"{path} is for {stage}", file=sys.stderr)
+    return stage
+
+
+def _run_hydra(subcommand: str, arguments: Arguments) -> int:
+    """Hand a subcommand to Hydra, which composes the config and starts the stage, once or often."""
+    from llmstages.config.numbers import whole_numbers
+    from llmstages.config.schema import no_such_key
+    from llmstages.config.shipped import conf_dir
+    from llmstages.config.stages import SUBCOMMANDS
+
+    schema = SUBCOMMANDS[subcommand]
+    words = words_to_overrides(subcommand, arguments)
+    typed = [_experiment(subcommand, override) for override in arguments.overrides]
+    overrides = [whole_numbers(schema, override) for override in typed] + words
+    folders = [conf_dir()]
+    if (extra := arguments.flag_value("--config-dir")) is not None:
+        folders.append(Path(extra))
+
+    if arguments.has_flag("--cfg"):
+        # Hydra takes any key after a `+`. In a run the schema refuses it; shown without a run it
+        # would look right.
+        for override in overrides:
+            name = override_key(override) or ""
+            if override.startswith("+") and not _is_known(schema, name, folders):
+                raise UserError(no_such_key(subcommand, name))
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    failures: list[Exception] = []
+
+    def told(error: Exception) -> str | None:
+        from llmstages.config.mistakes import explain
+
+        return explain(
+            error, subcommand=subcommand, schema=schema, arguments=overrides, folders=folders
+        )
+
+    def job(composed: "DictConfig") -> float | None:
+        from llmstages.config.compose import to_dataclass
+
+        try:
+            try:
+                config = to_dataclass(subcommand, composed)
+            except Exception as error:
+                raise UserError(told(error) or str(error)) from error
+            with _environment("HYDRA_FULL_ERROR", full_error):
+                return _run_stage(subcommand, config)
+        except Exception as error:
+            failures.append(error)
+            if _is_sweep():
+                raise  # Hydra says which job failed and goes on with the next
+            raise _JobFailed from error
+
+    run = _hydra_main(subcommand, job)
+    try:
+        if arguments.has_flag("--help"):
+            from llmstages.config.help import print_help
+
+            print_help(subcommand, lambda: run(arguments.flags + overrides), folders[0])
+        else:
+            run(arguments.flags + overrides)
+    except SystemExit as leaving:
+        # Hydra ends with 1 only where it has refused something in a line of its own.
+        return 2 if leaving.code else 0
+    except _JobFailed as failed:
+        error = failed.__cause__
+        assert isinstance(error, Exception)
+        if isinstance(error, BrokenPipeError):
+            raise error from None
+        return _report_failure(error, subcommand)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if any(error is failure for failure in failures):
+            return _report_failure(error, subcommand)
+        line = told(error)
+        if line is None:
+            return _report_failure(error, subcommand)
+        return _report(error, line, 2)
+    return 0
+
+
+def _is_known(schema: type, key: str, folders: Sequence[Path]) -> bool:
+    """Whether a key is in the schema, Hydra's own, or a config group of these folders."""
+    from llmstages.config.schema import find_key
+
+    group = key.partition("@")[0]
+    return (
+        re.match(r"hydra\b", key) is not None
+        or find_key(schema, key) is not None
+        or any((folder / group).is_dir() for folder in folders)
+    )
+
+
+def _hydra_main(
+    subcommand: str, job: "Callable[[DictConfig], float | None]"
+) -> Callable[[list[str]], None]:
+    """Hydra's entry point for a subcommand, as a function of the arguments Hydra reads."""
+    import hydra
+
+    from llmstages.config.schema import register_schemas
+    from llmstages.config.shipped import conf_dir
+
+    register_schemas()
+    main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=subcommand)(job)
+
+    def run(arguments: list[str]) -> None:
+        # Unless this variable is set Hydra prints errors in its own way and ends the process.
+        with _environment("HYDRA_FULL_ERROR", "1"), _command_line(arguments), _root_logger():
+            main()
+
+    return run
+
+
+def _run_stage(subcommand: str, config: Any) -> float | None:
+    """Import the stage and run it; returns its headline metric, for sweepers."""
+    from importlib import import_module
+
+    if _is_sweep() and hasattr(config, "name_suffix"):
+        from hydra.core.hydra_config import HydraConfig
+
+        config.name_suffix = config.name_suffix or str(HydraConfig.get().job.num)
+    stage = import_module(f"llmstages.stages.{subcommand.replace('-', '_')}")
+    metric: float | None = stage.run(config)
+    return metric
+
+
+def _is_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+class _JobFailed(BaseException):
+    """Carries a single job's error (its `__cause__`) past Hydra, which would print it itself."""
+
+
+def _experiment(subcommand: str, override: str) -> str:
+    """`experiment=NAME` chooses among the subcommand's own experiments."""
+    if override_key(override) != "experiment":
+        return override
+    mark = "~" if override.startswith("~") else ""
+    return f"{mark}experiment/{subcommand}{override.lstrip('+~').removeprefix('experiment')}"
+
+
+def _report(error: BaseException, line: str, status: int) -> int:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return status
+
+
+def _report_failure(error: BaseException, subcommand: str) -> int:
+    if isinstance(error, UserError):
+        return _report(error, str(error), 2)
+    message = next((line for line in str(error).splitlines() if line.strip()), "")
+    line = f"{subcommand} failed: {type(error).__name__}" + (f": {message}" if message else "")
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        line += " (set HYDRA_FULL_ERROR=1 for the traceback)"
+    return _report(error, line, 1)
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.get(name)
+    _set_environment(name, value)
+    try:
+        yield
+    finally:
+        _set_environment(name, before)
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = ["llmstages", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _root_logger() -> Iterator[None]:
+    """Leave the root logger as it was: Hydra puts its handlers there and forgets them."""
+    import logging
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _complete(argv: list[str]) -> int:
+    """Tab completion: `-sc install=bash` prints the script that calls `-sc query=bash`."""
+    arguments = sort_arguments(argv)
+    if (shell := arguments.value_of("query")) is None:
+        return _run_hydra("pretrain", arguments)  # which one makes no difference to the script
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from llmstages.config.completion import put_right, read_line
+    from llmstages.config.shipped import conf_dir
+
+    asked = read_line(os.environ.get("COMP_LINE", ""))
+    answers = list(asked.answers)
+    if asked.subcommand is not None:
+        printed = StringIO()
+        with redirect_stdout(printed), _environment("COMP_LINE", asked.line):
+            try:
+                _hydra_main(asked.subcommand, _no_job)(arguments.flags + arguments.overrides)
+            except (Exception, SystemExit):
+                # Half a command line is often wrong. There is nothing to complete then, and no
+                # place for a message.
+                printed = StringIO()
+        answers = put_right(asked.subcommand, printed.getvalue().split(), conf_dir())
+    print(("\n" if shell == "fish" else " ").join(answers))
+    return 0
+
+
+def _no_job(config: "DictConfig") -> None:
+    raise AssertionError("completion starts no stage")

@@ -1,0 +1,57 @@
+"""Unicode repair: what was broken on the way is mended, what is sound is returned as it is.
+
+Mended are text decoded with the wrong encoding (ftfy, Speer 2019), byte order marks, line ends,
+control characters and the Unicode form (NFC). Quotes, dashes, ligatures, widths, indentation and
+blank lines belong to the author and stay.
+"""
+
+import re
+import unicodedata
+
+import ftfy
+from ftfy.badness import is_bad
+
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_PAGE_BREAK = re.compile("[\x0b\x0c]")
+_TERMINAL_ESCAPE = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+
+_MOJIBAKE_ONLY = ftfy.TextFixerConfig(
+    unescape_html=False,
+    remove_terminal_escapes=False,
+    fix_latin_ligatures=False,
+    fix_character_width=False,
+    uncurl_quotes=False,
+    fix_line_breaks=False,
+    fix_surrogates=False,
+    remove_control_chars=False,
+    normalization=None,
+    explain=False,
+)
+
+
+def repair(text: str) -> str:
+    """The text, mended; `repair(repair(x)) == repair(x)`."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        # Windows-1252 read as Latin-1 gives control characters: mend before these are removed.
+        if is_bad(text):
+            # Line by line: a text may have been put together from sound and broken parts.
+            text = "\n".join(
+                ftfy.fix_encoding(line, _MOJIBAKE_ONLY) if is_bad(line) else line
+                for line in text.split("\n")
+            )
+        if not unicodedata.is_normalized("NFC", text):
+            text = unicodedata.normalize("NFC", text)
+    if _CONTROL.search(text):
+        text = _CONTROL.sub("", _TERMINAL_ESCAPE.sub("", text))
+    return _PAGE_BREAK.sub("\n", text)
+
+
+def valid_unicode(text: str) -> str:
+    """The text with surrogate pairs joined; lone ones, which no file can hold, become U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

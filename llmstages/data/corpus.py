@@ -1,0 +1,332 @@
+"""The corpus directory: the one reader and writer of documents, drop ledger and manifest.
+
+    corpora/<name>/
+      documents/{train,validation}/<source>-00000.parquet  id, text, source, url, language, ...
+      dropped/<source>-00000.parquet                       id, text, source, rule, value, ...
+      tokenizer/  tokens/                                  made from the documents
+      manifest.json                                        written last: what it is made of
+      collect.json                                         how fast and on what machine
+
+Rows are sorted by (source, id). The manifest holds neither times nor absolute paths: equal input
+and settings give an equal file, and `Corpus.manifest_hash` is the hash of that file.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmstages.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, Split] = ("train", "validation")
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.large_string()),
+        ("source", pa.string()),
+        ("url", pa.string()),
+        ("language", pa.string()),
+        ("metadata", pa.string()),  # a JSON object
+    ]
+)
+DROPPED_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.large_string()),
+        ("source", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("duplicate_of", pa.string()),  # id of the document kept instead, for the rule `duplicate`
+    ]
+)
+PART_BYTES = 512 * 1024 * 1024
+"""Text in one Parquet part, uncompressed: large enough to scan fast, small enough to copy."""
+BATCH_ROWS = 256
+"""Rows read at once."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus; columns that were not asked for keep their defaults."""
+
+    id: str = ""
+    text: str = ""
+    source: str = ""
+    url: str | None = None
+    language: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DroppedDocument:
+    """One text that a rule left out, with what the rule measured."""
+
+    id: str
+    text: str
+    source: str
+    rule: str
+    value: float | None
+    threshold: float | None
+    duplicate_of: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Size of a set of documents; bytes are of UTF-8 text."""
+
+    documents: int = 0
+    words: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.documents + other.documents, self.words + other.words, self.bytes + other.bytes
+        )
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One file or package that was read: its name within the source, size and hash."""
+
+    locator: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceManifest:
+    """What one source brought and what became of it."""
+
+    name: str
+    kind: str
+    license: str | None
+    weight: float | None
+    inputs: list[InputRecord]
+    extracted: Counts
+    """Before cleaning."""
+    dropped: dict[str, int]
+    """Documents dropped, by rule."""
+    train: Counts
+    validation: Counts
+    documents_sha256: str
+    """Hash of the ids and texts kept, in order."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of `manifest.json`."""
+
+    format_version: int
+    recipe: str
+    sources: list[SourceManifest]
+    config: dict[str, Any]
+    """The resolved settings that shape the documents and the tokenizer; no paths."""
+    versions: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """The file's content, equal for equal manifests."""
+        return (
+            json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        ).encode("utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read a manifest. Raises `UserError` when it is missing, broken or of another format."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values["format_version"] != FORMAT_VERSION:
+                raise UserError(
+                    f"{path}: corpus format {values['format_version']}, this version reads "
+                    f"{FORMAT_VERSION}: collect the corpus again"
+                )
+            sources = [
+                SourceManifest(
+                    **{
+                        **source,
+                        "inputs": [InputRecord(**entry) for entry in source["inputs"]],
+                        "extracted": Counts(**source["extracted"]),
+                        "train": Counts(**source["train"]),
+                        "validation": Counts(**source["validation"]),
+                    }
+                )
+                for source in values["sources"]
+            ]
+            return cls(**{**values, "sources": sources})
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{path}: not a readable corpus manifest ({error}): collect the corpus again"
+            ) from error
+
+    def write(self, directory: Path) -> None:
+        """Write `manifest.json`, which makes the directory a finished corpus."""
+        staging = directory / (MANIFEST_FILE + ".tmp")
+        staging.write_bytes(self.to_bytes())
+        staging.rename(directory / MANIFEST_FILE)
+
+    @property
+    def train(self) -> Counts:
+        """All training documents."""
+        return sum((source.train for source in self.sources), Counts())
+
+    @property
+    def validation(self) -> Counts:
+        """All validation documents."""
+        return sum((source.validation for source in self.sources), Counts())
+
+
+class Corpus:
+    """A corpus on disk."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        """Wrap a directory whose documents are complete; `open` is the way in for readers."""
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, directory: Path) -> "Corpus":
+        """Open a finished corpus. Raises `UserError` when the directory is not one."""
+        if not directory.is_dir():
+            raise UserError(f"{directory}: no such corpus directory{_nearest_corpus(directory)}")
+        path = directory / MANIFEST_FILE
+        if not path.exists():
+            raise UserError(
+                f"{directory}: not a corpus, it has no {MANIFEST_FILE}: "
+                "make one with `llmstages collect`"
+            )
+        return cls(directory, Manifest.read(path))
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.directory.resolve().name
+
+    @property
+    def manifest_hash(self) -> str:
+        """sha256 (hex) of the manifest: names the content wherever the directory lies."""
+        return hashlib.sha256(self.manifest.to_bytes()).hexdigest()
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, sorted."""
+        return [source.name for source in self.manifest.sources]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each source that was given one."""
+        return {
+            source.name: source.weight
+            for source in self.manifest.sources
+            if source.weight is not None
+        }
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Where the tokenizer trained on this corpus is."""
+        return self.directory / "tokenizer"
+
+    def counts(self, split: Split) -> Counts:
+        """Documents, words and bytes of a split."""
+        return self.manifest.train if split == "train" else self.manifest.validation
+
+    def documents(
+        self, split: Split, source: str | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[Document]:
+        """The documents of a split in order, of all sources or of one; few are in memory at once.
+
+        `columns` names the fields to read; the others keep their defaults.
+        """
+        for row in self._rows(Path("documents") / split, source, columns):
+            if row.get("metadata") is not None:
+                row["metadata"] = json.loads(row["metadata"])
+            yield Document(**row)
+
+    def dropped(self, source: str | None = None) -> Iterator[DroppedDocument]:
+        """The drop ledger in order."""
+        for row in self._rows(Path("dropped"), source, None):
+            yield DroppedDocument(**row)
+
+    def _rows(
+        self, folder: Path, source: str | None, columns: Sequence[str] | None
+    ) -> Iterator[dict[str, Any]]:
+        for name in self.sources if source is None else [source]:
+            for path in part_paths(self.directory / folder, name):
+                with pq.ParquetFile(path) as file:
+                    wanted = list(columns) if columns is not None else None
+                    for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                        yield from batch.to_pylist()
+
+
+def part_paths(directory: Path, source: str) -> list[Path]:
+    """The Parquet parts of a source, in order."""
+    return sorted(directory.glob(f"{source}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+
+
+class PartWriter:
+    """Writes the rows of one source as `<source>-00000.parquet`, `<source>-00001.parquet`, ...
+
+    Nothing is created before the first row, so that a source without rows has no file.
+    """
+
+    def __init__(self, directory: Path, source: str, schema: pa.Schema) -> None:
+        self.directory = directory
+        self.source = source
+        self.schema = schema
+        self._writer: pq.ParquetWriter | None = None
+        self._part = 0
+        self._bytes = 0
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows, which have at least the columns of the schema."""
+        if rows.num_rows == 0:
+            return
+        if self._writer is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            path = self.directory / f"{self.source}-{self._part:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._writer.write_table(rows.select(self.schema.names).cast(self.schema))
+        self._bytes += rows.nbytes
+        if self._bytes >= PART_BYTES:
+            self._close()
+            self._part += 1
+            self._bytes = 0
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _nearest_corpus(directory: Path) -> str:
+    """`: did you mean ...?` when a directory beside it has nearly that name, or what to do."""
+    parent = directory.parent
+    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    near = get_close_matches(directory.name, names, n=1)
+    if near:
+        return f": did you mean {parent / near[0]}?"
+    return ": make one with `llmstages collect`"

@@ -1,0 +1,188 @@
+"""Fine-tuning batches: conversations packed into rows, texts with labels; steps are pure functions.
+
+The order of the examples in an epoch depends on the seed and the epoch alone, so step s can be made
+without the steps before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llmstages.data.batch import IGNORED, Batch
+from llmstages.data.order import permutation
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence and what is learnt from it."""
+
+    tokens: list[int]
+    """Ids."""
+    targets: list[int]
+    """As long as `tokens`: the id or label to predict at each position, or `IGNORED`."""
+    reference: str
+    """Where it came from, such as `reviews.jsonl:17`."""
+
+
+def conversation_example(
+    ids: Sequence[int], supervised: Sequence[bool], context_length: int, reference: str
+) -> Example | None:
+    """Next-token example of a rendered conversation; None when no supervised token is left.
+
+    ids and supervised are as long as each other; supervised[i] says that ids[i] is to be predicted.
+    What does not fit into the context is cut off at the end.
+    """
+    ids = ids[: context_length + 1]
+    targets = [
+        token if wanted else IGNORED
+        for token, wanted in zip(ids[1:], supervised[1 : len(ids)], strict=True)
+    ]
+    if all(target == IGNORED for target in targets):
+        return None
+    return Example(list(ids[:-1]), targets, reference)
+
+
+def labelled_example(
+    ids: Sequence[int], end_id: int, label: int, context_length: int, reference: str
+) -> Example:
+    """A text and its label: the label is the target of the end token. A long text loses its end."""
+    tokens = [*ids[: context_length - 1], end_id]
+    return Example(tokens, [IGNORED] * (len(tokens) - 1) + [label], reference)
+
+
+def pack(examples: Sequence[Example], context_length: int) -> list[list[Example]]:
+    """Put examples, in their order, into rows of at most `context_length` tokens.
+
+    An example goes into the first of the few last open rows that has room: nearly full rows at a
+    cost that does not grow with the number of rows.
+    """
+    rows: list[list[Example]] = []
+    open_rows: list[tuple[int, int]] = []  # (row, room left)
+    for example in examples:
+        needed = len(example.tokens)
+        for place, (row, room) in enumerate(open_rows):
+            if room >= needed:
+                rows[row].append(example)
+                open_rows[place] = (row, room - needed)
+                break
+        else:
+            rows.append([example])
+            open_rows.append((len(rows) - 1, context_length - needed))
+            if len(open_rows) > 32:
+                open_rows.remove(min(open_rows, key=lambda entry: entry[1]))
+    return rows
+
+
+def make_batch(rows: Sequence[Sequence[Example]], length: int | None = None) -> Batch:
+    """Batch of rows, each of one or more examples; attention stays inside an example.
+
+    length: T; None takes the longest row. Rows of one example need no attention mask: padding comes
+    after it, where causal attention never looks.
+    """
+    totals = [sum(len(example.tokens) for example in row) for row in rows]
+    length = max(totals) if length is None else length
+    shape = (len(rows), length)
+    tokens = np.zeros(shape, dtype=np.int64)
+    targets = np.full(shape, IGNORED, dtype=np.int64)
+    position_ids = np.zeros(shape, dtype=np.int64)
+    document_ids = np.full(shape, -1, dtype=np.int64)
+    for index, row in enumerate(rows):
+        begin = 0
+        for number, example in enumerate(row):
+            end = begin + len(example.tokens)
+            tokens[index, begin:end] = example.tokens
+            targets[index, begin:end] = example.targets
+            position_ids[index, begin:end] = np.arange(end - begin)
+            document_ids[index, begin:end] = number
+            begin = end
+    packed = any(len(row) > 1 for row in rows)
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        targets=torch.from_numpy(targets),
+        position_ids=torch.from_numpy(position_ids) if packed else None,
+        document_ids=torch.from_numpy(document_ids) if packed else None,
+        weights=torch.from_numpy((targets != IGNORED).astype(np.float32)),
+        document_refs=tuple(",".join(example.reference for example in row) for row in rows),
+        num_real_tokens=sum(totals),
+    )
+
+
+class PackedData:
+    """Instruction tuning: examples packed into rows of the context length, a few rows a step."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        context_length: int,
+        rows_per_step: int,
+        rows_per_micro_batch: int,
+        seed: int,
+    ) -> None:
+        self.examples = list(examples)
+        self.context_length = context_length
+        self.rows_per_step = rows_per_step
+        self.rows_per_micro_batch = rows_per_micro_batch
+        self.seed = seed
+        self.epoch = -1
+        self.rows: list[list[Example]] = []
+        self.steps_per_epoch = -(-len(self.epoch_rows(0)) // rows_per_step)
+
+    def epoch_rows(self, epoch: int) -> list[list[Example]]:
+        """The packed rows of an epoch."""
+        if epoch != self.epoch:
+            order = permutation(len(self.examples), "examples", self.seed, epoch)
+            self.rows = pack([self.examples[index] for index in order], self.context_length)
+            self.epoch = epoch
+        return self.rows
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """Micro-batches of optimizer step `step`, counted from 0.
+
+        Every epoch has the steps of the first; packing may need a row more or fewer in another
+        order, and the last step takes what is left, so that each example is seen once an epoch.
+        """
+        epoch, place = divmod(step, self.steps_per_epoch)
+        rows = self.epoch_rows(epoch)
+        first = place * len(rows) // self.steps_per_epoch
+        last = (place + 1) * len(rows) // self.steps_per_epoch
+        for begin in range(first, last, self.rows_per_micro_batch):
+            chosen = rows[begin : min(begin + self.rows_per_micro_batch, last)]
+            yield make_batch(chosen, self.context_length)
+
+
+class ShuffledData:
+    """Classification: `batch_size` examples a step, cut into micro-batches of similar length."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        micro_batch_tokens: int,
+        seed: int,
+    ) -> None:
+        self.examples = list(examples)
+        self.batch_size = batch_size
+        self.micro_batch_tokens = micro_batch_tokens
+        self.seed = seed
+        self.steps_per_epoch = -(-len(self.examples) // batch_size)
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """Micro-batches of optimizer step `step`, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = permutation(len(self.examples), "examples", self.seed, epoch)
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        yield from by_length([self.examples[index] for index in chosen], self.micro_batch_tokens)
+
+
+def by_length(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[Batch]:
+    """Batches of examples of similar length, of at most `micro_batch_tokens` padded tokens each."""
+    ordered = sorted(examples, key=lambda example: len(example.tokens), reverse=True)
+    begin = 0
+    while begin < len(ordered):
+        rows = max(1, micro_batch_tokens // len(ordered[begin].tokens))
+        yield make_batch([[example] for example in ordered[begin : begin + rows]])
+        begin += rows

@@ -1,0 +1,475 @@
+"""Labelled files: texts with labels for classification, conversations for instruction tuning.
+
+Columns are found by their names (case does not matter, see `TEXT_NAMES` and its neighbours in
+`llmstages.data.table`) and can always be named. A row without a label, or with an empty answer, is
+a bad row: refused or skipped like one that cannot be read. Nothing here imports torch.
+"""
+
+import itertools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmstages.data.table import (
+    ANSWER_NAMES,
+    INPUT_NAMES,
+    LABEL_NAMES,
+    MESSAGES_NAMES,
+    PROMPT_NAMES,
+    SYSTEM_NAMES,
+    TEXT_NAMES,
+    Row,
+    Table,
+    column_key,
+    read_rows,
+)
+from llmstages.errors import UserError
+
+if TYPE_CHECKING:
+    from llmstages.text.chat import Message
+
+logger = logging.getLogger("llmstages")
+
+Kind = Literal["classify", "instruct"]
+
+# Rows looked at to find out what a file is for.
+KIND_ROWS = 5000
+# A column of a headerless file with fewer distinct values than this share of the rows is a label.
+LABEL_SHARE = 0.1
+# Names that chat files in use give to the three roles.
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text, its label and the line it stands on."""
+
+    text: str
+    label: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns with at least one by the assistant, and the line they start on."""
+
+    messages: "list[Message]"
+    line: int
+
+
+class _Unusable(Exception):
+    """A row cannot be used; the message is the reason."""
+
+
+# -------------------------------------------------------------------------------------------------
+# classification
+
+
+def read_labelled_texts(
+    path: Path | str,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    bad_rows: str = "refuse",
+) -> list[LabelledText]:
+    """Read a file with a text and a label in each row.
+
+    Whole numbers and truth values become strings (`1`, `true`); an empty text is kept. A file
+    without header has the label in the column with fewer distinct values.
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
+            all rows have the same label.
+    """
+    path = Path(path)
+    named = [name for name in (text_column, label_column) if name is not None]
+    if len(named) < 2 and (shape := _headerless(path, named)):
+        text_column, label_column = _headerless_label(path, shape, text_column, label_column)
+    table = _open(path, bad_rows, named)
+    label = _column(table, "label", label_column, LABEL_NAMES)
+    text = _column(table, "text", text_column, TEXT_NAMES, taken=label)
+    examples: list[LabelledText] = []
+    for row in table.rows:
+        try:
+            if row.values.get(text) is None:
+                raise _Unusable(f"no {text!r}")
+            content = _as_text(row.values[text], text)
+            examples.append(LabelledText(content, _as_label(row, label), row.line))
+        except _Unusable as reason:
+            table.bad.add(row.line, str(reason))
+    if not examples:
+        raise UserError(f"{path}: no row with a text and a label in it")
+    counts = Counter(example.label for example in examples)
+    if len(counts) == 1:
+        raise UserError(
+            f"{path}: all {len(examples):,} rows have the label {examples[0].label!r}; "
+            "classification needs two labels (is label_column right?)"
+        )
+    if len(counts) > 50 and len(counts) > len(examples) / 2:
+        logger.warning(
+            "%s: column %r has %d labels in %d rows: is label_column right?",
+            *(path, label, len(counts), len(examples)),
+        )
+    return examples
+
+
+def read_texts(
+    path: Path | str, text_column: str | None = None, bad_rows: str = "refuse"
+) -> Iterator[tuple[int, str]]:
+    """Line and text of each row, streamed; a label column is not needed.
+
+    A plain text file has one text a line. With `bad_rows="refuse"` nothing is handed out after the
+    first bad row, and the `UserError` comes at the end of the file.
+    """
+    path = Path(path)
+    named = [] if text_column is None else [text_column]
+    if not named and (shape := _headerless(path, [])):
+        text_column = max(shape, key=lambda name: shape[name].mean_length)
+    table = _open(path, bad_rows, named)
+    only = table.columns[0] if len(table.columns) == 1 else None
+    text = _column(table, "text", text_column or only, TEXT_NAMES)
+
+    def texts() -> Iterator[tuple[int, str]]:
+        for row in table.rows:
+            if row.values.get(text) is None:
+                table.bad.add(row.line, f"no {text!r}")
+                continue
+            try:
+                content = _as_text(row.values[text], text)
+            except _Unusable as reason:
+                table.bad.add(row.line, str(reason))
+                continue
+            if bad_rows == "skip" or not table.bad.rows:
+                yield row.line, content
+
+    return texts()
+
+
+def _as_text(value: object, name: str) -> str:
+    """A cell as text; numbers are written out."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _Unusable(f"{name!r} is no text but {_kind_of(value)}")
+    return _number_text(value, name)
+
+
+def _number_text(value: int | float, name: str) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _Unusable(f"no {name!r}")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _as_label(row: Row, name: str) -> str:
+    value = row.values.get(name)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return _number_text(value, name)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if value is None or isinstance(value, str):
+        raise _Unusable(f"no label in {name!r}")
+    raise _Unusable(f"label {name!r} is no text but {_kind_of(value)}; one label a row is needed")
+
+
+def _kind_of(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", bytes: "bytes"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+# -------------------------------------------------------------------------------------------------
+# instruction tuning
+
+
+def read_conversations(
+    path: Path | str,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    bad_rows: str = "refuse",
+) -> list[Conversation]:
+    """Read a file with a prompt and an answer, or a list of messages, in each row.
+
+    Known are Alpaca (`instruction`, `input`, `output`: the user's turn is the instruction, a blank
+    line and the input where there is one), prompt/completion, question/answer, `messages` with
+    `role` and `content`, the same as `conversations` with `from` and `value`, Self-Instruct's
+    `instances`, and pairs in a file of two columns without header.
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
+    """
+    path = Path(path)
+    named = [name for name in (prompt_column, answer_column) if name is not None]
+    if not named and (shape := _headerless(path, [])):
+        if len(shape) != 2:
+            raise UserError(
+                f"{path}: no header and {len(shape)} columns: name two of them, "
+                "such as prompt_column=1 answer_column=2"
+            )
+        prompt_column, answer_column = "1", "2"
+    table = _open(path, bad_rows, named)
+    messages = None if named else _find(table.columns, MESSAGES_NAMES)
+    instances = None if named or messages else _find(table.columns, ("instances",))
+    prompt = answer = ""
+    if messages is None:
+        prompt = _column(table, "prompt", prompt_column, PROMPT_NAMES)
+        if instances is None:
+            answer = _column(table, "answer", answer_column, ANSWER_NAMES, taken=prompt)
+    system = _find(table.columns, SYSTEM_NAMES)
+    context = _find(table.columns, INPUT_NAMES) if column_key(prompt) == "instruction" else None
+
+    conversations: list[Conversation] = []
+    for row in table.rows:
+        try:
+            if messages is not None:
+                turns = [_messages(row, messages)]
+            elif instances is not None:
+                turns = [
+                    _pair(part, prompt, "input", "output", None)
+                    for part in _instances(row, prompt, instances)
+                ]
+            else:
+                turns = [_pair(row.values, prompt, context, answer, system)]
+        except _Unusable as reason:
+            table.bad.add(row.line, str(reason))
+        else:
+            conversations += [Conversation(turn, row.line) for turn in turns]
+    if not conversations:
+        raise UserError(f"{path}: no row with a prompt and an answer in it")
+    return conversations
+
+
+def _pair(
+    values: dict[str, Any], prompt: str, context: str | None, answer: str, system: str | None
+) -> "list[Message]":
+    """The turns of a row with a prompt and an answer."""
+    from llmstages.text.chat import Message
+
+    parts = [_cell(values, name) for name in (prompt, context) if name is not None]
+    request = "\n\n".join(part for part in parts if part.strip())
+    if not request:
+        raise _Unusable(f"{prompt!r} is empty")
+    reply = _cell(values, answer)
+    if not reply.strip():
+        raise _Unusable(f"{answer!r} is empty: there is no answer to learn")
+    opening = _cell(values, system) if system is not None else ""
+    first = [Message("system", opening)] if opening.strip() else []
+    return [*first, Message("user", request), Message("assistant", reply)]
+
+
+def _cell(values: dict[str, Any], name: str) -> str:
+    """A cell as text; a missing one is empty."""
+    value = values.get(name)
+    return "" if value is None else _as_text(value, name)
+
+
+def _instances(row: Row, prompt: str, name: str) -> list[dict[str, Any]]:
+    """Self-Instruct's rows: one instruction with several inputs and outputs."""
+    parts = row.values.get(name)
+    if (
+        not isinstance(parts, list)
+        or not all(isinstance(part, dict) for part in parts)
+        or not parts
+    ):
+        raise _Unusable(f"{name!r} is no list of objects")
+    return [{**part, prompt: row.values.get(prompt)} for part in parts]
+
+
+def _messages(row: Row, name: str) -> "list[Message]":
+    """The turns of a row with a list of messages (a string that holds JSON in delimited files)."""
+    from llmstages.text.chat import Message
+
+    listed = row.values.get(name)
+    if isinstance(listed, str):
+        try:
+            listed = json.loads(listed)
+        except ValueError:
+            raise _Unusable(f"{name!r} is no JSON list of messages") from None
+    if not isinstance(listed, list) or not listed:
+        raise _Unusable(f"{name!r} is no list of messages")
+    turns: list[Message] = []
+    for number, part in enumerate(listed, 1):
+        if not isinstance(part, dict):
+            raise _Unusable(f"message {number} is no object with role and content")
+        speaker = part.get("role", part.get("from"))
+        content = part.get("content", part.get("value"))
+        role = ROLES.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
+        if role is None:
+            raise _Unusable(f"message {number} has the role {speaker!r}: user, assistant or system")
+        if not isinstance(content, str):
+            raise _Unusable(f"message {number} has no text in its content")
+        if role == "assistant" and not content.strip():
+            raise _Unusable(f"message {number} is empty: there is no answer to learn")
+        turns.append(Message(role, content))
+    if not any(turn.role == "assistant" for turn in turns):
+        raise _Unusable("no message of the assistant")
+    return turns
+
+
+# -------------------------------------------------------------------------------------------------
+# columns
+
+
+def _open(path: Path, bad_rows: str, column_names: Sequence[str], quiet: bool = False) -> Table:
+    """The file's table, which has columns."""
+    table = read_rows(path, bad_rows=bad_rows, column_names=column_names, quiet=quiet)
+    if not table.columns:
+        if table.skipped:
+            line, reason = table.skipped[0]
+            raise UserError(f"{path}:{line}: {reason}; none of the first rows can be used")
+        raise UserError(f"{path}: no rows in it")
+    return table
+
+
+def _find(columns: Sequence[str], names: Sequence[str], taken: str | None = None) -> str | None:
+    """The column with the likeliest of the known names."""
+    by_key = {column_key(column): column for column in reversed(columns) if column != taken}
+    return next((by_key[name] for name in names if name in by_key), None)
+
+
+def _column(
+    table: Table,
+    role: Literal["text", "label", "prompt", "answer"],
+    explicit: str | None,
+    names: Sequence[str],
+    taken: str | None = None,
+) -> str:
+    """The column that plays a role: the one named by the user, or one with a known name."""
+    listed = ", ".join(table.columns) or "none"
+    if explicit is not None:
+        if explicit in table.columns:
+            return explicit
+        found = _find(table.columns, (column_key(explicit),))
+        if found is not None:
+            return found
+        near = get_close_matches(explicit, table.columns, n=1)
+        hint = f"; did you mean {role}_column={near[0]}?" if near else ""
+        raise UserError(
+            f"{table.path}: no column {explicit!r} ({role}_column); its columns: {listed}{hint}"
+        )
+    found = _find(table.columns, names, taken)
+    if found is None:
+        raise UserError(
+            f"{table.path}: no column for the {role}; its columns: {listed}; "
+            f"name it with {role}_column=..."
+        )
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# what a file is for
+
+
+@dataclass(frozen=True)
+class _ColumnShape:
+    """What the first rows of a column look like."""
+
+    num_rows: int
+    num_distinct: int
+    mean_length: float
+
+
+def _headerless(path: Path, column_names: Sequence[str]) -> dict[str, _ColumnShape] | None:
+    """Shape of each column of a delimited file without header; None for every other file."""
+    table = _open(path, "skip", column_names, quiet=True)
+    if table.has_header or table.delimiter is None:
+        return None
+    rows = list(itertools.islice(table.rows, KIND_ROWS))
+    shapes: dict[str, _ColumnShape] = {}
+    for column in table.columns:
+        values = [row.values[column] for row in rows]
+        length = sum(map(len, values)) / max(1, len(values))
+        shapes[column] = _ColumnShape(len(rows), len(set(values)), length)
+    return shapes
+
+
+def _headerless_label(
+    path: Path, shape: dict[str, _ColumnShape], text: str | None, label: str | None
+) -> tuple[str, str]:
+    """Which of two columns without names is the label: the one with fewer distinct values."""
+    advice = "name them, such as text_column=1 label_column=2"
+    if len(shape) == 1:
+        raise UserError(f"{path}: one column only; a text and a label are needed")
+    if len(shape) > 2:
+        raise UserError(f"{path}: no header and {len(shape)} columns: {advice}")
+    first, second = shape
+    if text is not None or label is not None:
+        given = text if text is not None else label
+        other = second if given == first else first
+        return (text or other), (label or other)
+    distinct = shape[first].num_distinct, shape[second].num_distinct
+    if distinct[0] == distinct[1]:
+        raise UserError(f"{path}: no header, and either column could be the label: {advice}")
+    return (second, first) if distinct[0] < distinct[1] else (first, second)
+
+
+def detect_kind(path: Path | str) -> Kind:
+    """What a labelled file is for: `classify` (text and label) or `instruct` (pairs or messages).
+
+    Only its first rows are looked at. A file of two columns without header is for classification
+    if exactly one column has fewer than 10 % distinct values, and holds pairs if neither has.
+
+    Raises:
+        UserError: it is neither, or could be both; says which columns were found.
+    """
+    path = Path(path)
+    choose = "say which with finetune-classify or finetune-instruct"
+    table = _open(path, "skip", [], quiet=True)
+    if not table.has_header:
+        return _headerless_kind(path, choose)
+    columns = table.columns
+    listed = ", ".join(columns) or "none"
+    if _find(columns, MESSAGES_NAMES):
+        return "instruct"
+    prompt = _find(columns, PROMPT_NAMES)
+    answer = _find(columns, ANSWER_NAMES, prompt) or _find(columns, ("instances",))
+    label = _find(columns, LABEL_NAMES)
+    text = _find(columns, TEXT_NAMES, label)
+    pairs = prompt is not None and answer is not None
+    # A question may be the text of a label or the prompt of an answer: with an answer beside it, it
+    # is a prompt.
+    if text is not None and label is not None and not (pairs and text in (prompt, answer)):
+        if pairs:
+            raise UserError(f"{path}: has both a text with a label and pairs ({listed}): {choose}")
+        return "classify"
+    if pairs:
+        return "instruct"
+    raise UserError(
+        f"{path}: neither text and label nor prompt and answer nor messages among its columns "
+        f"({listed}): {choose}, and name the columns with text_column=... label_column=... or "
+        "prompt_column=... answer_column=..."
+    )
+
+
+def _headerless_kind(path: Path, choose: str) -> Kind:
+    shape = _headerless(path, [])
+    if shape is None:
+        raise UserError(f"{path}: plain text without columns: labelled rows are needed")
+    if len(shape) != 2:
+        raise UserError(
+            f"{path}: no header and {len(shape)} column{'s' if len(shape) > 1 else ''}: {choose}, "
+            "and name the columns by their numbers, such as prompt_column=1 answer_column=2"
+        )
+    few = [column.num_distinct < LABEL_SHARE * column.num_rows for column in shape.values()]
+    if all(few):
+        raise UserError(
+            f"{path}: no header, and both columns have few different values: {choose}, and name "
+            "the columns, such as text_column=1 label_column=2"
+        )
+    return "classify" if any(few) else "instruct"

@@ -1,0 +1,202 @@
+"""Pretraining batches: windows of a token stream, mixed over sources, each step a pure function.
+
+Row r of the endless training order belongs to a source chosen by a low-discrepancy sequence
+(multiples of the golden ratio, so that every stretch of rows has the asked-for shares), and is the
+k-th row of that source; k falls into an epoch and, by that epoch's permutation, onto a window.
+Nothing is remembered between steps, so a run can start at any step.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmstages.data.batch import IGNORED, Batch
+from llmstages.data.order import generator_for, permutation
+from llmstages.data.shards import Shard
+from llmstages.errors import UserError
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+def mixture_shares(shards: Sequence[Shard]) -> NDArray[np.float64]:
+    """Share of the training rows for each shard, adding up to 1.
+
+    Weights as asked for; in proportion to tokens when none is given. Raises `UserError` when only
+    some of the sources have a weight or none is above 0.
+    """
+    weights = [shard.info.weight for shard in shards]
+    if all(weight is None for weight in weights):
+        amounts = np.array([shard.info.tokens for shard in shards], dtype=np.float64)
+    elif any(weight is None for weight in weights):
+        without = [s.info.source for s in shards if s.info.weight is None]
+        raise UserError(
+            f"source {without[0]} has no weight but others have: give all of them one "
+            f"(corpus.sources.{without[0]}.weight=...) or none"
+        )
+    else:
+        amounts = np.array(weights, dtype=np.float64)
+    if amounts.sum() <= 0:
+        raise UserError("all source weights are 0: give at least one source a weight above 0")
+    return amounts / amounts.sum()
+
+
+@dataclass(frozen=True)
+class SourceEpoch:
+    """One pass over a source: the order of its windows and where the first begins."""
+
+    number: int
+    order: NDArray[np.int64]
+    shift: int
+
+
+class PretrainingData:
+    """Training rows of `context_length` tokens; a step takes `rows_per_step` of them."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        *,
+        context_length: int,
+        rows_per_step: int,
+        rows_per_micro_batch: int,
+        seed: int,
+    ) -> None:
+        self.shards = list(shards)
+        self.context_length = context_length
+        self.rows_per_step = rows_per_step
+        self.rows_per_micro_batch = rows_per_micro_batch
+        self.seed = seed
+        self.shares = mixture_shares(shards)
+        self.bounds = self.shares.cumsum()
+        self.start = generator_for("mixture", seed).random()
+        self.counted_rows = 0
+        self.counts = np.zeros(len(self.shards), dtype=np.int64)
+        self.epochs: dict[int, SourceEpoch] = {}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets of one optimizer step."""
+        return self.rows_per_step * self.context_length
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sources."""
+        return sum(shard.info.tokens for shard in self.shards)
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """Micro-batches of optimizer step `step`, counted from 0."""
+        first = step * self.rows_per_step
+        sources = self.sources_of(first, self.rows_per_step)
+        ranks = self.counts_before(first)
+        rows = []
+        for source in sources.tolist():
+            rows.append(self.window(source, int(ranks[source])))
+            ranks[source] += 1
+        for begin in range(0, len(rows), self.rows_per_micro_batch):
+            yield stack_rows(rows[begin : begin + self.rows_per_micro_batch])
+
+    def sources_of(self, first: int, count: int) -> NDArray[np.int64]:
+        """Source number of rows first..first+count-1."""
+        points = (self.start + GOLDEN_RATIO * np.arange(first, first + count)) % 1.0
+        found = np.searchsorted(self.bounds, points, side="right")
+        return np.minimum(found, len(self.shards) - 1)
+
+    def counts_before(self, row: int) -> NDArray[np.int64]:
+        """How many of the rows before `row` each source has had."""
+        if row < self.counted_rows:
+            self.counted_rows = 0
+            self.counts[:] = 0
+        while self.counted_rows < row:  # in blocks, so that a resume at a late step stays small
+            count = min(row - self.counted_rows, 1_000_000)
+            sources = self.sources_of(self.counted_rows, count)
+            self.counts += np.bincount(sources, minlength=len(self.shards))
+            self.counted_rows += count
+        return self.counts.copy()
+
+    def window(self, source: int, rank: int) -> tuple[NDArray[np.int64], str]:
+        """Row number `rank` of a source: its ids (context_length + 1 of them at most) and its reference."""
+        shard = self.shards[source]
+        epoch = self.source_epoch(source, rank)
+        begin = epoch.shift + int(epoch.order[rank % len(epoch.order)]) * self.context_length
+        ids = np.asarray(shard.ids[begin : begin + self.context_length + 1], dtype=np.int64)
+        return ids, f"{shard.document_at(begin)}+{begin}"
+
+    def source_epoch(self, source: int, rank: int) -> SourceEpoch:
+        """The pass over a source in which its row number `rank` falls."""
+        windows = self.windows_of(source)
+        number = rank // windows
+        known = self.epochs.get(source)
+        if known is None or known.number != number:
+            shard = self.shards[source]
+            room = max(0, len(shard.ids) - 1 - windows * self.context_length)
+            shift = generator_for("shift", self.seed, shard.info.source, number)
+            known = SourceEpoch(
+                number,
+                permutation(windows, "windows", self.seed, shard.info.source, number),
+                int(shift.integers(0, room + 1)),
+            )
+            self.epochs[source] = known
+        return known
+
+    def windows_of(self, source: int) -> int:
+        """Windows in one pass over a source.
+
+        Of many windows one is left out, which gives room to begin each pass at another token, so
+        that the borders between windows do not repeat.
+        """
+        windows = (len(self.shards[source].ids) - 1) // self.context_length
+        return max(1, windows - 1 if windows >= 8 else windows)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows in one pass over all sources."""
+        return sum(self.windows_of(source) for source in range(len(self.shards)))
+
+
+def stack_rows(rows: Sequence[tuple[NDArray[np.int64], str]]) -> Batch:
+    """Batch of rows of ids, each predicting its own next ids; short rows are padded."""
+    length = max(len(ids) for ids, _ in rows) - 1
+    tokens = np.zeros((len(rows), length), dtype=np.int64)
+    targets = np.full((len(rows), length), IGNORED, dtype=np.int64)
+    for row, (ids, _) in enumerate(rows):
+        tokens[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = ids[1:]
+    supervised = targets != IGNORED
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        targets=torch.from_numpy(targets),
+        position_ids=None,
+        document_ids=None,
+        weights=torch.from_numpy(supervised.astype(np.float32)),
+        document_refs=tuple(reference for _, reference in rows),
+        num_real_tokens=int(supervised.sum()),
+    )
+
+
+def validation_batches(
+    shards: Sequence[Shard], *, context_length: int, rows_per_batch: int, max_tokens: int | None
+) -> Iterator[tuple[str, Batch]]:
+    """(source, batch) over the validation text from its start, every token but the first predicted once.
+
+    max_tokens: stop after about so many targets, shared out over the sources by their size.
+    """
+    total = sum(len(shard.ids) for shard in shards)
+    for shard in shards:
+        end = len(shard.ids) - 1
+        if max_tokens is not None and total > max_tokens:
+            end = max(1, min(end, round(max_tokens * len(shard.ids) / total)))
+        starts = range(0, end, context_length)
+        for first in range(0, len(starts), rows_per_batch):
+            rows = [
+                (
+                    np.asarray(
+                        shard.ids[begin : min(begin + context_length, end) + 1], dtype=np.int64
+                    ),
+                    shard.info.source,
+                )
+                for begin in starts[first : first + rows_per_batch]
+            ]
+            yield shard.info.source, stack_rows(rows)

@@ -1,0 +1,137 @@
+"""What a classifier must beat: the commonest label, words and characters, the frozen base.
+
+scikit-learn does the work and is imported only when it is needed.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmstages.errors import UserError
+from llmstages.evaluate.classification import accuracy_and_macro_f1
+
+# With this many training texts a word that occurs in one of them only is left out.
+RARE_WORDS_TEXTS = 1000
+MAX_CHARACTER_GRAMS = 200_000
+
+
+def majority_baseline(
+    train_labels: Sequence[str], test_labels: Sequence[str], labels: Sequence[str]
+) -> dict[str, float]:
+    """`accuracy` and `macro_f1` of always giving the commonest training label.
+
+    Among equally common labels the first of `labels` is given.
+    """
+    counts = Counter(train_labels)
+    commonest = max(labels, key=lambda label: counts[label])
+    return _scores([commonest] * len(test_labels), test_labels, labels)
+
+
+def tfidf_baseline(
+    train_texts: Sequence[str],
+    train_labels: Sequence[str],
+    test_texts: Sequence[str],
+    test_labels: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, float]:
+    """`accuracy` and `macro_f1` of logistic regression on TF-IDF features.
+
+    The features are words and pairs of words, and runs of 2 to 4 characters within words, which
+    carry over to misspellings and to languages without spaces.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    with _scikit_learn():
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline, make_union
+    if len(set(train_labels)) < 2 or not any(text.strip() for text in train_texts):
+        return majority_baseline(train_labels, test_labels, labels)
+    min_df = 2 if len(train_texts) >= RARE_WORDS_TEXTS else 1
+    words = TfidfVectorizer(
+        ngram_range=(1, 2),
+        # The default leaves out words of one letter.
+        token_pattern=r"\b\w+\b",
+        sublinear_tf=True,
+        min_df=min_df,
+    )
+    characters = TfidfVectorizer(
+        analyzer="char_wb",
+        ngram_range=(2, 4),
+        sublinear_tf=True,
+        min_df=min_df,
+        max_features=MAX_CHARACTER_GRAMS,
+    )
+    model = make_pipeline(
+        make_union(words, characters), LogisticRegression(C=10.0, max_iter=300, tol=1e-3)
+    )
+    with _quiet_convergence():
+        model.fit(list(train_texts), list(train_labels))
+    return _scores(model.predict(list(test_texts)).tolist(), test_labels, labels)
+
+
+def linear_probe(
+    train_features: NDArray[np.floating[Any]],
+    train_labels: Sequence[str],
+    test_features: NDArray[np.floating[Any]],
+    test_labels: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, float]:
+    """`accuracy` and `macro_f1` of logistic regression on a frozen model's features [n, d].
+
+    Features are standardised with the training set's means and deviations.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    with _scikit_learn():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    if len(set(train_labels)) < 2:
+        return majority_baseline(train_labels, test_labels, labels)
+    # C=0.1: hidden states have many correlated dimensions and few examples a class.
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300, tol=1e-3))
+    with _quiet_convergence():
+        model.fit(np.asarray(train_features, dtype=np.float64), list(train_labels))
+    predicted = model.predict(np.asarray(test_features, dtype=np.float64))
+    return _scores(predicted.tolist(), test_labels, labels)
+
+
+def _scores(
+    predicted: Sequence[str], truth: Sequence[str], labels: Sequence[str]
+) -> dict[str, float]:
+    index = {label: number for number, label in enumerate(labels)}
+    accuracy, macro_f1 = accuracy_and_macro_f1(
+        np.array([index[label] for label in truth], dtype=np.int64),
+        np.array([index[label] for label in predicted], dtype=np.int64),
+        len(labels),
+    )
+    return {"accuracy": accuracy, "macro_f1": macro_f1}
+
+
+@contextmanager
+def _scikit_learn() -> Iterator[None]:
+    """Turn a missing scikit-learn into the line that says how to get it."""
+    try:
+        yield
+    except ImportError:
+        raise UserError(
+            "baselines need scikit-learn: install it with pip install 'llmstages[eval]'"
+        ) from None
+
+
+@contextmanager
+def _quiet_convergence() -> Iterator[None]:
+    """A fit that stops at its last iteration is good enough for a baseline."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield

@@ -1,0 +1,92 @@
+"""The likeliest next words of a language model: words, not tokens.
+
+A word is a space (or none, after a prompt that ends in one) and then characters up to the next
+space, line or sign. Its probability is that of its tokens, times that of the text after it not
+going on with the same word. The search expands the likeliest beginnings first, so the words come
+out in the order of their probability; what is left unexpanded bounds what could be missing.
+"""
+
+import heapq
+from dataclasses import dataclass
+
+import torch
+
+from llmstages.model.transformer import Transformer
+from llmstages.text.tokenizer import Tokenizer
+
+MAX_WORD_TOKENS = 12
+MAX_EXPANSIONS = 400
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class NextWord:
+    """A word and its probability."""
+
+    word: str
+    probability: float
+
+
+def continues_word(text: str) -> bool:
+    """Whether a token that begins like this goes on with the word before it."""
+    return text[:1].isalnum() or text[:1] in "'’-_"
+
+
+@torch.inference_mode()
+def next_words(
+    model: Transformer, tokenizer: Tokenizer, prompt_ids: list[int], count: int
+) -> list[NextWord]:
+    """The `count` likeliest next words after a prompt (at least one token), likeliest first."""
+    device = model.embedding.weight.device
+    texts = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+    inside = torch.tensor([continues_word(text) for text in texts], device=device)
+    room = model.config.context_length - MAX_WORD_TOKENS
+    prompt = prompt_ids[-room:] if room > 0 else prompt_ids[-model.config.context_length :]
+
+    def probabilities(beginnings: list[list[int]]) -> torch.Tensor:
+        longest = max(map(len, beginnings))
+        rows = [[*prompt, *b] + [0] * (longest - len(b)) for b in beginnings]
+        tokens = torch.tensor(rows, device=device)[:, -model.config.context_length :]
+        hidden = model(tokens)
+        last = torch.tensor([len(b) - longest - 1 for b in beginnings], device=device)
+        picked = hidden[torch.arange(len(rows), device=device), last]
+        return model.logits(picked).float().softmax(dim=-1)
+
+    found: dict[str, float] = {}
+    # (minus probability, tokens) of beginnings that are not yet known to be whole words
+    frontier: list[tuple[float, list[int]]] = []
+
+    def add(beginning: list[int], row: torch.Tensor, probability: float) -> None:
+        values, tokens = row.topk(min(4 * count + 16, len(row)))
+        for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
+            extended = [*beginning, token]
+            if beginning and not inside[token]:
+                continue
+            if value > 0 and tokenizer.decode(extended).strip():
+                heapq.heappush(frontier, (-probability * value, extended))
+            elif value > 0 and not beginning and texts[token].isspace():
+                heapq.heappush(frontier, (-probability * value, extended))
+
+    add([], probabilities([[]])[0], 1.0)
+    expansions = 0
+    while frontier and expansions < MAX_EXPANSIONS:
+        floor = sorted(found.values(), reverse=True)[count - 1] if len(found) >= count else 0.0
+        if -frontier[0][0] <= floor:
+            break
+        chosen = [heapq.heappop(frontier) for _ in range(min(BATCH, len(frontier)))]
+        expansions += len(chosen)
+        rows = probabilities([tokens for _, tokens in chosen])
+        for (negative, tokens), row in zip(chosen, rows, strict=True):
+            text = tokenizer.decode(tokens)
+            goes_on = float(row[inside].sum())
+            if text.strip():
+                ends = 1.0 - goes_on if continues_word(text.strip()[-1]) else 1.0
+                word = text.strip()
+                found[word] = found.get(word, 0.0) - negative * ends
+            else:
+                goes_on = 1.0
+            grows = not text.strip() or continues_word(text.strip()[-1])
+            if grows and len(tokens) < MAX_WORD_TOKENS:
+                add(tokens, row, -negative)
+    best = sorted(found.items(), key=lambda item: -item[1])[:count]
+    return [NextWord(word, probability) for word, probability in best]

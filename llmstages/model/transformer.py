@@ -1,0 +1,238 @@
+"""The one transformer of all stages: a decoder with rotary positions and one of two heads.
+
+Block (the Qwen3 layout; Yang et al. 2025, "Qwen3 Technical Report"), pre-norm and residual:
+
+    x = x + Attention(RMSNorm(x))      grouped-query, per-head RMSNorm of queries and keys, RoPE
+    x = x + SwiGLU(RMSNorm(x))         down(silu(gate(x)) * up(x))
+
+Head: `vocab_size` logits (language model, weights tied to the embedding or not) or `num_labels`
+logits (classification). Both heads read the same hidden state, so a classifier is this transformer
+with another last matrix.
+
+Initialisation:
+
+    embedding, query, key, value, gate, up   normal, standard deviation 0.02
+    attention output, down                   zero: every block starts as the identity
+                                             (Goyal et al. 2017; Zhang et al. 2019, "Fixup")
+    untied output, classification head       normal 0.02
+    norms                                    one
+
+This module knows nothing of files or configs on disk.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmstages.model.cache import KVCache
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Everything that fixes the shape and arithmetic of a `Transformer`."""
+
+    vocab_size: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    context_length: int
+    tie_embeddings: bool = True
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    num_labels: int | None = None
+    """None: language-model head; otherwise a classification head with this many logits."""
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (Zhang and Sennrich 2019), computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class RotaryTable(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021), half-split as Hugging Face pairs them."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+        frequencies = 1.0 / (config.rope_theta**half)
+        angles = torch.outer(torch.arange(config.context_length).float(), frequencies)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, position_ids: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+        """Tables for positions [B, T], shaped [B, 1, T, head_dim]; None means 0..length-1."""
+        if position_ids is None:
+            return self.cos[None, None, :length], self.sin[None, None, :length]
+        return self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (x[i], x[i + head_dim/2]) of x [B, heads, T, head_dim] by their angles."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.num_kv_heads = config.num_kv_heads
+        self.head_dim = config.head_dim
+        query_size = config.num_heads * config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        self.query = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.key = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.value = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.output = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        query = self.query(x).view(batch, length, self.num_heads, self.head_dim)
+        key = self.key(x).view(batch, length, self.num_kv_heads, self.head_dim)
+        value = self.value(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
+        query = rotate(self.query_norm(query).transpose(1, 2), *rotary).to(value.dtype)
+        key = rotate(self.key_norm(key).transpose(1, 2), *rotary).to(value.dtype)
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        if self.num_kv_heads != self.num_heads:
+            repeats = self.num_heads // self.num_kv_heads
+            key = key.repeat_interleave(repeats, dim=1)
+            value = value.repeat_interleave(repeats, dim=1)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None and length > 1
+        )
+        return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Transformer(nn.Module):
+    """Decoder with a language-model or a classification head.
+
+    `forward` returns hidden states; `logits` applies the head to the positions one wants, so that
+    nothing is computed for positions without a target.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rotary = RotaryTable(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head: nn.Linear | None = None
+        if config.num_labels is not None:
+            self.head = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        elif not config.tie_embeddings:
+            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights anew, by the table at the top of this module."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                nn.init.ones_(parameter)
+            elif name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm, [B, T, hidden_size].
+
+        tokens: [B, T] ids. position_ids: [B, T]; None counts from 0. document_ids: [B, T]; a
+        position attends to earlier positions of its own document only; None: to all earlier ones.
+        cache: keys and values of the positions before these; it is extended by this call.
+        """
+        length = tokens.shape[1]
+        mask = None
+        if cache is not None:
+            position_ids, mask = cache.positions_and_mask(length)
+        elif document_ids is not None:
+            mask = document_mask(document_ids)
+        rotary = self.rotary(position_ids, length)
+        x = self.embedding(tokens)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary, mask, cache, layer)
+        if cache is not None:
+            cache.advance(length)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Head applied to hidden states [..., hidden_size] -> [..., vocab_size or num_labels]."""
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(hidden, weight)
+
+
+def document_mask(document_ids: Tensor) -> Tensor:
+    """[B, 1, T, T], true where a query may see a key: same document, not later."""
+    length = document_ids.shape[1]
+    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=document_ids.device).tril()
+    return same & causal

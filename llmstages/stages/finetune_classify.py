@@ -1,0 +1,284 @@
+"""`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmstages.config.stages import FinetuneClassifyConfig
+from llmstages.data.batch import IGNORED
+from llmstages.data.examples import Example, ShuffledData, by_length, labelled_example
+from llmstages.data.labelled import LabelledText, read_labelled_texts
+from llmstages.errors import UserError
+from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
+from llmstages.evaluate.classification import ClassificationReport, classification_report
+from llmstages.evaluate.perplexity import likelihood
+from llmstages.model.counts import num_parameters
+from llmstages.model.transformer import Transformer
+from llmstages.report.classification import render_classification
+from llmstages.report.terminal import error_console, progress, say, table
+from llmstages.stages.training import (
+    Clock,
+    Machine,
+    choose_compile,
+    choose_length,
+    choose_machine,
+    finetune_base,
+    finetune_rows,
+    finished_before,
+    input_hashes,
+    write_summary,
+)
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import Lineage, load_checkpoint
+from llmstages.train.loop import Goal, Training, train
+from llmstages.train.losses import label_probabilities, sparse_loss
+from llmstages.train.optimizer import derived_lr
+from llmstages.train.run import Run
+
+DEFAULT_EPOCHS = 4
+LR_SHARE = 0.2
+"""Of the pretraining rate; see docs/architecture.md for the measurement."""
+
+
+def run(config: FinetuneClassifyConfig) -> float:
+    """Tune a base model on labelled texts; returns the macro F1 on the test rows."""
+    clock = Clock()
+    if config.data is None:
+        raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
+    rows = finetune_rows(
+        config,
+        lambda path: read_labelled_texts(
+            path, config.text_column, config.label_column, config.bad_rows
+        ),
+        lambda row: row.text,
+        lambda row: row.label,
+    )
+    labels = sorted({row.label for row in rows.train})
+    check_labels(rows.validation, labels, config.validation_data or config.data)
+    check_labels(rows.test, labels, config.test_data or config.data)
+    machine = choose_machine(config)
+    base = finetune_base(config, num_labels=len(labels))
+    model, tokenizer = base.model, base.tokenizer
+    directory = Path(config.runs_dir) / (config.name or f"{Path(config.data).stem}-classify")
+    hashes = input_hashes(config, base)
+    the_run = Run(directory, "finetune-classify", config, hashes)
+    if (headline := finished_before(the_run)) is not None:
+        return headline
+    context_length = model.config.context_length
+
+    def examples_of(labelled: Sequence[LabelledText], path: str) -> list[Example]:
+        encoded = tokenizer.encode_batch([row.text for row in labelled])
+        return [
+            labelled_example(
+                ids,
+                tokenizer.end_id,
+                labels.index(row.label),
+                context_length,
+                f"{Path(path).name}:{row.line}",
+            )
+            for ids, row in zip(encoded, labelled, strict=True)
+        ]
+
+    training = examples_of(rows.train, config.data)
+    validation = examples_of(rows.validation, config.validation_data or config.data)
+    test = examples_of(rows.test, config.test_data or config.data)
+    num_cut = sum(len(example.tokens) == context_length for example in training)
+    if num_cut:
+        say(f"{num_cut:,} of {len(training):,} texts fill the {context_length} tokens; longer ones are cut")
+    data = ShuffledData(
+        training,
+        batch_size=config.batch_size,
+        micro_batch_tokens=machine.micro_batch_tokens,
+        seed=config.seed,
+    )
+    length = choose_length(
+        config,
+        steps_per_epoch=data.steps_per_epoch,
+        tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
+        default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
+        clock=clock,
+    )
+    say(
+        f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
+        f"{len(labels)} labels; base {base.directory}"
+    )
+    model.to(machine.device)
+    truth = np.array([labels.index(row.label) for row in rows.test])
+    before, baselines = {}, {}
+    if config.baselines and the_run.resume_from is None:
+        before, baselines = compare(rows.train, rows.test, labels, model, training, test, machine)
+    before = the_run.plan.get("metrics_before", before) if the_run.resume_from else before
+    baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
+
+    def evaluate() -> dict[str, float]:
+        batches = by_length(validation, machine.micro_batch_tokens)
+        loss = likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
+        report = measure(model, validation, labels, machine)
+        return {"val_loss": loss, "accuracy": report.accuracy, "macro_f1": report.macro_f1}
+
+    result = train(
+        Training(
+            run=the_run,
+            model=model,
+            tokenizer=tokenizer,
+            data=data,
+            loss=sparse_loss,
+            evaluate=evaluate,
+            goal=Goal("val_loss", lower_is_better=True),
+            lineage=Lineage(
+                corpus_manifest=base.info.lineage.corpus_manifest if base.info else None,
+                tokenizer=tokenizer.hash,
+                parent=base.hash,
+                data=hashes["data"],
+            ),
+            device=machine.device,
+            dtype=machine.dtype,
+            lr=config.optim.lr or LR_SHARE * derived_lr(model.config.hidden_size),
+            optim=config.optim,
+            schedule=config.schedule,
+            checkpoint=config.checkpoint,
+            evaluation=config.evaluate,
+            steps=length.steps,
+            seconds=length.seconds,
+            compile=choose_compile(config, machine, model, None, context_length),
+            labels=labels,
+            classifier={"pooling": "last", "task": "single_label"},
+            tokens_seen=base.info.tokens_seen if base.info else 0,
+            plan={
+                "metrics_before": before,
+                "baselines": baselines,
+                "dtype": str(machine.dtype),
+            },
+        )
+    )
+    model.load_state_dict(load_checkpoint(directory).model.state_dict())
+    report = classification_report(labels, truth, probabilities(model, test, machine))
+    error_console().print(render_classification(report, title=f"test rows of {Path(config.data).name}"))
+    show_comparison(report, before, baselines)
+    words = sum(len(row.text.split()) for row in rows.train)
+    write_summary(
+        the_run,
+        result,
+        headline="macro_f1",
+        metrics=report.as_dict(),
+        metrics_before=before,
+        model=model,
+        machine=machine,
+        context_length=context_length,
+        words=round(words * result.progress.step / data.steps_per_epoch),
+        clock=clock,
+        baselines=baselines,
+        examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
+    )
+    return report.macro_f1
+
+
+def check_labels(rows: Sequence[LabelledText], labels: list[str], path: str) -> None:
+    """Raise `UserError` when a held-out row has a label that no training row has."""
+    for row in rows:
+        if row.label not in labels:
+            raise UserError(
+                f"{path}:{row.line}: label {row.label!r} does not occur in the training rows"
+            )
+
+
+def probabilities(
+    model: Transformer, examples: Sequence[Example], machine: Machine
+) -> NDArray[np.float64]:
+    """[n, num_labels] of examples, in their order, computed in float32."""
+    return _per_example(model, examples, machine, label_probabilities)
+
+
+@torch.inference_mode()
+def features(
+    model: Transformer, examples: Sequence[Example], machine: Machine
+) -> NDArray[np.float64]:
+    """[n, hidden_size] hidden state of each text's end token."""
+    return _per_example(
+        model,
+        examples,
+        machine,
+        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+    )
+
+
+def _per_example(
+    model: Transformer, examples: Sequence[Example], machine: Machine, compute: Any
+) -> NDArray[np.float64]:
+    """Rows computed batch by batch over examples sorted by length, put back in order."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens), reverse=True)
+    was_training = model.training
+    model.eval()
+    parts = [
+        compute(model, batch.to(machine.device)).cpu().double().numpy()
+        for batch in by_length([examples[i] for i in order], machine.micro_batch_tokens)
+    ]
+    model.train(was_training)
+    stacked = np.concatenate(parts)
+    result = np.empty_like(stacked)
+    result[order] = stacked
+    return result
+
+
+def measure(
+    model: Transformer, examples: Sequence[Example], labels: list[str], machine: Machine
+) -> ClassificationReport:
+    """Report on examples."""
+    truth = np.array([example.targets[-1] for example in examples])
+    return classification_report(labels, truth, probabilities(model, examples, machine))
+
+
+def compare(
+    train_rows: Sequence[LabelledText],
+    test_rows: Sequence[LabelledText],
+    labels: list[str],
+    model: Transformer,
+    training: Sequence[Example],
+    test: Sequence[Example],
+    machine: Machine,
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat."""
+    train_labels = [row.label for row in train_rows]
+    test_labels = [row.label for row in test_rows]
+    with progress("baselines", total=3, unit="done") as advance:
+        majority = majority_baseline(train_labels, test_labels, labels)
+        advance(note="majority")
+        tfidf = tfidf_baseline(
+            [row.text for row in train_rows],
+            train_labels,
+            [row.text for row in test_rows],
+            test_labels,
+            labels,
+        )
+        advance(note="TF-IDF + logistic regression")
+        probe = linear_probe(
+            features(model, training, machine),
+            train_labels,
+            features(model, test, machine),
+            test_labels,
+            labels,
+        )
+        advance(note="linear probe on the base")
+    return probe, {"majority": majority, "tfidf": tfidf}
+
+
+def show_comparison(
+    report: ClassificationReport,
+    before: dict[str, float],
+    baselines: dict[str, dict[str, float]],
+) -> None:
+    """One table: this classifier beside what it has to beat."""
+    rows: list[tuple[str, float, float]] = [
+        ("this classifier", report.accuracy, report.macro_f1)
+    ]
+    if before:
+        rows.append(("linear probe on the frozen base", before["accuracy"], before["macro_f1"]))
+    names = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}
+    rows += [(names[key], b["accuracy"], b["macro_f1"]) for key, b in baselines.items()]
+    table("on the test rows", ("", "accuracy", "macro F1"), rows)

@@ -1,0 +1,239 @@
+"""`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from llmstages.config.stages import FinetuneInstructConfig
+from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
+from llmstages.data.labelled import Conversation, read_conversations
+from llmstages.errors import UserError
+from llmstages.evaluate.perplexity import likelihood
+from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.model.counts import num_parameters
+from llmstages.model.generation import Generated, Sampling, generate
+from llmstages.model.transformer import Transformer
+from llmstages.report.terminal import progress, say, warn
+from llmstages.stages.training import (
+    Clock,
+    Machine,
+    choose_compile,
+    choose_length,
+    choose_machine,
+    finetune_base,
+    finetune_rows,
+    finished_before,
+    input_hashes,
+    write_summary,
+)
+from llmstages.text.chat import answer_end_id, render
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import Lineage, load_checkpoint
+from llmstages.train.loop import Goal, Training, train
+from llmstages.train.losses import sparse_loss
+from llmstages.train.optimizer import derived_lr
+from llmstages.train.run import Run
+
+DEFAULT_EPOCHS = 3
+DEFAULT_BATCH_TOKENS = 4096
+LR_SHARE = 0.3
+"""Of the pretraining rate; see docs/architecture.md for the measurement."""
+GENERATION_BATCH = 16
+
+
+def run(config: FinetuneInstructConfig) -> float:
+    """Tune a base model on pairs; returns the loss on held-out answers, in nats a token."""
+    clock = Clock()
+    if config.data is None:
+        raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE")
+    rows = finetune_rows(
+        config,
+        lambda path: read_conversations(
+            path, config.prompt_column, config.answer_column, config.bad_rows
+        ),
+        lambda conversation: "\n".join(m.content for m in conversation.messages[:-1]),
+    )
+    machine = choose_machine(config)
+    base = finetune_base(config)
+    model, tokenizer = base.model, base.tokenizer
+    directory = Path(config.runs_dir) / (config.name or f"{Path(config.data).stem}-instruct")
+    hashes = input_hashes(config, base)
+    the_run = Run(directory, "finetune-instruct", config, hashes)
+    if (headline := finished_before(the_run)) is not None:
+        return headline
+    context_length = model.config.context_length
+
+    def examples_of(conversations: Sequence[Conversation], path: str) -> list[Example]:
+        return to_examples(conversations, tokenizer, context_length, path)
+
+    training = examples_of(rows.train, config.data)
+    validation = examples_of(rows.validation, config.validation_data or config.data)
+    test = examples_of(rows.test, config.test_data or config.data)
+    if not training or not validation or not test:
+        raise UserError(f"{config.data}: too few pairs fit into {context_length} tokens to train on")
+    batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
+    rows_per_step = max(1, round(batch_tokens / context_length))
+    data = PackedData(
+        training,
+        context_length=context_length,
+        rows_per_step=rows_per_step,
+        rows_per_micro_batch=max(
+            1, min(machine.micro_batch_tokens // context_length, rows_per_step)
+        ),
+        seed=config.seed,
+    )
+    length = choose_length(
+        config,
+        steps_per_epoch=data.steps_per_epoch,
+        tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
+        default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
+        clock=clock,
+    )
+    say(
+        f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
+        f"conversations; base {base.directory}"
+    )
+    model.to(machine.device)
+    questions = rows.test[: config.evaluate.num_generations]
+
+    def held_out_loss(examples: Sequence[Example]) -> float:
+        batches = (
+            make_batch([[example] for example in examples[i : i + GENERATION_BATCH]])
+            for i in range(0, len(examples), GENERATION_BATCH)
+        )
+        return likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
+
+    def test_metrics(description: str) -> dict[str, float]:
+        answers = answer_all(model, tokenizer, questions, config, machine, description)
+        texts = [tokenizer.decode(answer.tokens) for answer in answers]
+        references = [question.messages[-1].content for question in questions]
+        return {
+            "val_loss": held_out_loss(test),
+            **text_metrics(texts, references),
+            "stopped_share": sum(answer.stopped for answer in answers) / len(answers),
+        }
+
+    def show_samples(step: int) -> None:
+        shown = questions[: config.evaluate.num_samples]
+        for question, answer in zip(
+            shown, answer_all(model, tokenizer, shown, config, machine, None), strict=True
+        ):
+            asked = question.messages[-2].content if len(question.messages) > 1 else ""
+            say(f"  {asked!r} -> {tokenizer.decode(answer.tokens)!r}")
+
+    metrics_before = the_run.plan.get("metrics_before") or test_metrics("answers of the base")
+    result = train(
+        Training(
+            run=the_run,
+            model=model,
+            tokenizer=tokenizer,
+            data=data,
+            loss=sparse_loss,
+            evaluate=lambda: {"val_loss": held_out_loss(validation)},
+            goal=Goal("val_loss", lower_is_better=True),
+            lineage=Lineage(
+                corpus_manifest=base.info.lineage.corpus_manifest if base.info else None,
+                tokenizer=tokenizer.hash,
+                parent=base.hash,
+                data=hashes["data"],
+            ),
+            device=machine.device,
+            dtype=machine.dtype,
+            lr=config.optim.lr or LR_SHARE * derived_lr(model.config.hidden_size),
+            optim=config.optim,
+            schedule=config.schedule,
+            checkpoint=config.checkpoint,
+            evaluation=config.evaluate,
+            steps=length.steps,
+            seconds=length.seconds,
+            last_evaluation=4.0,  # generating answers costs more than reading them
+            compile=choose_compile(config, machine, model, None, context_length),
+            tokens_seen=base.info.tokens_seen if base.info else 0,
+            show_samples=show_samples if config.evaluate.num_samples else None,
+            plan={"metrics_before": metrics_before, "dtype": str(machine.dtype)},
+        )
+    )
+    model.load_state_dict(load_checkpoint(directory).model.state_dict())
+    metrics = test_metrics("answers after tuning")
+    words = sum(len(m.content.split()) for c in rows.train for m in c.messages)
+    epochs = result.progress.step / data.steps_per_epoch
+    write_summary(
+        the_run,
+        result,
+        headline="val_loss",
+        metrics=metrics,
+        metrics_before=metrics_before,
+        model=model,
+        machine=machine,
+        context_length=context_length,
+        words=round(words * epochs),
+        clock=clock,
+        examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
+    )
+    return metrics["val_loss"]
+
+
+def to_examples(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, context_length: int, path: str
+) -> list[Example]:
+    """Rendered conversations; says how many had to be cut or left out."""
+    examples = []
+    num_cut = num_lost = 0
+    for conversation in conversations:
+        ids, supervised = render(conversation.messages, tokenizer)
+        reference = f"{Path(path).name}:{conversation.line}"
+        example = conversation_example(ids, supervised, context_length, reference)
+        if example is None:
+            num_lost += 1
+            continue
+        num_cut += len(ids) > context_length + 1
+        examples.append(example)
+    if num_cut or num_lost:
+        warn(
+            f"{path}: of {len(conversations):,} conversations {num_cut:,} are longer than the "
+            f"model's {context_length} tokens and were cut, {num_lost:,} had no answer left and "
+            "were set aside"
+        )
+    return examples
+
+
+def answer_all(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Conversation],
+    config: FinetuneInstructConfig,
+    machine: Machine,
+    description: str | None,
+) -> list[Generated]:
+    """The likeliest answer to the last question of each conversation."""
+    prompts = [
+        render(conversation.messages[:-1], tokenizer, open_answer=True)[0]
+        for conversation in conversations
+    ]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: dict[int, Generated] = {}
+
+    def answer(indices: list[int]) -> None:
+        batch = generate(
+            model,
+            [prompts[index] for index in indices],
+            max_new_tokens=min(config.max_new_tokens, model.config.context_length // 2),
+            stop_ids=[answer_end_id(tokenizer), tokenizer.end_id],
+            sampling=Sampling(temperature=0.0),
+            dtype=machine.dtype if machine.device.type == "cuda" else torch.float32,
+        )
+        answers.update(zip(indices, batch, strict=True))
+
+    groups = [order[i : i + GENERATION_BATCH] for i in range(0, len(order), GENERATION_BATCH)]
+    if description is None:
+        for group in groups:
+            answer(group)
+    else:
+        with progress(description, total=len(order), unit="answers") as advance:
+            for group in groups:
+                answer(group)
+                advance(len(group))
+    return [answers[index] for index in range(len(prompts))]

@@ -1,0 +1,274 @@
+"""`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from llmstages.config.stages import PretrainConfig
+from llmstages.data.corpus import Corpus
+from llmstages.data.shards import Shard, write_token_shards
+from llmstages.data.streams import PretrainingData, validation_batches
+from llmstages.errors import UserError
+from llmstages.evaluate.perplexity import Likelihood, likelihood
+from llmstages.model.counts import num_parameters
+from llmstages.model.generation import Sampling, generate
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.report.terminal import progress, say, warn
+from llmstages.stages.training import (
+    Clock,
+    Machine,
+    choose_compile,
+    choose_length,
+    choose_machine,
+    finished_before,
+    write_summary,
+)
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
+from llmstages.train.loop import Goal, Training, train
+from llmstages.train.losses import dense_loss
+from llmstages.train.optimizer import derived_lr
+from llmstages.train.run import Run
+
+TOKENS_PER_PARAMETER = 20
+"""Compute-optimal ratio of tokens to parameters (Hoffmann et al. 2022)."""
+MAX_DEFAULT_EPOCHS = 4
+"""Repeating data up to four times is nearly as good as new data (Muennighoff et al. 2023)."""
+
+
+def run(config: PretrainConfig) -> float:
+    """Train a base model; returns its validation bits per byte."""
+    clock = Clock()
+    corpus = Corpus.open(Path(config.data or f"{config.corpora_dir}/{config.corpus.name}"))
+    machine = choose_machine(config)
+    base = None if config.base is None else load_checkpoint(config.base)
+    tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
+    directory = Path(config.runs_dir) / (config.name or "pretrain")
+    the_run = Run(
+        directory,
+        "pretrain",
+        config,
+        {
+            "corpus": corpus.manifest_hash,
+            "tokenizer": tokenizer.hash,
+            "base": "" if base is None else base.hash,
+        },
+    )
+    if (headline := finished_before(the_run)) is not None:
+        return headline
+    train_shards, validation_shards = open_shards(corpus, tokenizer)
+    model = start_model(config, tokenizer, base)
+    context_length = model.config.context_length
+    corpus_tokens = sum(shard.info.tokens for shard in train_shards)
+    if corpus_tokens < 2 * context_length:
+        raise UserError(
+            f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
+            f"{context_length}: collect more text, or set model.context_length lower"
+        )
+    default_tokens = min(
+        TOKENS_PER_PARAMETER * num_parameters(model.config), MAX_DEFAULT_EPOCHS * corpus_tokens
+    )
+    batch_tokens = config.batch_tokens or derived_batch_tokens(default_tokens)
+    rows_per_step = max(1, min(round(batch_tokens / context_length), corpus_tokens // context_length))
+    rows_per_micro_batch = max(1, min(machine.micro_batch_tokens // context_length, rows_per_step))
+    data = PretrainingData(
+        train_shards,
+        context_length=context_length,
+        rows_per_step=rows_per_step,
+        rows_per_micro_batch=rows_per_micro_batch,
+        seed=config.seed,
+    )
+    length = choose_length(
+        config,
+        steps_per_epoch=data.rows_per_epoch / rows_per_step,
+        tokens_per_step=data.tokens_per_step,
+        default_steps=round(default_tokens / data.tokens_per_step),
+        clock=clock,
+    )
+    evaluate = evaluator(model, validation_shards, machine, rows_per_micro_batch)
+    say(
+        f"{num_parameters(model.config):,} parameters, {corpus_tokens:,} training tokens, "
+        f"{data.tokens_per_step:,} a step, on {machine.device.type} in "
+        f"{str(machine.dtype).removeprefix('torch.')}"
+    )
+    if length.steps is not None:
+        epochs = length.steps * data.tokens_per_step / corpus_tokens
+        if epochs > MAX_DEFAULT_EPOCHS * 1.05:
+            warn(
+                f"{length.steps:,} steps read the corpus {epochs:.1f} times; beyond "
+                f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
+            )
+    model.to(machine.device)
+    cadence_tokens = config.evaluate.max_tokens
+    metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
+    lr = config.optim.lr or derived_lr(model.config.hidden_size)
+    validation_tokens = sum(shard.info.tokens for shard in validation_shards)
+    planned_tokens = None if length.steps is None else length.steps * data.tokens_per_step
+    result = train(
+        Training(
+            run=the_run,
+            model=model,
+            tokenizer=tokenizer,
+            data=data,
+            loss=dense_loss,
+            evaluate=lambda: evaluate(cadence_tokens),
+            goal=Goal("val_loss", lower_is_better=True),
+            lineage=Lineage(
+                corpus_manifest=corpus.manifest_hash,
+                tokenizer=tokenizer.hash,
+                parent=None if base is None else base.hash,
+            ),
+            device=machine.device,
+            dtype=machine.dtype,
+            lr=lr,
+            optim=config.optim,
+            schedule=config.schedule,
+            checkpoint=config.checkpoint,
+            evaluation=config.evaluate,
+            steps=length.steps,
+            seconds=None if length.seconds is None else length.seconds,
+            last_evaluation=max(1.0, validation_tokens / cadence_tokens),
+            compile=choose_compile(config, machine, model, planned_tokens, context_length),
+            tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
+            show_samples=sampler(config, corpus, model, tokenizer, machine),
+            plan={
+                "metrics_before": metrics_before,
+                "rows_per_step": rows_per_step,
+                "rows_per_micro_batch": rows_per_micro_batch,
+                "dtype": str(machine.dtype),
+            },
+        )
+    )
+    best = load_checkpoint(directory)
+    model.load_state_dict(best.model.state_dict())
+    metrics = evaluate(None)
+    words_per_token = sum(s.info.words for s in train_shards) / corpus_tokens
+    write_summary(
+        the_run,
+        result,
+        headline="val_bits_per_byte",
+        metrics=metrics,
+        metrics_before=metrics_before,
+        model=model,
+        machine=machine,
+        context_length=context_length,
+        words=round(result.progress.tokens * words_per_token),
+        clock=clock,
+        corpus={"directory_name": corpus.name, "manifest": corpus.manifest_hash},
+        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
+    )
+    return metrics["val_bits_per_byte"]
+
+
+def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
+    """Training and validation shards, tokenized now if the corpus has none for this tokenizer."""
+    total = corpus.counts("train").documents + corpus.counts("validation").documents
+    with progress("tokenizing", total=total, unit="documents") as advance:
+        shards = write_token_shards(corpus, tokenizer, advance)
+    train_shards, validation = shards.of_split("train"), shards.of_split("validation")
+    if not train_shards or not validation:
+        raise UserError(
+            f"{corpus.directory}: no {'validation' if train_shards else 'training'} text: "
+            "collect more documents, or set corpus.validation_share"
+        )
+    return train_shards, validation
+
+
+def start_model(
+    config: PretrainConfig, tokenizer: Tokenizer, base: Checkpoint | None
+) -> Transformer:
+    """The model to train: the base's, or one with random weights."""
+    if base is not None:
+        if base.labels is not None:
+            raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
+        return base.model
+    shape = config.model
+    model = Transformer(
+        TransformerConfig(
+            vocab_size=tokenizer.vocab_size,
+            num_layers=shape.num_layers,
+            hidden_size=shape.hidden_size,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            intermediate_size=shape.intermediate_size,
+            context_length=shape.context_length,
+            tie_embeddings=shape.tie_embeddings,
+            rope_theta=shape.rope_theta,
+            norm_eps=shape.norm_eps,
+        )
+    )
+    model.initialize(torch.Generator().manual_seed(config.seed))
+    return model
+
+
+def derived_batch_tokens(total_tokens: int) -> int:
+    """Tokens an optimizer step: grows with the square root of the training tokens.
+
+    The exponent is that of the critical batch size in data (Zhang et al. 2024, "How Does Critical
+    Batch Size Scale in Pre-training?"); the factor gives 8,192 at 5 million tokens. A power of two.
+    """
+    return int(2 ** round(math.log2(max(1024.0, 3.6 * math.sqrt(total_tokens)))))
+
+
+def evaluator(
+    model: Transformer, shards: list[Shard], machine: Machine, rows: int
+) -> Callable[[int | None], dict[str, float]]:
+    """evaluate(max_tokens) -> loss in nats a token and bits a byte over the validation text."""
+
+    def evaluate(max_tokens: int | None) -> dict[str, float]:
+        nats = targets = num_bytes = 0.0
+        by_source = {shard.info.source: shard.info for shard in shards}
+        batches = validation_batches(
+            shards,
+            context_length=model.config.context_length,
+            rows_per_batch=rows,
+            max_tokens=max_tokens,
+        )
+        for source, batch in batches:
+            part = likelihood(model, dense_loss, [batch], machine.device, machine.dtype)
+            info = by_source[source]
+            nats += part.nats
+            targets += part.targets
+            num_bytes += part.targets * info.bytes / max(1, info.tokens - 1)
+        total = Likelihood(nats, targets)
+        return {"val_loss": total.loss, "val_bits_per_byte": total.bits_per_byte(num_bytes)}
+
+    return evaluate
+
+
+def sampler(
+    config: PretrainConfig,
+    corpus: Corpus,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    machine: Machine,
+) -> Callable[[int], None] | None:
+    """Prints continuations of the prompts, the same ones at each evaluation."""
+    prompts = config.sample_prompts[: config.evaluate.num_samples]
+    if not prompts:
+        for document in corpus.documents("validation"):
+            if len(prompts) >= config.evaluate.num_samples:
+                break
+            prompts.append(" ".join(document.text.split()[:6]))
+    if not prompts:
+        return None
+
+    def show(step: int) -> None:
+        generator = torch.Generator(machine.device).manual_seed(config.seed)
+        ids = [tokenizer.encode(prompt) or [tokenizer.end_id] for prompt in prompts]
+        answers = generate(
+            model,
+            ids,
+            max_new_tokens=min(32, model.config.context_length // 2),
+            stop_ids=[tokenizer.end_id],
+            sampling=Sampling(temperature=0.8, top_p=0.95),
+            generator=generator,
+        )
+        for prompt, answer in zip(prompts, answers, strict=True):
+            say(f"  {prompt!r} -> {tokenizer.decode(answer.tokens)!r}")
+
+    return show

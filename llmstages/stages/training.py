@@ -1,0 +1,233 @@
+"""What the three training stages share: from their config to the loop, and from the loop to `summary.json`."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+import llmstages
+from llmstages.config.stages import FinetuneConfig, TrainingConfig
+from llmstages.data.split import split_examples
+from llmstages.errors import UserError
+from llmstages.model.counts import flops_per_token
+from llmstages.model.transformer import Transformer
+from llmstages.report.terminal import say
+from llmstages.train.device import (
+    choose_device,
+    choose_dtype,
+    has_compiler,
+    machine_facts,
+    peak_flops,
+    peak_memory_bytes,
+)
+from llmstages.train.checkpoint import Checkpoint, file_hash, load_checkpoint
+from llmstages.train.loop import TrainingResult
+from llmstages.train.run import Run
+
+R = TypeVar("R")
+COMPILE_PAYS_AFTER_FLOPS = {"cpu": 6e13, "cuda": 5e15}
+"""Training FLOPs from which `compile=auto` compiles; see docs/architecture.md."""
+
+
+@dataclass
+class Clock:
+    """Wall-clock time of a stage. The first of a process counts from its start, imports included."""
+
+    began: float = field(default_factory=llmstages.take_start_seconds)
+
+    def spent(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    micro_batch_tokens: int
+
+
+def choose_machine(config: TrainingConfig) -> Machine:
+    """Device, autocast type and micro-batch of a run."""
+    device = choose_device(config.device)
+    default_tokens = 16_384 if device.type == "cuda" else 4_096
+    return Machine(
+        device,
+        choose_dtype(config.dtype, device),
+        config.micro_batch_tokens or default_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: steps, or seconds from which the loop finds the steps."""
+
+    steps: int | None
+    seconds: float | None
+
+
+def choose_length(
+    config: TrainingConfig,
+    *,
+    steps_per_epoch: float,
+    tokens_per_step: float,
+    default_steps: int,
+    clock: Clock,
+) -> Length:
+    """Length asked for by `steps`, `epochs` or `budget.*`, or the stage's default."""
+    budget = config.budget
+    if budget.seconds is not None or budget.minutes is not None:
+        total = budget.seconds if budget.seconds is not None else 60 * (budget.minutes or 0.0)
+        return Length(None, total - clock.spent())
+    if config.steps is not None:
+        return Length(config.steps, None)
+    if config.epochs is not None:
+        return Length(max(1, round(config.epochs * steps_per_epoch)), None)
+    if budget.tokens is not None:
+        return Length(max(1, round(budget.tokens / tokens_per_step)), None)
+    return Length(max(1, default_steps), None)
+
+
+def choose_compile(
+    config: TrainingConfig, machine: Machine, model: Transformer, tokens: float | None, length: int
+) -> bool:
+    """Whether to compile: on request, or when the run is long enough to pay for compiling.
+
+    tokens: how many will be trained on, None when only the time is known.
+    """
+    if config.compile == "off":
+        return False
+    if config.compile == "auto":
+        flops = flops_per_token(model.config, length) * tokens if tokens is not None else 0.0
+        least = COMPILE_PAYS_AFTER_FLOPS.get(machine.device.type)
+        if least is None or flops < least:
+            return False
+    if machine.device.type == "cpu" and not has_compiler():
+        say("torch.compile needs a C++ compiler, and none was found: running without")
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Rows(Generic[R]):
+    """The rows of a labelled file, by what they are for."""
+
+    train: list[R]
+    validation: list[R]
+    """Choose the best checkpoint."""
+    test: list[R]
+    """Give the final figures; the validation rows when no row is set apart for it."""
+
+
+def finetune_rows(
+    config: FinetuneConfig,
+    read: Callable[[Path], list[R]],
+    key: Callable[[R], str],
+    label: Callable[[R], str] | None = None,
+) -> Rows[R]:
+    """Read a labelled file and split it, unless its validation or test rows are given in files.
+
+    key: the text by which equal rows are known; they never stand in two parts. label: for
+    stratified splits.
+    """
+    assert config.data is not None
+    rows = read(Path(config.data))
+    given_validation = read(Path(config.validation_data)) if config.validation_data else None
+    given_test = read(Path(config.test_data)) if config.test_data else None
+    split = split_examples(
+        [key(row) for row in rows],
+        None if label is None else [label(row) for row in rows],
+        config.validation_share if given_validation is None else 0.0,
+        config.test_share if given_test is None else 0.0,
+        config.seed,
+    )
+    validation = given_validation or [rows[index] for index in split.validation]
+    test = given_test or [rows[index] for index in split.test]
+    train_rows = [rows[index] for index in split.train]
+    validation = validation or test
+    test = test or validation
+    if not train_rows or not validation:
+        raise UserError(
+            f"{config.data}: {len(rows)} rows are too few to train on and to measure with: "
+            "add rows, or give validation_data=FILE"
+        )
+    return Rows(train_rows, validation, test)
+
+
+def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
+    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
+    base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
+    if num_labels is None and base.labels is not None:
+        raise UserError(f"base={config.base}: a classifier; this stage needs a language model")
+    return base
+
+
+def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
+    """Hashes of everything a fine-tuning run reads."""
+    files = {
+        "data": config.data,
+        "validation_data": config.validation_data,
+        "test_data": config.test_data,
+    }
+    hashes = {key: file_hash(Path(path)) for key, path in files.items() if path}
+    return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
+
+
+def finished_before(run: Run) -> float | None:
+    """Headline of a run that was already finished with the same settings; None when there is none."""
+    if run.summary is None:
+        return None
+    say(f"{run.directory}: already finished with the same settings (overwrite=true to do it again)")
+    headline: float = run.summary["metrics"][run.summary["headline"]]
+    return headline
+
+
+def write_summary(
+    run: Run,
+    result: TrainingResult,
+    *,
+    headline: str,
+    metrics: Mapping[str, Any],
+    metrics_before: Mapping[str, Any],
+    model: Transformer,
+    machine: Machine,
+    context_length: int,
+    words: int,
+    clock: Clock,
+    seconds_before: float = 0.0,
+    **more: Any,
+) -> None:
+    """Write `summary.json` and say where everything is.
+
+    words: words of training text seen. headline: the metric returned to sweepers.
+    """
+    peak = peak_flops(machine.device)
+    flops_per_second = flops_per_token(model.config, context_length) * result.tokens_per_second
+    run.finish(
+        {
+            "stage": run.stage,
+            "status": "finished",
+            "headline": headline,
+            "seconds": round(max(clock.spent() + seconds_before, result.progress.seconds), 3),
+            "steps": result.steps,
+            "tokens": result.progress.tokens,
+            "words": words,
+            "tokens_per_second": round(result.tokens_per_second, 1),
+            "mfu": None if peak is None else flops_per_second / peak,
+            "peak_memory_bytes": peak_memory_bytes(machine.device),
+            "machine": machine_facts(machine.device),
+            "metrics": dict(metrics),
+            "metrics_before": dict(metrics_before),
+            **more,
+        }
+    )
+    shown = "  ".join(
+        f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)
+    )
+    run.log(f"{run.stage}: {shown}")
+    run.log(f"best checkpoint: {Path(run.directory) / 'best'}")

@@ -1,0 +1,73 @@
+"""Encoding and decoding with a `tokenizer.json` of any Hugging Face model.
+
+Promise: the ids that the `tokenizers` library gives, without what its post-processor would add
+and with control tokens that stand in a text read as ordinary text.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import tokenizers
+
+
+class HuggingFaceBackend:
+    """A `tokenizer.json`; see `llmstages.text.tokenizer.Backend` for what the members mean."""
+
+    def __init__(self, content: str, control_names: Collection[str | None] = ()) -> None:
+        """Read the text of the file; raises `ValueError` when it is broken.
+
+        Added tokens in `control_names` are never found in a text, even where the file, as some do,
+        does not mark them as special.
+        """
+        self._json: dict[str, Any] = json.loads(content)
+        try:
+            for token in self._json["added_tokens"]:
+                token["special"] = token["special"] or token["content"] in control_names
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._json))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+        self.vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(self.vocabulary.values()) + 1
+        self.control_names = {
+            token.content
+            for token in self._tokenizer.get_added_tokens_decoder().values()
+            if token.special
+        }
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, as the tokenizer's own decoder writes it."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def token_text(self, index: int) -> str:
+        """Text of one token; decoders strip a leading space, which is put back."""
+        token = self._tokenizer.id_to_token(index)
+        if token is None:  # a gap between the model's vocabulary and the added tokens
+            return ""
+        text = self._tokenizer.decode([index], skip_special_tokens=False)
+        lost_space = token.startswith("\u2581") and not text.startswith(" ")
+        return " " + text if lost_space else text
+
+    def fingerprint(self) -> str:
+        """Hex digest over all that determines ids; what is added after encoding is left out."""
+        parts = {key: self._json.get(key) for key in ("normalizer", "pre_tokenizer", "model")}
+        parts["added_tokens"] = self._json.get("added_tokens")
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(f"huggingface\n{text}".encode()).hexdigest()
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        """The file's content."""
+        return dict(self._json)
+
+    def files(self) -> dict[str, bytes]:
+        """Nothing beside `tokenizer.json`."""
+        return {}

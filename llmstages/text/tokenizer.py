@@ -1,0 +1,268 @@
+"""The tokenizer of a corpus or checkpoint: text to ids and back, the same after save and load.
+
+Promise: no text produces a control id, whatever stands in it; `decode(encode(text)) == text` for
+every string and every tokenizer trained here, except that surrogates without a partner, which no
+encoding can store, become U+FFFD. A tokenizer loaded from somebody else's `tokenizer.json` is as
+lossless as that file makes it. What `save` writes gives the same ids in Hugging Face's libraries,
+but these parse control tokens in a text and read U+2581, SentencePiece's space mark, as a space.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmstages.config.groups import TokenizerConfig
+from llmstages.errors import UserError
+from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
+from llmstages.text.huggingface_backend import HuggingFaceBackend
+from llmstages.text.sentencepiece_backend import SentencePieceBackend
+from llmstages.text.sentencepiece_training import (
+    END,
+    PAD,
+    TURN_END,
+    TURN_START,
+    train_sentencepiece,
+)
+
+
+class Backend(Protocol):
+    """What does the work behind a `Tokenizer`."""
+
+    vocab_size: int
+    """Size of the id space."""
+    vocabulary: dict[str, int]
+    """Ids by the tokens' names."""
+    control_names: set[str]
+    """Names of the tokens that no text produces."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, which holds no lone surrogates."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; control ids are left out."""
+
+    def token_text(self, index: int) -> str:
+        """One token for display."""
+
+    def fingerprint(self) -> str:
+        """Digest of all that determines ids."""
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        """Content of `tokenizer.json`."""
+
+    def files(self) -> dict[str, bytes]:
+        """Other files of the tokenizer, by name."""
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes: `vocab_size` (size of the id space), `end_id` (ends every document in pretraining
+    and every text in classification), `pad_id` (never the end token), `turn_start_id` and
+    `turn_end_id` (of chat turns; both None when the vocabulary lacks one of them) and `hash`
+    (sha256, hex: equal when two tokenizers give equal ids for equal reasons, kept by save and
+    load).
+    """
+
+    def __init__(self, backend: Backend, end_token: str, pad_token: str) -> None:
+        """Wrap a backend; both tokens are in its vocabulary."""
+        self._backend = backend
+        self._end_token = end_token
+        self._pad_token = pad_token
+        self.vocab_size = backend.vocab_size
+        self.end_id = backend.vocabulary[end_token]
+        self.pad_id = backend.vocabulary[pad_token]
+        has_turns = TURN_START in backend.vocabulary and TURN_END in backend.vocabulary
+        self.turn_start_id = backend.vocabulary[TURN_START] if has_turns else None
+        self.turn_end_id = backend.vocabulary[TURN_END] if has_turns else None
+        settings = f"{backend.fingerprint()} end={self.end_id} pad={self.pad_id}"
+        self.hash = hashlib.sha256(settings.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Read the tokenizer of a `tokenizer/` or checkpoint directory.
+
+        A `tokenizer.model` that this package trained is read by SentencePiece; of every other
+        tokenizer the `tokenizer.json` is. Raises `UserError` naming the file when it is missing or
+        broken.
+        """
+        model_path = directory / "tokenizer.model"
+        json_path = directory / "tokenizer.json"
+        if model_path.is_file():
+            try:
+                model = SentencePieceBackend(model_path.read_bytes())
+            except (RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"{model_path}: broken SentencePiece model ({first_line(error)}); "
+                    "train or copy it again"
+                ) from error
+            if {END, PAD} <= model.control_names:
+                return cls(model, END, PAD)
+            if not json_path.is_file():
+                raise UserError(
+                    f"{model_path}: made by another program; its tokenizer.json is needed beside it"
+                )
+        if not json_path.is_file():
+            raise UserError(f"{directory}: no tokenizer here (tokenizer.model or tokenizer.json)")
+        config_path = directory / "tokenizer_config.json"
+        config = read_json(config_path)
+        named = {
+            key: token_content(config.get(key)) for key in ("eos_token", "pad_token", "unk_token")
+        }
+        try:
+            backend = HuggingFaceBackend(
+                json_path.read_text(encoding="utf-8"),
+                {END, PAD, TURN_START, TURN_END, named["eos_token"]},
+            )
+        except ValueError as error:
+            raise UserError(
+                f"{json_path}: broken tokenizer ({first_line(error)}); copy it again"
+            ) from error
+        end_token = next(
+            (token for token in (END, named["eos_token"]) if token in backend.vocabulary), None
+        )
+        if end_token is None:
+            raise UserError(
+                f"{config_path}: eos_token={named['eos_token']!r} is not in {json_path.name}; "
+                "name the token that ends a text"
+            )
+        pad_token = choose_pad_token(backend, end_token, named["pad_token"], named["unk_token"])
+        return cls(backend, end_token, pad_token)
+
+    def save(
+        self, directory: Path, *, append_end: bool = False, model_max_length: int | None = None
+    ) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json` and SentencePiece's `tokenizer.model`.
+
+        `append_end` (classifiers) makes Hugging Face's libraries end every encoding, truncated
+        ones and pairs included, with the end token; otherwise they add nothing.
+        `model_max_length` is the longest sequence in tokens. `load` and `hash` depend on neither.
+        """
+        content = self._backend.tokenizer_json()
+        content["truncation"] = None
+        content["padding"] = None
+        content["post_processor"] = (
+            ending_with(self._end_token, self.end_id) if append_end else None
+        )
+        config: dict[str, Any] = {
+            # Known to every transformers that reads Qwen3; takes tokenizer.json as it is.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self._end_token,
+            "pad_token": self._pad_token,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": PLAIN_TEMPLATE if self.turn_end_id is None else CHATML_TEMPLATE,
+        }
+        if model_max_length is not None:
+            config["model_max_length"] = model_max_length
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in self._backend.files().items():
+            write(directory / name, data)
+        write(directory / "tokenizer.json", as_json(content))
+        write(directory / "tokenizer_config.json", as_json(config))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without any control id."""
+        return self._backend.encode_batch([well_formed(text)])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, on all cores."""
+        return self._backend.encode_batch([well_formed(text) for text in texts])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, control ids left out; bytes that are no UTF-8 become U+FFFD."""
+        return self._backend.decode(ids)
+
+    def token_text(self, id: int) -> str:
+        """One token for display: a leading space is a space, byte and control pieces are named."""
+        return self._backend.token_text(id)
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """Train a SentencePiece tokenizer on a bounded, evenly spread sample of the texts.
+
+    The same texts and settings give the same tokenizer. Raises `UserError` without any text.
+    """
+    model = train_sentencepiece((well_formed(text) for text in texts), config)
+    return Tokenizer(SentencePieceBackend(model), END, PAD)
+
+
+def well_formed(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def choose_pad_token(
+    backend: Backend, end_token: str, pad_token: str | None, unknown_token: str | None
+) -> str:
+    """The token to pad with: the one named, or else the least disturbing one.
+
+    Many models pad with their end token, or with none. Padding is masked out, so any other token
+    will do; the vocabulary is never enlarged.
+    """
+    taken = {end_token, TURN_START, TURN_END}
+    controls = sorted(backend.control_names - taken, key=backend.vocabulary.__getitem__)
+    candidates = [pad_token, PAD, *(name for name in controls if "pad" in name.lower())]
+    candidates += [unknown_token, *controls]
+    candidates.append(max(backend.vocabulary.keys() - taken, key=backend.vocabulary.__getitem__))
+    return next(
+        token
+        for token in candidates
+        if token is not None and token in backend.vocabulary and token not in taken
+    )
+
+
+def ending_with(token: str, index: int) -> dict[str, Any]:
+    """Post-processor that puts one token behind a text, or behind the second of a pair."""
+    end = {"SpecialToken": {"id": token, "type_id": 0}}
+    first = {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, end],
+        "pair": [first, second, end],
+        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
+    }
+
+
+def token_content(value: object) -> str | None:
+    """A token's text in `tokenizer_config.json`: a string or an object with `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file, empty when there is no file; `UserError` when it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: broken JSON ({first_line(error)}); copy it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; copy it again")
+    return value
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    """Readable JSON in UTF-8."""
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

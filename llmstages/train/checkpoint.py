@@ -1,0 +1,292 @@
+"""The one checkpoint format: a Hugging Face model directory with `llmstages.json` written last.
+
+`config.json`, `model.safetensors`, the tokenizer's files and `generation_config.json` are what
+transformers and serving engines read. `trainer/` holds what only resuming needs. Nothing is a
+pickle, and no pickle is ever opened.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmstages.errors import UserError
+from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.report.terminal import warn
+from llmstages.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+INFO_NAME = "llmstages.json"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Hashes of what a checkpoint was made from; None where there is none."""
+
+    corpus_manifest: str | None = None
+    tokenizer: str | None = None
+    parent: str | None = None
+    data: str | None = None
+    """Of the labelled file."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """The contents of `llmstages.json`."""
+
+    stage: str
+    step: int
+    tokens_seen: int
+    metrics: dict[str, Any]
+    lineage: Lineage
+    classifier: dict[str, Any] | None = None
+    """Pooling and task type of a classifier."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of every file, by its path in the checkpoint."""
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint. `info` is None for a directory that another program wrote."""
+
+    directory: Path
+    model: Transformer
+    tokenizer: Tokenizer
+    labels: list[str] | None
+    info: CheckpointInfo | None
+
+    @property
+    def hash(self) -> str:
+        """sha256 of the weights file: names this checkpoint in its children's lineage."""
+        known = self.info.files.get("model.safetensors") if self.info else None
+        return known or file_hash(self.directory / "model.safetensors")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_checkpoint(
+    directory: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    info: CheckpointInfo,
+    *,
+    labels: list[str] | None = None,
+    trainer_tensors: Mapping[str, Tensor] | None = None,
+    trainer_state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint: complete under its name, or not there at all."""
+    staging = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    classifier = labels is not None
+    weights = {
+        disk_name(name, classifier=classifier): parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+    }
+    save_file(weights, staging / "model.safetensors", metadata={"format": "pt"})
+    write_json(
+        staging / "config.json",
+        config_to_disk(
+            model.config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels
+        ),
+    )
+    tokenizer.save(
+        staging, append_end=classifier, model_max_length=model.config.context_length
+    )
+    stop_ids = [tokenizer.end_id]
+    if tokenizer.turn_end_id is not None:
+        stop_ids.append(tokenizer.turn_end_id)
+    write_json(
+        staging / "generation_config.json",
+        {"eos_token_id": stop_ids, "pad_token_id": tokenizer.pad_id, "do_sample": True},
+    )
+    if trainer_tensors is not None:
+        (staging / "trainer").mkdir()
+        save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
+        write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
+    files = {
+        path.relative_to(staging).as_posix(): file_hash(path)
+        for path in sorted(staging.rglob("*"))
+        if path.is_file()
+    }
+    write_json(staging / INFO_NAME, asdict(info) | {"files": files})
+    for path in staging.rglob("*"):
+        sync(path)
+    shutil.rmtree(directory, ignore_errors=True)
+    staging.rename(directory)
+    sync(directory.parent)
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Make sure a file or a directory's entries are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_info(directory: Path) -> CheckpointInfo:
+    """Read `llmstages.json`. Raises `UserError` when it is missing, broken or of another format."""
+    path = directory / INFO_NAME
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        if contents["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format {contents['format_version']}, this version reads {FORMAT_VERSION}"
+            )
+        contents["lineage"] = Lineage(**contents["lineage"])
+        return CheckpointInfo(**contents)
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a complete checkpoint ({error})") from error
+
+
+def verify_files(directory: Path, info: CheckpointInfo) -> None:
+    """Compare every file with its sha256. Raises `UserError` naming the first that differs."""
+    for name, expected in info.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the checkpoint")
+        if file_hash(path) != expected:
+            raise UserError(f"{path}: damaged (its sha256 is not the one in {INFO_NAME})")
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a directory under `checkpoints/` was written to its end."""
+    try:
+        read_info(directory)
+    except UserError:
+        return False
+    return True
+
+
+def complete_checkpoints(run_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first; torn ones are named in a warning."""
+    found = []
+    for path in sorted((run_dir / "checkpoints").glob("step-*")):
+        if path.name.endswith(".tmp") or not path.is_dir():
+            continue
+        if is_complete(path):
+            found.append(path)
+        else:
+            warn(f"{path}: incomplete checkpoint, skipped")
+    return found
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """The checkpoint directory meant by a path: a run's best, or the directory itself.
+
+    Raises `UserError` for a path that leads nowhere, a file (pickles are never opened), or a
+    directory that is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        raise UserError(
+            f"{path}: a file, but a checkpoint is a directory with config.json and "
+            "model.safetensors (pickles such as .pt and .bin are never opened)"
+        )
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, siblings, n=1)
+        if near:
+            hint = f"did you mean {path.parent / near[0]}?"
+        else:
+            hint = "`llmstages pretrain` makes a base model in runs/pretrain"
+        raise UserError(f"{path}: no such checkpoint or run: {hint}")
+    if (path / "checkpoints").is_dir():
+        return best_of_run(path)
+    under_run = path.resolve().parent.name == "checkpoints"
+    if under_run and not (path / INFO_NAME).is_file():
+        raise UserError(f"{path}: incomplete checkpoint (no {INFO_NAME})")
+    missing = [n for n in ("config.json", "model.safetensors") if not (path / n).is_file()]
+    if missing:
+        pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(
+            p.name for p in path.glob("*.pt")
+        )
+        hint = f"; {pickles[0]} is a pickle and is never opened" if pickles else ""
+        raise UserError(f"{path}: not a checkpoint: it has no {' and no '.join(missing)}{hint}")
+    return path
+
+
+def best_of_run(run_dir: Path) -> Path:
+    """A run's best checkpoint, or its newest complete one."""
+    best = run_dir / "best"
+    if best.is_dir() and is_complete(best):
+        return best.resolve()
+    complete = complete_checkpoints(run_dir)
+    if not complete:
+        raise UserError(f"{run_dir}: the run has no complete checkpoint yet")
+    return complete[-1]
+
+
+def load_checkpoint(name: str | Path, *, num_labels: int | None = None) -> Checkpoint:
+    """Load a model and its tokenizer; weights become float32, on the CPU.
+
+    num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero).
+    """
+    directory = resolve_checkpoint(str(name))
+    info = None
+    if (directory / INFO_NAME).is_file():
+        info = read_info(directory)
+        verify_files(directory, info)
+    config_path = directory / "config.json"
+    try:
+        disk = json.loads(config_path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{config_path}: broken JSON ({error})") from error
+    config = config_from_disk(disk, str(config_path))
+    labels = None
+    if config.num_labels is not None:
+        labels = [disk["id2label"][str(index)] for index in range(config.num_labels)]
+    weights_path = directory / "model.safetensors"
+    try:
+        weights = load_file(weights_path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights_path}: not a readable safetensors file ({error})") from error
+    if num_labels is not None:
+        config = TransformerConfig(**{**asdict(config), "num_labels": num_labels})
+        labels = None
+    model = Transformer(config)
+    fill(model, weights, weights_path, new_head=num_labels is not None)
+    return Checkpoint(directory, model, Tokenizer.load(directory), labels, info)
+
+
+def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_head: bool) -> None:
+    """Copy tensors from disk names into the model. Raises `UserError` for a missing or misshapen one."""
+    classifier = model.config.num_labels is not None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "head.weight" and new_head:
+                parameter.zero_()
+                continue
+            stored = disk_name(name, classifier=classifier)
+            tensor = weights.get(stored)
+            if tensor is None:
+                raise UserError(f"{path}: it has no tensor {stored}")
+            if tensor.shape != parameter.shape:
+                raise UserError(
+                    f"{path}: {stored} has shape {list(tensor.shape)}, "
+                    f"config.json asks for {list(parameter.shape)}"
+                )
+            parameter.copy_(tensor)

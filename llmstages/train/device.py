@@ -1,0 +1,98 @@
+"""The device a run uses, the types it computes in, and what the device could do at best."""
+
+import os
+import platform
+import resource
+import shutil
+import sys
+from typing import Any
+
+import torch
+
+from llmstages.errors import UserError
+
+# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first name found in the device's is taken.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `mps`. Raises `UserError` when it is not there."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, there in found.items() if there), "cpu")
+    if not found.get(name, True):
+        raise UserError(f"device={name}: this machine has none that torch can use; try device=cpu")
+    return torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are faster than float32 ones.
+
+    On a CPU they are where it has instructions for them (AVX512-BF16, AMX); without these, bf16 is
+    emulated and slower.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and cpu_has_bfloat16()
+    return False
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor lists bf16 instructions."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        return False
+    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Autocast type of matrix products called `auto`, `float32` or `bfloat16`."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` needs."""
+    wanted = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([wanted] if wanted else ["g++", "clang++", "c++"]))
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Data-sheet bf16 FLOP/s, None for a device that is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory in use so far: of the device on cuda, else resident memory of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What exactness depends on, kept with the run: versions, threads, device."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

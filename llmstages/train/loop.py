@@ -1,0 +1,403 @@
+"""The one training loop of the package.
+
+A stage brings a model, a data set, a loss and a way to evaluate; the loop does the rest: steps,
+learning rate, accumulation, clipping, evaluation and checkpoints on a cadence, resuming.
+
+The gradient of a step is the gradient of (sum of losses / number of targets), both summed over all
+micro-batches of the step, so it does not depend on how the step was cut up.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llmstages.config.groups import CheckpointConfig, EvaluateConfig, OptimConfig, ScheduleConfig
+from llmstages.data.batch import Batch
+from llmstages.model.transformer import Transformer
+from llmstages.report.terminal import progress, warn
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import CheckpointInfo, Lineage, save_checkpoint
+from llmstages.train.losses import LossFn
+from llmstages.train.optimizer import lr_share, make_optimizer
+from llmstages.train.run import Run
+
+NUM_EVALUATIONS = 10
+"""Evaluations, each followed by a checkpoint, when no cadence is asked for."""
+PROBE_STEPS = 4
+"""Steps timed, after one that is not, to turn a time budget into a number of steps."""
+
+
+class TrainingData(Protocol):
+    """What a stage's data set promises."""
+
+    def micro_batches(self, step: int) -> Iterable[Batch]:
+        """Micro-batches of optimizer step `step`, counted from 0: a pure function of seed and step."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The metric by which the best checkpoint is chosen."""
+
+    metric: str
+    lower_is_better: bool
+
+    def improves(self, new: float, old: float | None) -> bool:
+        """Whether `new` is better than `old`."""
+        if old is None:
+            return True
+        return new < old if self.lower_is_better else new > old
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything a stage hands to the loop."""
+
+    run: Run
+    model: Transformer
+    tokenizer: Tokenizer
+    data: TrainingData
+    loss: LossFn
+    evaluate: Callable[[], dict[str, float]]
+    """Metrics of the model as it is."""
+    goal: Goal
+    lineage: Lineage
+    device: torch.device
+    dtype: torch.dtype
+    lr: float
+    """Peak learning rate."""
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    checkpoint: CheckpointConfig
+    evaluation: EvaluateConfig
+    steps: int | None
+    """Optimizer steps; None: as many as `seconds` allow."""
+    seconds: float | None
+    """Seconds left for the loop and the stage's last evaluation; None: no limit."""
+    last_evaluation: float = 1.0
+    """Cost of the stage's last evaluation, in those of the loop."""
+    compile: bool = False
+    labels: list[str] | None = None
+    classifier: dict[str, Any] | None = None
+    tokens_seen: int = 0
+    """Tokens the starting checkpoint has seen."""
+    show_samples: Callable[[int], None] | None = None
+    """show_samples(step) prints what the model says."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    """More facts to be kept in `plan.json`."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Time spent in the loop, evaluation and checkpoints included, downtime not."""
+    training_seconds: float = 0.0
+    """Time spent in optimizer steps."""
+    best_step: int | None = None
+    best_metric: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What the loop hands back; the model holds the last step's weights."""
+
+    progress: Progress
+    steps: int
+    metrics: dict[str, float]
+    """Of the last evaluation."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Training speed, evaluation and checkpoints not counted."""
+        return self.progress.tokens / max(1e-9, self.progress.training_seconds)
+
+
+def train(training: Training) -> TrainingResult:
+    """Train to the last step, or continue a run that was cut off.
+
+    Raises `KeyboardInterrupt` after saving a checkpoint when interrupted, `FloatingPointError` when
+    the loss is no longer a number.
+    """
+    return Loop(training).run_to_end()
+
+
+class Loop:
+    """The state of a running training."""
+
+    def __init__(self, training: Training) -> None:
+        self.t = training
+        self.began = time.monotonic()
+        self.progress = Progress()
+        self.seconds_before = 0.0
+        self.last_metrics: dict[str, float] = {}
+        training.model.to(training.device)
+        self.optimizer = make_optimizer(training.model, training.optim, training.lr)
+        self.loss: LossFn = training.loss
+        if training.compile:
+            self.loss = torch.compile(training.loss, dynamic=False)
+        if training.run.resume_from is not None:
+            self.restore()
+        self.steps = self.fix_steps()
+        # Every evaluation that may change `best` is followed by a checkpoint of the same step.
+        self.evaluate_every = training.evaluation.every_steps or max(
+            1, -(-self.steps // NUM_EVALUATIONS)
+        )
+        self.save_every = training.checkpoint.every_steps or self.evaluate_every
+
+    # ---- beginning -----------------------------------------------------------------------------
+
+    def fix_steps(self) -> int:
+        """The number of steps, fixed before the first and found again on resuming."""
+        t = self.t
+        resumed = t.run.resume_from is not None
+        if resumed:
+            steps = int(t.run.plan["steps"])
+        else:
+            steps = t.steps if t.steps is not None else self.probe_steps()
+        t.run.begin({"steps": steps, "lr": t.lr, "compile": t.compile, **t.plan})
+        if resumed:
+            t.run.forget_after(self.progress.step)
+            t.run.log(f"continuing at step {self.progress.step:,} of {steps:,}")
+        return steps
+
+    def probe_steps(self) -> int:
+        """How many steps fit into the time left: a few are timed on the real data and undone."""
+        t = self.t
+        assert t.seconds is not None
+        weights = [p.detach().clone() for p in t.model.parameters()]
+        self.optimizer_step(0, 0.0)  # the first call compiles, allocates and fills caches
+        begin = time.monotonic()
+        for step in range(PROBE_STEPS):
+            self.optimizer_step(step, 0.0)
+        step_seconds = (time.monotonic() - begin) / PROBE_STEPS
+        with torch.no_grad():
+            for parameter, weight in zip(t.model.parameters(), weights, strict=True):
+                parameter.copy_(weight)
+        self.optimizer = make_optimizer(t.model, t.optim, t.lr)
+        begin = time.monotonic()
+        t.evaluate()
+        evaluations = NUM_EVALUATIONS + t.last_evaluation
+        left = t.seconds - self.spent() - evaluations * (time.monotonic() - begin)
+        if left < step_seconds:
+            warn(
+                f"the time budget leaves {max(0.0, left):.1f} s for training, a step takes "
+                f"{step_seconds:.1f} s: one step is done"
+            )
+        return max(1, int(left / step_seconds))
+
+    def restore(self) -> None:
+        """Take up weights, optimizer and counters of the newest complete checkpoint."""
+        directory = self.t.run.resume_from
+        assert directory is not None
+        state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
+        self.progress = Progress(**state["progress"])
+        self.seconds_before = self.progress.seconds
+        tensors = load_file(directory / "trainer" / "state.safetensors")
+        names = {id(p): name for name, p in self.t.model.named_parameters()}
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                name = names[id(parameter)]
+                self.optimizer.state[parameter] = {
+                    "step": tensors[f"{name}/step"],
+                    "exp_avg": tensors[f"{name}/exp_avg"].to(self.t.device),
+                    "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(self.t.device),
+                }
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def run_to_end(self) -> TrainingResult:
+        """Do the remaining steps."""
+        t = self.t
+        with (
+            catch_interrupts() as interrupted,
+            progress(t.run.stage, total=self.steps, unit="steps") as advance,
+        ):
+            advance(self.progress.step)
+            while self.progress.step < self.steps:
+                entry = self.step()
+                advance(1, note=f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s")
+                step = self.progress.step
+                done = step == self.steps
+                if done or step % self.evaluate_every == 0:
+                    self.evaluate()
+                elif step % self.save_every == 0 or interrupted:
+                    self.save()
+                if interrupted and not done:
+                    t.run.log(f"interrupted after step {step:,}: checkpoint saved")
+                    raise KeyboardInterrupt
+                self.shrink_if_late()
+        if not self.last_metrics:  # resumed after the last step, before the summary was written
+            self.last_metrics = t.evaluate()
+        return TrainingResult(self.progress, self.steps, self.last_metrics)
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step with its bookkeeping."""
+        t = self.t
+        begin = time.monotonic()
+        step = self.progress.step
+        lr = t.lr * lr_share(t.schedule, step, self.steps)
+        loss, norm, tokens, references = self.optimizer_step(step, lr)
+        seconds = time.monotonic() - begin
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(
+                f"step {step + 1}: the loss is {loss}, the gradient norm {norm}; read in this step: "
+                f"{', '.join(references[:5])}; a lower optim.lr or dtype=float32 may help"
+            )
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        self.progress.training_seconds += seconds
+        entry = {
+            "step": self.progress.step,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": norm,
+            "tokens": self.progress.tokens,
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "seconds": round(self.spent(), 3),
+        }
+        t.run.record(entry)
+        return entry
+
+    def optimizer_step(self, step: int, lr: float) -> tuple[float, float, int, list[str]]:
+        """Loss a target in nats, gradient norm, tokens and references of step `step`."""
+        t = self.t
+        t.model.train()
+        losses: list[Tensor] = []
+        counts: list[Tensor] = []
+        references: list[str] = []
+        tokens = 0
+        for batch in t.data.micro_batches(step):
+            tokens += batch.num_real_tokens
+            references += batch.document_refs
+            with self.autocast():
+                loss, count = self.loss(t.model, batch.to(t.device))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            counts.append(count)
+        count = torch.stack(counts).sum()
+        parameters = [p for p in t.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_div_(gradients, count)
+        limit = t.optim.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(torch.stack(losses).sum() / count), float(norm), tokens, references
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the run's type."""
+        enabled = self.t.dtype != torch.float32
+        return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
+
+    def shrink_if_late(self) -> None:
+        """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %."""
+        t = self.t
+        if t.seconds is None or self.progress.step != self.steps // 2 or "shrunk_from" in t.run.plan:
+            return
+        left = t.seconds - self.spent()
+        rate = self.spent() / self.progress.step
+        possible = self.progress.step + int(left / rate)
+        if possible < 0.97 * self.steps:
+            before, self.steps = self.steps, max(self.progress.step + 1, possible)
+            t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": before})
+            t.run.log(f"slower than probed: {self.steps:,} steps instead of {before:,}")
+
+    def spent(self) -> float:
+        """Seconds spent in the loop, those before a restart included, downtime not."""
+        return time.monotonic() - self.began + self.seconds_before
+
+    # ---- evaluation and checkpoints ------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """Measure, keep the figures, and save."""
+        t = self.t
+        metrics = t.evaluate()
+        self.last_metrics = metrics
+        value = metrics[t.goal.metric]
+        better = t.goal.improves(value, self.progress.best_metric)
+        if better:
+            self.progress.best_metric, self.progress.best_step = value, self.progress.step
+        t.run.record({"step": self.progress.step, "event": "evaluation", **prefixed("val", metrics)})
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        t.run.log(f"step {self.progress.step:,}: {shown}")
+        if t.show_samples is not None:
+            t.show_samples(self.progress.step)
+        self.save()
+        if better:
+            t.run.link("best", self.progress.step)
+        t.run.remove_old_checkpoints(t.checkpoint.keep)
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step."""
+        t = self.t
+        self.progress.seconds = self.spent()
+        names = {id(p): name for name, p in t.model.named_parameters()}
+        tensors = {
+            f"{names[id(parameter)]}/{key}": value.detach().cpu().contiguous()
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+        save_checkpoint(
+            t.run.checkpoint_dir(self.progress.step),
+            t.model,
+            t.tokenizer,
+            CheckpointInfo(
+                stage=t.run.stage,
+                step=self.progress.step,
+                tokens_seen=t.tokens_seen + self.progress.tokens,
+                metrics=self.last_metrics,
+                lineage=t.lineage,
+                classifier=t.classifier,
+            ),
+            labels=t.labels,
+            trainer_tensors=tensors,
+            trainer_state={"progress": vars(self.progress)},
+        )
+        t.run.link("last", self.progress.step)
+
+
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with a prefix, for names that do not have it."""
+    return {k if k.startswith(prefix) else f"{prefix}_{k}": v for k, v in metrics.items()}
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, so that the step under way ends and is saved.
+
+    A second signal leaves at once. Outside the main thread signals cannot be caught, and are not.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        warn("interrupted: saving after this step (once more to leave at once)")
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,224 @@
+"""A run directory: made once its inputs are known to be good, continued, or left alone.
+
+`config.yaml`, `plan.json` (what exactness needs, fixed before step 1), `metrics.jsonl`, `log.txt`,
+`checkpoints/`, the symlinks `best` and `last`, and `summary.json`, written last.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmstages.config.stages import TrainingConfig
+from llmstages.errors import UserError
+from llmstages.report.terminal import say
+from llmstages.train.checkpoint import complete_checkpoints, write_json
+
+FORMAT_VERSION = 1
+# Where things are kept, what they run on and how often one looks: none of it changes the result.
+NOT_SETTINGS = {
+    "name",
+    "runs_dir",
+    "corpora_dir",
+    "data",
+    "base",
+    "validation_data",
+    "test_data",
+    "device",
+    "checkpoint",
+    "evaluate",
+    "overwrite",
+    "sample_prompts",
+}
+OWN_NAMES = {
+    "config.yaml",
+    "plan.json",
+    "metrics.jsonl",
+    "log.txt",
+    "checkpoints",
+    "best",
+    "last",
+    "summary.json",
+    "report.html",
+    "plan.json.tmp",
+    "metrics.jsonl.tmp",
+    "summary.json.tmp",
+    ".best.tmp",
+    ".last.tmp",
+}
+"""All that a run directory may hold; a directory with anything else is not touched."""
+
+
+def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two runs the same: the config without places and cadence, and hashes of the inputs."""
+    kept = {key: value for key, value in asdict(config).items() if key not in NOT_SETTINGS}
+    return kept | {"inputs": dict(inputs)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class Run:
+    """One run directory.
+
+    `summary` is given when the run had already finished with the same settings, `resume_from` when
+    it had begun.
+    """
+
+    def __init__(
+        self, directory: Path, stage: str, config: TrainingConfig, inputs: Mapping[str, str]
+    ) -> None:
+        self.directory = directory
+        self.stage = stage
+        self.config = config
+        self.settings = settings_of(config, inputs)
+        self.summary: dict[str, Any] | None = None
+        self.plan: dict[str, Any] = {}
+        self.resume_from: Path | None = None
+        if directory.exists() and not config.overwrite:
+            self.look_at_earlier()
+
+    def look_at_earlier(self) -> None:
+        """Find out what an existing directory is. Raises `UserError` when it is another run."""
+        plan_path = self.directory / "plan.json"
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory}: a file stands where the run goes: set name=...")
+        if not plan_path.is_file():
+            foreign = [p.name for p in self.directory.iterdir() if p.name not in OWN_NAMES]
+            if foreign:
+                raise UserError(
+                    f"{self.directory}: not a run (it holds {foreign[0]}): set name=... for "
+                    "another place"
+                )
+            return
+        plan = json.loads(plan_path.read_text(encoding="utf-8"))
+        before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        finished = (self.directory / "summary.json").is_file()
+        if plan["stage"] != self.stage or changed:
+            what = (
+                f"{changed[0]} was {before.get(changed[0])}, is {now.get(changed[0])}"
+                if changed
+                else f"its stage is {plan['stage']}"
+            )
+            state = "finished" if finished else "unfinished"
+            raise UserError(
+                f"{self.directory}: holds {'a' if finished else 'an'} {state} run with other "
+                f"settings ({what}): name=... for another place, overwrite=true to replace it"
+            )
+        self.plan = plan
+        if finished:
+            self.summary = json.loads(
+                (self.directory / "summary.json").read_text(encoding="utf-8")
+            )
+            return
+        complete = complete_checkpoints(self.directory)
+        self.resume_from = complete[-1] if complete else None
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Make the directory; the plan is what a resumed run must find again."""
+        if self.resume_from is None:
+            if self.directory.exists():
+                clear_run(self.directory)
+            (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(asdict(self.config), sort_keys=False, allow_unicode=True)
+            (self.directory / "config.yaml").write_text(text, encoding="utf-8")
+        self.write_plan(plan)
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Replace `plan.json`."""
+        self.plan = {
+            **plan,
+            "format_version": FORMAT_VERSION,
+            "stage": self.stage,
+            "settings": self.settings,
+        }
+        temporary = self.directory / "plan.json.tmp"
+        write_json(temporary, self.plan)
+        temporary.replace(self.directory / "plan.json")
+
+    def log(self, text: str) -> None:
+        """Say something to the user and keep it in `log.txt`."""
+        say(text)
+        with (self.directory / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run will do again."""
+        path = self.directory / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                break  # torn when the process was killed; all that follows is of the same moment
+            if entry["step"] <= step:
+                kept.append(line + "\n")
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(path)
+
+    def checkpoint_dir(self, step: int) -> Path:
+        """Directory of the checkpoint of a step."""
+        return self.directory / "checkpoints" / f"step-{step:06d}"
+
+    def link(self, name: str, step: int) -> None:
+        """Point the symlink `best` or `last` at a step's checkpoint."""
+        temporary = self.directory / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path("checkpoints") / self.checkpoint_dir(step).name)
+        os.replace(temporary, self.directory / name)
+
+    def remove_old_checkpoints(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints and those that `best` and `last` point at."""
+        pinned = {
+            (self.directory / name).resolve()
+            for name in ("best", "last")
+            if (self.directory / name).is_symlink()
+        }
+        all_of_them = sorted((self.directory / "checkpoints").glob("step-*"))
+        for path in all_of_them[:-keep]:
+            if path.resolve() not in pinned:
+                shutil.rmtree(path)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, which makes the run a finished one."""
+        temporary = self.directory / "summary.json.tmp"
+        write_json(temporary, {"format_version": FORMAT_VERSION, **summary})
+        temporary.replace(self.directory / "summary.json")
+
+
+def clear_run(directory: Path) -> None:
+    """Delete an earlier run's own files. Raises `UserError` when the directory holds anything else."""
+    for path in directory.iterdir():
+        if path.name not in OWN_NAMES:
+            raise UserError(
+                f"{directory}: holds {path.name}, which is no part of a run, and is not replaced"
+            )
+    shutil.rmtree(directory)
+
+
+def text_hash(parts: Mapping[str, Any]) -> str:
+    """sha256 of a mapping's JSON, keys sorted."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
