@@ -1,4 +1,4 @@
-"""From raw text to a specialist language model, in four stages: collect, pretrain, finetune, use."""
+"""From raw text to a specialist language model in four stages: collect, pretrain, finetune, use."""
 
 import time
 

@@ -127,15 +127,14 @@ def _finetune_stage(arguments: Arguments) -> str:
 
 def _run_hydra(subcommand: str, arguments: Arguments) -> int:
     """Hand a subcommand to Hydra, which composes the config and starts the stage, once or often."""
-    from llmstages.config.numbers import whole_numbers
+    from llmstages.config.folders import conf_dir
+    from llmstages.config.overrides import for_hydra
     from llmstages.config.schema import no_such_key
-    from llmstages.config.shipped import conf_dir
     from llmstages.config.stages import SUBCOMMANDS
 
     schema = SUBCOMMANDS[subcommand]
     words = words_to_overrides(subcommand, arguments)
-    typed = [_experiment(subcommand, override) for override in arguments.overrides]
-    overrides = [whole_numbers(schema, override) for override in typed] + words
+    overrides = [for_hydra(subcommand, override) for override in arguments.overrides] + words
     folders = [conf_dir()]
     if (extra := arguments.flag_value("--config-dir")) is not None:
         folders.append(Path(extra))
@@ -176,9 +175,7 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
     run = _hydra_main(subcommand, job)
     try:
         if arguments.has_flag("--help"):
-            from llmstages.config.help import print_help
-
-            print_help(subcommand, lambda: run(arguments.flags + overrides), folders[0])
+            _print_help(subcommand, run, arguments.flags, overrides, folders)
         else:
             run(arguments.flags + overrides)
     except SystemExit as leaving:
@@ -202,6 +199,26 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
     return 0
 
 
+def _print_help(
+    subcommand: str,
+    run: Callable[[list[str]], None],
+    flags: list[str],
+    overrides: list[str],
+    folders: Sequence[Path],
+) -> None:
+    """Print a subcommand's help with the config that these arguments would give."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from llmstages.config.help import help_text
+
+    # Hydra's own --help takes seconds to look for groups, and knows no meanings of keys.
+    composed = StringIO()
+    with redirect_stdout(composed):
+        run(["--cfg", "job", *(flag for flag in flags if flag != "--help"), *overrides])
+    print(help_text(subcommand, composed.getvalue(), folders))
+
+
 def _is_known(schema: type, key: str, folders: Sequence[Path]) -> bool:
     """Whether a key is in the schema, Hydra's own, or a config group of these folders."""
     from llmstages.config.schema import find_key
@@ -220,10 +237,10 @@ def _hydra_main(
     """Hydra's entry point for a subcommand, as a function of the arguments Hydra reads."""
     import hydra
 
-    from llmstages.config.schema import register_schemas
-    from llmstages.config.shipped import conf_dir
+    from llmstages.config.folders import conf_dir
+    from llmstages.config.schema import register_schema
 
-    register_schemas()
+    register_schema(subcommand)
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=subcommand)(job)
 
     def run(arguments: list[str]) -> None:
@@ -256,14 +273,6 @@ def _is_sweep() -> bool:
 
 class _JobFailed(BaseException):
     """Carries a single job's error (its `__cause__`) past Hydra, which would print it itself."""
-
-
-def _experiment(subcommand: str, override: str) -> str:
-    """`experiment=NAME` chooses among the subcommand's own experiments."""
-    if override_key(override) != "experiment":
-        return override
-    mark = "~" if override.startswith("~") else ""
-    return f"{mark}experiment/{subcommand}{override.lstrip('+~').removeprefix('experiment')}"
 
 
 def _report(error: BaseException, line: str, status: int) -> int:
@@ -335,7 +344,7 @@ def _complete(argv: list[str]) -> int:
     from io import StringIO
 
     from llmstages.config.completion import put_right, read_line
-    from llmstages.config.shipped import conf_dir
+    from llmstages.config.folders import conf_dir
 
     asked = read_line(os.environ.get("COMP_LINE", ""))
     answers = list(asked.answers)

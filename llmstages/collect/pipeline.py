@@ -75,11 +75,10 @@ def clean(
     config: CollectConfig,
     directory: Path,
     on_read: Advance,
-    on_written: Advance,
 ) -> Cleaned:
     """Write `documents/` and `dropped/` below `directory`.
 
-    `on_read(documents)` and `on_written(documents)` are called as work goes on.
+    `on_read(documents)` is called as work goes on.
 
     Raises:
         UserError: an input cannot be read.
@@ -92,7 +91,7 @@ def clean(
     notes = spool(documents, judged, on_read)
     decisions = decide(judged, config)
     sources = [
-        write_source(name, inputs[name], judged, decisions, config, directory, on_written)
+        write_source(name, inputs[name], judged, decisions, config, directory)
         for name in sorted(inputs)
     ]
     judged.unlink()
@@ -191,7 +190,7 @@ def measure(documents: DataFrame) -> DataFrame:
 
 def mend(documents: DataFrame, config: CollectConfig) -> DataFrame:
     """Unicode repair, then personal data."""
-    documents = documents.with_column("text", cast(Expression, repaired(col("text"))))
+    documents = documents.with_column("text", repaired(col("text")))
     if config.pii.replace_emails or config.pii.replace_ips:
         documents = documents.with_column(
             "text",
@@ -205,13 +204,13 @@ def mend(documents: DataFrame, config: CollectConfig) -> DataFrame:
     return documents
 
 
-@daft.func.batch(return_dtype=DataType.string())
+@daft.func.batch(return_dtype=DataType.string(), use_process=False)
 def repaired(texts: Series) -> list[str | None]:
     """`repair` of each text."""
     return [text if text is None else repair(text) for text in texts.to_pylist()]
 
 
-@daft.func.batch(return_dtype=DataType.string())
+@daft.func.batch(return_dtype=DataType.string(), use_process=False)
 def without_personal_data(texts: Series, emails: bool, ips: bool) -> list[str | None]:
     """`replace_personal_data` of each text."""
     config = PiiConfig(replace_emails=emails, replace_ips=ips)
@@ -244,7 +243,8 @@ def judge(documents: DataFrame, config: CollectConfig) -> DataFrame:
         verdict(rule.broken, rule.name, rule.value, rule.threshold)
         for rule in quality_rules(config.quality)
     ]
-    return documents.with_column("verdict", coalesce(*verdicts)).select(
+    first_broken = coalesce(*verdicts) if len(verdicts) > 1 else verdicts[0]
+    return documents.with_column("verdict", first_broken).select(
         *("id", "text", "source", "url", "language", "metadata", "note", "error"),
         *("words_in", "bytes_in", "words", "bytes", "folded"),
         col("verdict").unnest(),
@@ -265,13 +265,13 @@ def verdict(
     )
 
 
-@daft.func.batch(return_dtype=DataType.string())
+@daft.func.batch(return_dtype=DataType.string(), use_process=False)
 def language(texts: Series) -> list[str | None]:
     """The language of each text."""
     return [text if text is None else identify_language(text) for text in texts.to_pylist()]
 
 
-@daft.func.batch(return_dtype=DataType.string())
+@daft.func.batch(return_dtype=DataType.string(), use_process=False)
 def folded_hash(texts: Series) -> list[str | None]:
     """Hash of each text after folding: equal for texts that differ in case, space or form alone."""
     return [text if text is None else _folded_hash(text) for text in texts.to_pylist()]
@@ -291,7 +291,7 @@ def spool(documents: DataFrame, path: Path, on_read: Advance) -> list[Note]:
     """Stream the judged documents into one file and return the notes.
 
     Raises:
-        UserError: the first error that a reader met, in the order of messages.
+        UserError: a reader met an error, or there is nothing to read.
     """
     notes: list[Note] = []
     errors: list[str] = []
@@ -307,11 +307,15 @@ def spool(documents: DataFrame, path: Path, on_read: Advance) -> list[Note]:
                 writer = pq.ParquetWriter(path, rows.schema, compression="lz4")
             writer.write_table(rows)
             on_read(rows.num_rows)
+            if errors:
+                break
     finally:
         if writer is not None:
             writer.close()
     if errors:
         raise UserError(min(errors))
+    if writer is None:
+        raise UserError("the sources hold no documents: add files with text")
     return sorted(notes, key=lambda note: (note.text, note.locator))
 
 
@@ -366,7 +370,6 @@ def write_source(
     decisions: DataFrame,
     config: CollectConfig,
     directory: Path,
-    on_written: Advance,
 ) -> SourceManifest:
     """Write the documents and the drop ledger of one source, sorted by id."""
     source = recipe_sources(config)[name]
@@ -407,7 +410,6 @@ def write_source(
                 )
                 for row in documents.select(["id", "text"]).to_pylist():
                     digest.update(f"{split}\0{row['id']}\0{row['text']}\0".encode())
-            on_written(table.num_rows)
     return SourceManifest(
         name=name,
         kind=source.kind,

@@ -84,7 +84,7 @@ def quality_rules(config: QualityConfig) -> list[Rule]:
         ("min_stop_words", stop_words, "least", config.min_stop_words),
         (
             "max_duplicate_lines_share",
-            lit(1.0) - _share(different_lines.list_count(), lines),
+            lit(1.0) - _share(different_lines.length(), lines),
             "most",
             config.max_duplicate_lines_share,
         ),

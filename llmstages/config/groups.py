@@ -325,7 +325,7 @@ class EvaluateConfig:
 
     every_steps: int | None = None
     """Optimizer steps between evaluations; null: a tenth of the run. One is always done at the end."""
-    max_tokens: int = 200_000
+    max_tokens: int = 32_768
     """Validation tokens looked at on the cadence; the last evaluation takes all of them."""
     num_samples: int = 2
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""

@@ -19,6 +19,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import OmegaConfBaseException
 
+from llmstages.config.folders import group_choices
 from llmstages.config.schema import find_key, nested_schema, no_such_key, schema_keys
 from llmstages.config.words import override_key
 from llmstages.errors import UserError
@@ -170,20 +171,11 @@ class _Teller:
                 f"DIR/{name}/NAME.yaml and add --config-dir DIR"
             )
         if is_group:
-            groups = self._groups()
+            groups = list(group_choices(self.subcommand, self.folders))
             near = get_close_matches(name, groups, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its groups are {', '.join(groups)}"
             return f"{where}{self.subcommand} has no group {name}: {hint}"
         return where + no_such_key(self.subcommand, name)
-
-    def _groups(self) -> list[str]:
-        """Groups a user may choose from for this subcommand."""
-        groups = [
-            name
-            for name, key in schema_keys(self.schema).items()
-            if nested_schema(key.type) and (self.folders[0] / name).is_dir()
-        ]
-        return [*groups, "experiment"]
 
     def _overriding_file(self, group: str, choice: str) -> Path | None:
         """The chosen experiment's file when that, and not the command line, picked the choice."""
@@ -248,7 +240,8 @@ def _is_type_error(message: str) -> bool:
 
 def _wrong_type(message: str, key: str, kind: str, override: str | None) -> str:
     found = re.match(r"Value '(.*?)' of type", message, re.DOTALL)
-    value = override.partition("=")[2] if override else found[1] if found else None
+    value = found[1] if found else override.partition("=")[2] if override else None
+    value = value.replace("\0", "") if value is not None else None  # see compose.py
     start = f"{key}={value}" if value is not None else key
     if kind.startswith("a whole number") and value is not None:
         try:

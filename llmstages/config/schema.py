@@ -17,16 +17,20 @@ from typing import Any, get_args, get_origin, get_type_hints
 from llmstages.config.stages import SUBCOMMANDS
 
 
-def register_schemas() -> None:
-    """Make the schemas known to Hydra; doing it again changes nothing."""
+def register_schema(subcommand: str) -> None:
+    """Make a subcommand's schema known to Hydra; doing it again changes nothing.
+
+    One at a time, because Hydra copies everything it knows again and again.
+    """
     from hydra.core.config_store import ConfigStore
 
-    for subcommand, schema in SUBCOMMANDS.items():
-        # Not the name of the primary file itself: Hydra would match the two by name, which it
-        # deprecates. The primary file lists the schema first in its defaults instead.
-        ConfigStore.instance().store(
-            name=f"{subcommand.replace('-', '_')}_schema", node=schema, provider="llmstages"
-        )
+    # Not the name of the primary file itself: Hydra would match the two by name, which it
+    # deprecates. The primary file lists the schema first in its defaults instead.
+    ConfigStore.instance().store(
+        name=f"{subcommand.replace('-', '_')}_schema",
+        node=SUBCOMMANDS[subcommand],
+        provider="llmstages",
+    )
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,14 @@ def all_keys(schema: type) -> Iterator[str]:
 def nearest_key(schema: type, dotted: str) -> str | None:
     """The existing key a mistyped one most likely stands for.
 
-    First among the neighbours of the first part that is wrong (`model.num_layer`), then by the last
-    part anywhere in the schema (`lr` is `optim.lr`), then by the whole.
+    A name alone that is right but lives elsewhere (`lr` is `optim.lr`), else among the neighbours
+    of the first part that is wrong (`model.num_layer`), else by the last part or the whole.
     """
     known = list(all_keys(schema))
     parts = dotted.split(".")
+    same_end = [key for key in known if key.split(".")[-1] == parts[-1]]
+    if len(parts) == 1 and same_end:
+        return same_end[0]
     for length in range(len(parts)):
         parent = ".".join(parts[:length])
         if find_key(schema, ".".join(parts[: length + 1])) is None:
@@ -104,7 +111,6 @@ def nearest_key(schema: type, dotted: str) -> str | None:
                 whole = ".".join([found, *rest])
                 return whole if find_key(schema, whole) else found
             break
-    same_end = [key for key in known if key.split(".")[-1] == parts[-1]]
     ends = {key.split(".")[-1]: key for key in reversed(known)}
     near = same_end or get_close_matches(dotted, known, n=1)
     near = near or [ends[end] for end in get_close_matches(parts[-1], ends, n=1)]
@@ -120,7 +126,7 @@ def no_such_key(subcommand: str, dotted: str) -> str:
         if parent is not None and get_origin(parent.type) is dict:
             above, entry = ".".join(parts[:length]), parts[length]
             if find_key(schema, dotted) is not None:
-                return f"{above} has no entry {entry} here: +{dotted}=... adds one"
+                return f"{above} has no entry {entry} here: +{dotted}=... adds it"
     start = f"{subcommand} has no key {dotted}"
     if "/" in dotted or "@" in dotted:
         return f"{start}: for a path with an = sign write ./{dotted}=..., or put it after --"

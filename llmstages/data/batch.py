@@ -25,7 +25,7 @@ class Batch:
     position_ids: Tensor | None
     """[B, T] int64; None counts from 0 in each row."""
     document_ids: Tensor | None
-    """[B, T] int64; attention stays inside a document; None: a row is one document, or is read as one."""
+    """[B, T] int64; attention stays inside a document; None: a row is read as one document."""
     weights: Tensor
     """[B, T] float32, weight of each target, 0 where there is none."""
     document_refs: tuple[str, ...]

@@ -135,6 +135,10 @@ class PackedData:
         if epoch != self.epoch:
             order = permutation(len(self.examples), "examples", self.seed, epoch)
             self.rows = pack([self.examples[index] for index in order], self.context_length)
+            # A lucky order may need fewer rows than there are steps; each step needs one.
+            while epoch > 0 and len(self.rows) < self.steps_per_epoch:
+                fullest = max(self.rows, key=len)
+                self.rows.append([fullest.pop()])
             self.epoch = epoch
         return self.rows
 

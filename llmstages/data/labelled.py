@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llmstages.data.table import (
     ANSWER_NAMES,
@@ -30,9 +30,7 @@ from llmstages.data.table import (
     read_rows,
 )
 from llmstages.errors import UserError
-
-if TYPE_CHECKING:
-    from llmstages.text.chat import Message
+from llmstages.text.chat import Message
 
 logger = logging.getLogger("llmstages")
 
@@ -66,9 +64,9 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns with at least one by the assistant, and the line they start on."""
+    """Turns, of which the last is the assistant's, and the line they start on."""
 
-    messages: "list[Message]"
+    messages: list[Message]
     line: int
 
 
@@ -209,7 +207,8 @@ def read_conversations(
     Known are Alpaca (`instruction`, `input`, `output`: the user's turn is the instruction, a blank
     line and the input where there is one), prompt/completion, question/answer, `messages` with
     `role` and `content`, the same as `conversations` with `from` and `value`, Self-Instruct's
-    `instances`, and pairs in a file of two columns without header.
+    `instances`, and pairs in a file of two columns without header. Turns after the last answer are
+    left out.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
@@ -257,10 +256,8 @@ def read_conversations(
 
 def _pair(
     values: dict[str, Any], prompt: str, context: str | None, answer: str, system: str | None
-) -> "list[Message]":
+) -> list[Message]:
     """The turns of a row with a prompt and an answer."""
-    from llmstages.text.chat import Message
-
     parts = [_cell(values, name) for name in (prompt, context) if name is not None]
     request = "\n\n".join(part for part in parts if part.strip())
     if not request:
@@ -291,10 +288,8 @@ def _instances(row: Row, prompt: str, name: str) -> list[dict[str, Any]]:
     return [{**part, prompt: row.values.get(prompt)} for part in parts]
 
 
-def _messages(row: Row, name: str) -> "list[Message]":
+def _messages(row: Row, name: str) -> list[Message]:
     """The turns of a row with a list of messages (a string that holds JSON in delimited files)."""
-    from llmstages.text.chat import Message
-
     listed = row.values.get(name)
     if isinstance(listed, str):
         try:
@@ -317,7 +312,10 @@ def _messages(row: Row, name: str) -> "list[Message]":
         if role == "assistant" and not content.strip():
             raise _Unusable(f"message {number} is empty: there is no answer to learn")
         turns.append(Message(role, content))
-    if not any(turn.role == "assistant" for turn in turns):
+    # What is said after the last answer teaches nothing.
+    while turns and turns[-1].role != "assistant":
+        turns.pop()
+    if not turns:
         raise _Unusable("no message of the assistant")
     return turns
 

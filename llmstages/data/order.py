@@ -1,4 +1,4 @@
-"""Random orders as pure functions of a seed, so that any step can be found again without history."""
+"""Random orders as pure functions of a seed: any step can be found again without history."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def generator_for(*parts: object) -> np.random.Generator:
-    """A generator that depends on its arguments alone, not on the process or the version of hash()."""
+    """A generator that depends on its arguments alone, not on the process."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 

@@ -19,12 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llmstages.data.corpus import Corpus, Document
+from llmstages.data.corpus import SPLITS, Corpus, Document, Split
 from llmstages.errors import UserError
 from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation")
 BATCH_DOCUMENTS = 256
 """Documents tokenized at once: enough to keep all cores busy, little enough to hold in memory."""
 
@@ -91,7 +90,7 @@ def shard_stem(split: str, source: str) -> str:
 
 
 def open_token_shards(directory: Path) -> TokenShards:
-    """Open the shards in `corpora/<name>/tokens/<hash>/`. Raises `UserError` when they are incomplete."""
+    """Open the shards in `corpora/<name>/tokens/<hash>/`; `UserError` when they are incomplete."""
     index_path = directory / "index.json"
     try:
         index = json.loads(index_path.read_text(encoding="utf-8"))
@@ -147,7 +146,7 @@ def write_shard(
     directory: Path,
     corpus: Corpus,
     tokenizer: Tokenizer,
-    split: str,
+    split: Split,
     source: str,
     dtype: np.dtype[Any],
     advance: Callable[[float], None] | None,

@@ -40,7 +40,8 @@ def mixture_shares(shards: Sequence[Shard]) -> NDArray[np.float64]:
         amounts = np.array(weights, dtype=np.float64)
     if amounts.sum() <= 0:
         raise UserError("all source weights are 0: give at least one source a weight above 0")
-    return amounts / amounts.sum()
+    shares: NDArray[np.float64] = amounts / amounts.sum()
+    return shares
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class PretrainingData:
         return self.counts.copy()
 
     def window(self, source: int, rank: int) -> tuple[NDArray[np.int64], str]:
-        """Row number `rank` of a source: its ids (context_length + 1 of them at most) and its reference."""
+        """Row number `rank` of a source: its ids (at most context_length + 1) and its reference."""
         shard = self.shards[source]
         epoch = self.source_epoch(source, rank)
         begin = epoch.shift + int(epoch.order[rank % len(epoch.order)]) * self.context_length
@@ -179,7 +180,9 @@ def stack_rows(rows: Sequence[tuple[NDArray[np.int64], str]]) -> Batch:
 def validation_batches(
     shards: Sequence[Shard], *, context_length: int, rows_per_batch: int, max_tokens: int | None
 ) -> Iterator[tuple[str, Batch]]:
-    """(source, batch) over the validation text from its start, every token but the first predicted once.
+    """(source, batch) over the validation text from its start.
+
+    Every token of a source but its first is predicted once.
 
     max_tokens: stop after about so many targets, shared out over the sources by their size.
     """

@@ -68,6 +68,9 @@ SUFFIXES: dict[str, Format] = {
 # An encoding is judged by the first 64 MiB; a later byte that does not fit makes its row a bad row.
 ENCODING_BYTES = 64 * 2**20
 SAMPLE_CHARACTERS = 2**20
+# Encodings looked for when a text is not Unicode and not western European.
+EAST_ASIAN = ("euc_jp", "shift_jis", "cp949", "gb18030", "big5")
+SINGLE_BYTE = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874", "latin_1")
 # One field may be this long; the csv module's own limit of 131,072 is less than one novel.
 FIELD_CHARACTERS = 2**27
 COLUMN_ROWS = 200
@@ -339,6 +342,13 @@ def _utf16_without_mark(data: bytes) -> str | None:
         codec = "utf-16-be"
     else:
         return None
+    if even + odd < len(start) / 10:
+        # Few zeros: East Asian UTF-16, or UTF-8 with a stray NUL.
+        try:
+            start.decode("utf-8")
+            return None
+        except UnicodeDecodeError:
+            pass
     try:
         start[: len(start) // 2 * 2].decode(codec, errors="strict")
     except UnicodeDecodeError as error:
@@ -357,11 +367,38 @@ def _legacy_encoding(data: bytes) -> str:
     # in Korean, Chinese, Japanese, Cyrillic or Greek text whole words are high bytes.
     if sum(runs) / len(runs) < 3:
         return _western(data)
+    shares = {codec: _everyday_share(sample, codec) for codec in EAST_ASIAN}
+    codec = max(shares, key=lambda codec: shares[codec])
+    if shares[codec] > 0.6:
+        return codec
     from charset_normalizer import from_bytes
 
-    candidates = ["cp949", "gb18030", "shift_jis", "euc_jp", "big5", "cp1251", "koi8_r", "cp1253"]
-    best = from_bytes(sample, cp_isolation=candidates, threshold=0.5).best()
+    best = from_bytes(sample, cp_isolation=list(SINGLE_BYTE), threshold=0.5).best()
     return str(best.encoding) if best is not None else _western(data)
+
+
+def _everyday_share(sample: bytes, codec: str) -> float:
+    """Share of the characters above ASCII that texts in this encoding mostly consist of.
+
+    Korean: the syllables of KS X 1001. Japanese: any, provided that a fifth are kana. Chinese: the
+    commoner half of the characters (level 1), in each standard the lower rows. Read in a wrong
+    encoding, text comes out as rare characters or none.
+    """
+    text = sample.decode(codec, errors="replace")
+    above = [character for character in text if character > "\x7f"]
+    if not above or above.count("\ufffd") > len(above) / 100:
+        return 0.0
+    if codec == "cp949":
+        # Python spells a syllable that KS X 1001 lacks in eight bytes.
+        hangul = (character for character in above if "\uac00" <= character <= "\ud7a3")
+        return sum(len(character.encode("euc_kr")) == 2 for character in hangul) / len(above)
+    if codec in ("shift_jis", "euc_jp"):
+        kana = sum("\u3041" <= character <= "\u30fe" for character in above)
+        return 1.0 if kana > len(above) / 5 else 0.0
+    lowest, highest = (0xB0, 0xD7) if codec == "gb18030" else (0xA4, 0xC6)
+    common = sum(lowest <= character.encode(codec)[0] <= highest for character in above)
+    # Just below Korean: its syllables are all level-1 bytes to GB 18030.
+    return 0.99 * common / len(above)
 
 
 def _western(data: bytes) -> str:
@@ -453,22 +490,24 @@ def _shown(text: str, width: int = 60) -> str:
 
 def _fault(value: object) -> str | None:
     """Why a parsed value cannot be used: what text may not hold and JSON does not have."""
-    if value is _NOT_JSON:
-        return "NaN and Infinity are no JSON values"
-    if isinstance(value, str):
-        if "\x00" in value:
-            return "a NUL character"
-        if not value.isascii() and (found := _SURROGATES.search(value)):
-            if "\udc80" <= found.group() <= "\udcff":
-                return "bytes that do not fit the encoding, or a lone surrogate"
-            return "a lone surrogate (half of a character)"
-        return None
-    if isinstance(value, dict):
-        return next((f for pair in value.items() for part in pair if (f := _fault(part))), None)
-    if isinstance(value, list):
-        return next((f for part in value if (f := _fault(part))), None)
-    if isinstance(value, float) and math.isinf(value):
-        return "a number too large"
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            if "\x00" in part:
+                return "a NUL character"
+            if not part.isascii() and (found := _SURROGATES.search(part)):
+                if "\udc80" <= found.group() <= "\udcff":
+                    return "bytes that do not fit the encoding, or a lone surrogate"
+                return "a lone surrogate (half of a character)"
+        elif isinstance(part, dict):
+            pending += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            pending += part
+        elif part is _NOT_JSON:
+            return "NaN and Infinity are no JSON values"
+        elif isinstance(part, float) and math.isinf(part):
+            return "a number too large"
     return None
 
 
@@ -523,6 +562,7 @@ def _json(path: Path, encoding: str, bad: BadRows) -> Iterator[Row]:
         if not isinstance(value, dict):
             found = _shown(text[position:end], 30)
             raise UserError(f"{path}: a list of objects is expected, found {found}")
+        _check_end(path, text, end)
         yield from _checked(_json_row(1, value), 1, bad)
         return
     line, counted = 1, 0
@@ -537,8 +577,22 @@ def _json(path: Path, encoding: str, bad: BadRows) -> Iterator[Row]:
         elif not text.startswith("]", position):
             raise _broken_json(path, text, position, "Expecting ',' or ']'")
     end = _blank_end(text, position + 1)
-    if end < len(text) and not wrapper:
-        raise _broken_json(path, text, end, "Extra data")
+    if wrapper and text.startswith(",", end):
+        # Further keys of the object around the list: read over, but they must be JSON.
+        _, rest_end = _decode_at(path, "{" + text[end + 1 :], 0)
+        end += rest_end
+    elif wrapper:
+        if not text.startswith("}", end):
+            raise _broken_json(path, text, end, "Expecting ',' or '}'")
+        end += 1
+    _check_end(path, text, end)
+
+
+def _check_end(path: Path, text: str, position: int) -> None:
+    """Raise a `UserError` when anything follows the JSON value."""
+    position = _blank_end(text, position)
+    if position < len(text):
+        raise _broken_json(path, text, position, "Extra data")
 
 
 def _checked(row: Row | str, line: int, bad: BadRows) -> Iterator[Row]:

@@ -1,9 +1,11 @@
 """The likeliest next words of a language model: words, not tokens.
 
-A word is a space (or none, after a prompt that ends in one) and then characters up to the next
-space, line or sign. Its probability is that of its tokens, times that of the text after it not
-going on with the same word. The search expands the likeliest beginnings first, so the words come
-out in the order of their probability; what is left unexpanded bounds what could be missing.
+A word begins after a space (the prompt's own, or one that the model adds) and goes up to the next
+space, line or sign; a sign is a word of its own. The prompt's last word is not gone on with. A
+word's probability is that of its tokens, times that of the text after it not going on with the
+same word, summed over the ways to spell it that were looked at. The search expands the likeliest
+beginnings first, so the words come out in the order of their probability; what is left unexpanded
+bounds what could be missing.
 """
 
 import heapq
@@ -29,7 +31,7 @@ class NextWord:
 
 def continues_word(text: str) -> bool:
     """Whether a token that begins like this goes on with the word before it."""
-    return text[:1].isalnum() or text[:1] in "'’-_"
+    return text[:1].isalnum() or text.startswith(("'", "’", "-", "_"))
 
 
 @torch.inference_mode()
@@ -42,6 +44,8 @@ def next_words(
     inside = torch.tensor([continues_word(text) for text in texts], device=device)
     room = model.config.context_length - MAX_WORD_TOKENS
     prompt = prompt_ids[-room:] if room > 0 else prompt_ids[-model.config.context_length :]
+
+    prompt_ends_in_word = continues_word(tokenizer.decode(prompt)[-1:])
 
     def probabilities(beginnings: list[list[int]]) -> torch.Tensor:
         longest = max(map(len, beginnings))
@@ -57,14 +61,16 @@ def next_words(
     frontier: list[tuple[float, list[int]]] = []
 
     def add(beginning: list[int], row: torch.Tensor, probability: float) -> None:
+        if beginning and tokenizer.decode(beginning).strip():
+            row = row * inside  # a longer word; what ends it here has been counted
+        elif not beginning and prompt_ends_in_word:
+            row = row * ~inside
         values, tokens = row.topk(min(4 * count + 16, len(row)))
         for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
             extended = [*beginning, token]
-            if beginning and not inside[token]:
-                continue
-            if value > 0 and tokenizer.decode(extended).strip():
-                heapq.heappush(frontier, (-probability * value, extended))
-            elif value > 0 and not beginning and texts[token].isspace():
+            if (value > 0 and tokenizer.decode(extended).strip()) or (
+                value > 0 and texts[token].isspace() and len(extended) <= 2
+            ):
                 heapq.heappush(frontier, (-probability * value, extended))
 
     add([], probabilities([[]])[0], 1.0)

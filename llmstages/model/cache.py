@@ -30,7 +30,7 @@ class KVCache:
         self.length = 0
 
     def positions_and_mask(self, new: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [B, new] of the next tokens and the mask [B, 1, new, length + new] over all keys."""
+        """Positions [B, new] of the next tokens, and the mask [B, 1, new, length + new]."""
         device = self.padding.device
         slots = torch.arange(self.length, self.length + new, device=device)
         positions = (slots[None, :] - self.padding[:, None]).clamp(min=0)

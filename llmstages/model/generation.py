@@ -1,4 +1,4 @@
-"""Sampling from a language model: temperature, top-k, top-p, stop tokens, batches of any prompts."""
+"""Sampling from a language model: temperature, top-k, top-p, stop tokens, batches of prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) 
     if sampling.top_p is not None and sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered
-        ordered = ordered.masked_fill(before > sampling.top_p, 0.0)
+        beyond = before >= sampling.top_p
+        beyond[:, 0] = False  # the likeliest stays, whatever the share
+        ordered = ordered.masked_fill(beyond, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
@@ -87,9 +89,7 @@ def generate(
         raise ValueError("a prompt has no token")
     longest = max(map(len, cut))
     padding = torch.tensor([longest - len(prompt) for prompt in cut], device=device)
-    tokens = torch.tensor(
-        [[0] * (longest - len(prompt)) + prompt for prompt in cut], device=device
-    )
+    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in cut], device=device)
     stop = set(stop_ids)
     results: list[list[int]] = [[] for _ in cut]
     stopped = [False] * len(cut)

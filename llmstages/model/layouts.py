@@ -47,7 +47,9 @@ def config_to_disk(
 ) -> dict[str, Any]:
     """The contents of `config.json`."""
     disk: dict[str, Any] = {
-        "architectures": ["Qwen3ForCausalLM" if labels is None else "Qwen3ForSequenceClassification"],
+        "architectures": [
+            "Qwen3ForCausalLM" if labels is None else "Qwen3ForSequenceClassification"
+        ],
         "model_type": "qwen3",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -85,14 +87,19 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
     family = disk.get("model_type")
     if family != "qwen3":
         raise UserError(f"{where}: model_type {family!r} is not supported: only qwen3 is")
-    if disk.get("attention_bias") or disk.get("use_sliding_window") or disk.get("rope_scaling"):
-        raise UserError(
-            f"{where}: attention_bias, use_sliding_window and rope_scaling are not supported"
-        )
+    rope = disk.get("rope_parameters") or {}
+    switches = [
+        key for key in ("attention_bias", "use_sliding_window", "rope_scaling") if disk.get(key)
+    ]
+    if rope.get("rope_type", "default") != "default":
+        switches.append(f"rope_type {rope['rope_type']}")
+    if disk.get("hidden_act", "silu") != "silu":
+        switches.append(f"hidden_act {disk['hidden_act']}")
+    if switches:
+        raise UserError(f"{where}: {', '.join(switches)} is not supported")
     try:
         heads = int(disk["num_attention_heads"])
         hidden = int(disk["hidden_size"])
-        rope = disk.get("rope_parameters") or {}
         classifier = any("Classification" in name for name in disk.get("architectures") or [])
         return TransformerConfig(
             vocab_size=int(disk["vocab_size"]),

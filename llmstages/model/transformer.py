@@ -61,7 +61,7 @@ class RMSNorm(nn.Module):
 
 
 class RotaryTable(nn.Module):
-    """Cosines and sines of rotary positions (Su et al. 2021), half-split as Hugging Face pairs them."""
+    """Cosines and sines of rotary positions (Su et al. 2021), paired as Hugging Face does."""
 
     cos: Tensor
     sin: Tensor
@@ -128,7 +128,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None and length > 1
         )
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return result
 
 
 class FeedForward(nn.Module):
@@ -141,7 +142,8 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return result
 
 
 class Block(nn.Module):
@@ -163,7 +165,8 @@ class Block(nn.Module):
         layer: int,
     ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        result: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return result
 
 
 class Transformer(nn.Module):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstages.config.stages import CollectConfig
-from llmstages.data.corpus import FORMAT_VERSION, Corpus, Manifest, SourceManifest
+from llmstages.data.corpus import FORMAT_VERSION, Corpus, Counts, Manifest, SourceManifest
 from llmstages.errors import UserError
 from llmstages.report.terminal import progress, say, table
 
@@ -29,6 +29,14 @@ EXTRA_MODULES = ("daft", "ftfy", "trafilatura", "py3langid")
 VERSIONED_PACKAGES = ("daft", "ftfy", "trafilatura", "py3langid", "sentencepiece")
 LEAST_WORDS = 1000
 """With fewer words there is nothing to learn from and no tokenizer to be trained."""
+SOURCE_KEYS = ("kind", "weight", "license")
+SHAPING_KEYS = {
+    "files": (*SOURCE_KEYS, "text_column"),
+    "python_topics": SOURCE_KEYS,
+    "python_stdlib": SOURCE_KEYS,
+    "python_packages": (*SOURCE_KEYS, "max_package_bytes"),
+}
+"""The settings of each kind of source that change what it gives."""
 SAMPLE_CHUNK = 65_536
 """Characters; longer documents are sampled for the tokenizer in pieces of this length."""
 
@@ -47,7 +55,7 @@ def run(config: CollectConfig) -> float | None:
     started = time.monotonic()
     directory = Path(config.corpora_dir) / (config.name or config.corpus.name)
     sources = recipe_sources(config)
-    check_names(directory.name, list(sources))
+    check_names(config.name or config.corpus.name, list(sources))
     if not sources:
         raise UserError(
             f"the recipe {config.corpus.name} has no sources: name files or folders, as in "
@@ -76,14 +84,12 @@ def run(config: CollectConfig) -> float | None:
     staging.mkdir(parents=True)
     try:
         with progress("reading and cleaning", unit="documents") as advance:
-            cleaned = clean(
-                inputs, config, staging, lambda count: advance(count), lambda count: None
-            )
+            cleaned = clean(inputs, config, staging, advance)
         say_notes(notes + cleaned.notes)
         manifest = Manifest(
             FORMAT_VERSION, config.corpus.name, cleaned.sources, settings, versions()
         )
-        check_size(directory, manifest)
+        check_size(", ".join(config.paths) or directory.name, manifest)
         corpus = Corpus(staging, manifest)
         tokenize(corpus, config)
         seconds = time.monotonic() - started
@@ -133,7 +139,9 @@ def shaping_settings(config: CollectConfig) -> dict[str, Any]:
     for key in ("paths", "name", "corpora_dir", "overwrite"):
         del settings[key]
     settings["corpus"]["sources"] = {
-        name: {key: value for key, value in asdict(source).items() if key != "paths"}
+        name: {
+            key: value for key, value in asdict(source).items() if key in SHAPING_KEYS[source.kind]
+        }
         for name, source in sorted(recipe_sources(config).items())
     }
     # A plain JSON value, so that it is equal to what is read back from a manifest.
@@ -174,20 +182,20 @@ def up_to_date(
     return corpus
 
 
-def check_size(directory: Path, manifest: Manifest) -> None:
+def check_size(what: str, manifest: Manifest) -> None:
     """Refuse a corpus that no model can be trained or measured on."""
     words = manifest.train.words + manifest.validation.words
     read = sum(source.extracted.words for source in manifest.sources)
     dropped = sum(sum(source.dropped.values()) for source in manifest.sources)
     if words < LEAST_WORDS:
-        after = f" ({read:,} before {dropped:,} documents were dropped)" if dropped else ""
+        after = f" ({read:,} before {dropped:,} documents were dropped)" if read > words else ""
         raise UserError(
-            f"{directory.name}: {words:,} words are too few{after}: at least {LEAST_WORDS:,} are "
+            f"{what}: {words:,} words are too few{after}: at least {LEAST_WORDS:,} are "
             "needed, add more text"
         )
     if not manifest.validation.words:
         raise UserError(
-            f"{directory.name}: no text is left to validate on: add more documents or raise "
+            f"{what}: no text is left to validate on: add more documents or raise "
             "corpus.validation_share"
         )
 
@@ -279,29 +287,30 @@ def say_notes(notes: Sequence[Any]) -> None:
 def show(directory: Path, manifest: Manifest, seconds: float) -> None:
     """The waterfall: what came in from each source, what was dropped, what is left."""
     rules = sorted({rule for source in manifest.sources for rule in source.dropped})
-    columns = ["source", "documents", "words", "MB", *(f"- {rule}" for rule in rules)]
-    columns += ["train", "validation", "words out", "MB out"]
-    rows = [waterfall_row(source, rules) for source in manifest.sources]
-    if len(rows) > 1:
-        rows.append(["all", *(sum(row[i] for row in rows) for i in range(1, len(columns)))])
-    table(f"{directory}", columns, rows)
+    columns = [waterfall(source, rules) for source in manifest.sources]
+    names = [source.name for source in manifest.sources]
+    if len(columns) > 1:
+        names.append("all")
+        columns.append({step: sum(column[step] for column in columns) for step in columns[0]})
+    rows = [[step, *(column[step] for column in columns)] for step in columns[0]]
+    table(str(directory), ["", *names], rows)
     say(
         f"{directory}: {manifest.train.words:,} words to train on, "
         f"{manifest.validation.words:,} to validate on, in {seconds:.1f} s"
     )
 
 
-def waterfall_row(source: SourceManifest, rules: Sequence[str]) -> list[Any]:
-    """One row of the waterfall, from left to right."""
-    left = source.train + source.validation
-    return [
-        source.name,
-        source.extracted.documents,
-        source.extracted.words,
-        round(source.extracted.bytes / 1e6, 3),
-        *(source.dropped.get(rule, 0) for rule in rules),
-        source.train.documents,
-        source.validation.documents,
-        left.words,
-        round(left.bytes / 1e6, 3),
-    ]
+def waterfall(source: SourceManifest, rules: Sequence[str]) -> dict[str, float]:
+    """One column of the waterfall, from top to bottom."""
+    steps = sizes("read", source.extracted)
+    steps |= {f"- {rule}": -source.dropped.get(rule, 0) for rule in rules}
+    return steps | sizes("train", source.train) | sizes("validation", source.validation)
+
+
+def sizes(step: str, counts: Counts) -> dict[str, float]:
+    """Documents, words and megabytes of one step."""
+    return {
+        f"{step}: documents": counts.documents,
+        f"{step}: words": counts.words,
+        f"{step}: MB": round(counts.bytes / 1e6, 3),
+    }

@@ -31,9 +31,9 @@ from llmstages.stages.training import (
     finetune_rows,
     finished_before,
     input_hashes,
+    run_dir,
     write_summary,
 )
-from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage, load_checkpoint
 from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import label_probabilities, sparse_loss
@@ -64,7 +64,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     machine = choose_machine(config)
     base = finetune_base(config, num_labels=len(labels))
     model, tokenizer = base.model, base.tokenizer
-    directory = Path(config.runs_dir) / (config.name or f"{Path(config.data).stem}-classify")
+    directory = run_dir(config, f"{Path(config.data).stem}-classify")
     hashes = input_hashes(config, base)
     the_run = Run(directory, "finetune-classify", config, hashes)
     if (headline := finished_before(the_run)) is not None:
@@ -89,7 +89,10 @@ def run(config: FinetuneClassifyConfig) -> float:
     test = examples_of(rows.test, config.test_data or config.data)
     num_cut = sum(len(example.tokens) == context_length for example in training)
     if num_cut:
-        say(f"{num_cut:,} of {len(training):,} texts fill the {context_length} tokens; longer ones are cut")
+        say(
+            f"{num_cut:,} of {len(training):,} texts fill the {context_length} tokens; "
+            "longer ones are cut"
+        )
     data = ShuffledData(
         training,
         batch_size=config.batch_size,
@@ -101,7 +104,6 @@ def run(config: FinetuneClassifyConfig) -> float:
         steps_per_epoch=data.steps_per_epoch,
         tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
         default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
-        clock=clock,
     )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
@@ -109,7 +111,8 @@ def run(config: FinetuneClassifyConfig) -> float:
     )
     model.to(machine.device)
     truth = np.array([labels.index(row.label) for row in rows.test])
-    before, baselines = {}, {}
+    before: dict[str, float] = {}
+    baselines: dict[str, dict[str, float]] = {}
     if config.baselines and the_run.resume_from is None:
         before, baselines = compare(rows.train, rows.test, labels, model, training, test, machine)
     before = the_run.plan.get("metrics_before", before) if the_run.resume_from else before
@@ -144,7 +147,7 @@ def run(config: FinetuneClassifyConfig) -> float:
             checkpoint=config.checkpoint,
             evaluation=config.evaluate,
             steps=length.steps,
-            seconds=length.seconds,
+            seconds=length.seconds_left(clock),
             compile=choose_compile(config, machine, model, None, context_length),
             labels=labels,
             classifier={"pooling": "last", "task": "single_label"},
@@ -158,7 +161,9 @@ def run(config: FinetuneClassifyConfig) -> float:
     )
     model.load_state_dict(load_checkpoint(directory).model.state_dict())
     report = classification_report(labels, truth, probabilities(model, test, machine))
-    error_console().print(render_classification(report, title=f"test rows of {Path(config.data).name}"))
+    error_console().print(
+        render_classification(report, title=f"test rows of {Path(config.data).name}")
+    )
     show_comparison(report, before, baselines)
     words = sum(len(row.text.split()) for row in rows.train)
     write_summary(
@@ -274,9 +279,7 @@ def show_comparison(
     baselines: dict[str, dict[str, float]],
 ) -> None:
     """One table: this classifier beside what it has to beat."""
-    rows: list[tuple[str, float, float]] = [
-        ("this classifier", report.accuracy, report.macro_f1)
-    ]
+    rows: list[tuple[str, float, float]] = [("this classifier", report.accuracy, report.macro_f1)]
     if before:
         rows.append(("linear probe on the frozen base", before["accuracy"], before["macro_f1"]))
     names = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}

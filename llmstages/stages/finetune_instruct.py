@@ -26,6 +26,7 @@ from llmstages.stages.training import (
     finetune_rows,
     finished_before,
     input_hashes,
+    run_dir,
     write_summary,
 )
 from llmstages.text.chat import answer_end_id, render
@@ -58,7 +59,7 @@ def run(config: FinetuneInstructConfig) -> float:
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
-    directory = Path(config.runs_dir) / (config.name or f"{Path(config.data).stem}-instruct")
+    directory = run_dir(config, f"{Path(config.data).stem}-instruct")
     hashes = input_hashes(config, base)
     the_run = Run(directory, "finetune-instruct", config, hashes)
     if (headline := finished_before(the_run)) is not None:
@@ -72,7 +73,9 @@ def run(config: FinetuneInstructConfig) -> float:
     validation = examples_of(rows.validation, config.validation_data or config.data)
     test = examples_of(rows.test, config.test_data or config.data)
     if not training or not validation or not test:
-        raise UserError(f"{config.data}: too few pairs fit into {context_length} tokens to train on")
+        raise UserError(
+            f"{config.data}: too few pairs fit into {context_length} tokens to train on"
+        )
     batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
     rows_per_step = max(1, round(batch_tokens / context_length))
     data = PackedData(
@@ -89,7 +92,6 @@ def run(config: FinetuneInstructConfig) -> float:
         steps_per_epoch=data.steps_per_epoch,
         tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
         default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
-        clock=clock,
     )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
@@ -147,7 +149,7 @@ def run(config: FinetuneInstructConfig) -> float:
             checkpoint=config.checkpoint,
             evaluation=config.evaluate,
             steps=length.steps,
-            seconds=length.seconds,
+            seconds=length.seconds_left(clock),
             last_evaluation=4.0,  # generating answers costs more than reading them
             compile=choose_compile(config, machine, model, None, context_length),
             tokens_seen=base.info.tokens_seen if base.info else 0,

@@ -1,4 +1,4 @@
-"""`llmstages predict`: labels and probabilities for texts, as JSON Lines in the order of the input."""
+"""`llmstages predict`: labels and probabilities of texts, as JSON Lines in the input's order."""
 
 import json
 import sys

@@ -24,6 +24,7 @@ from llmstages.stages.training import (
     choose_length,
     choose_machine,
     finished_before,
+    run_dir,
     write_summary,
 )
 from llmstages.text.tokenizer import Tokenizer
@@ -46,7 +47,7 @@ def run(config: PretrainConfig) -> float:
     machine = choose_machine(config)
     base = None if config.base is None else load_checkpoint(config.base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
-    directory = Path(config.runs_dir) / (config.name or "pretrain")
+    directory = run_dir(config, "pretrain")
     the_run = Run(
         directory,
         "pretrain",
@@ -72,7 +73,9 @@ def run(config: PretrainConfig) -> float:
         TOKENS_PER_PARAMETER * num_parameters(model.config), MAX_DEFAULT_EPOCHS * corpus_tokens
     )
     batch_tokens = config.batch_tokens or derived_batch_tokens(default_tokens)
-    rows_per_step = max(1, min(round(batch_tokens / context_length), corpus_tokens // context_length))
+    rows_per_step = max(
+        1, min(round(batch_tokens / context_length), corpus_tokens // context_length)
+    )
     rows_per_micro_batch = max(1, min(machine.micro_batch_tokens // context_length, rows_per_step))
     data = PretrainingData(
         train_shards,
@@ -86,7 +89,6 @@ def run(config: PretrainConfig) -> float:
         steps_per_epoch=data.rows_per_epoch / rows_per_step,
         tokens_per_step=data.tokens_per_step,
         default_steps=round(default_tokens / data.tokens_per_step),
-        clock=clock,
     )
     evaluate = evaluator(model, validation_shards, machine, rows_per_micro_batch)
     say(
@@ -129,7 +131,7 @@ def run(config: PretrainConfig) -> float:
             checkpoint=config.checkpoint,
             evaluation=config.evaluate,
             steps=length.steps,
-            seconds=None if length.seconds is None else length.seconds,
+            seconds=length.seconds_left(clock),
             last_evaluation=max(1.0, validation_tokens / cadence_tokens),
             compile=choose_compile(config, machine, model, planned_tokens, context_length),
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,

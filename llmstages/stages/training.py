@@ -1,4 +1,4 @@
-"""What the three training stages share: from their config to the loop, and from the loop to `summary.json`."""
+"""What the three training stages share: from config to loop, and from loop to `summary.json`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say
+from llmstages.train.checkpoint import Checkpoint, file_hash, load_checkpoint
 from llmstages.train.device import (
     choose_device,
     choose_dtype,
@@ -23,7 +24,6 @@ from llmstages.train.device import (
     peak_flops,
     peak_memory_bytes,
 )
-from llmstages.train.checkpoint import Checkpoint, file_hash, load_checkpoint
 from llmstages.train.loop import TrainingResult
 from llmstages.train.run import Run
 
@@ -34,7 +34,7 @@ COMPILE_PAYS_AFTER_FLOPS = {"cpu": 6e13, "cuda": 5e15}
 
 @dataclass
 class Clock:
-    """Wall-clock time of a stage. The first of a process counts from its start, imports included."""
+    """Wall-clock time of a stage; a process's first counts from its start, imports included."""
 
     began: float = field(default_factory=llmstages.take_start_seconds)
 
@@ -69,6 +69,11 @@ class Length:
 
     steps: int | None
     seconds: float | None
+    """From the beginning of the stage."""
+
+    def seconds_left(self, clock: Clock) -> float | None:
+        """What is left of the seconds now."""
+        return None if self.seconds is None else self.seconds - clock.spent()
 
 
 def choose_length(
@@ -77,13 +82,12 @@ def choose_length(
     steps_per_epoch: float,
     tokens_per_step: float,
     default_steps: int,
-    clock: Clock,
 ) -> Length:
     """Length asked for by `steps`, `epochs` or `budget.*`, or the stage's default."""
     budget = config.budget
     if budget.seconds is not None or budget.minutes is not None:
         total = budget.seconds if budget.seconds is not None else 60 * (budget.minutes or 0.0)
-        return Length(None, total - clock.spent())
+        return Length(None, total)
     if config.steps is not None:
         return Length(config.steps, None)
     if config.epochs is not None:
@@ -178,8 +182,13 @@ def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
 
 
+def run_dir(config: TrainingConfig, default_name: str) -> Path:
+    """Directory of a run; a job of a sweep has its own inside it."""
+    return Path(config.runs_dir) / (config.name or default_name) / (config.name_suffix or "")
+
+
 def finished_before(run: Run) -> float | None:
-    """Headline of a run that was already finished with the same settings; None when there is none."""
+    """Headline of a run already finished with the same settings; None when there is none."""
     if run.summary is None:
         return None
     say(f"{run.directory}: already finished with the same settings (overwrite=true to do it again)")

@@ -23,7 +23,7 @@ class HuggingFaceBackend:
         """
         self._json: dict[str, Any] = json.loads(content)
         try:
-            for token in self._json["added_tokens"]:
+            for token in self._json.get("added_tokens") or []:
                 token["special"] = token["special"] or token["content"] in control_names
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._json))
         except Exception as error:  # the library raises bare Exception

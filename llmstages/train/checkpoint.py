@@ -106,9 +106,7 @@ def save_checkpoint(
             model.config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels
         ),
     )
-    tokenizer.save(
-        staging, append_end=classifier, model_max_length=model.config.context_length
-    )
+    tokenizer.save(staging, append_end=classifier, model_max_length=model.config.context_length)
     stop_ids = [tokenizer.end_id]
     if tokenizer.turn_end_id is not None:
         stop_ids.append(tokenizer.turn_end_id)
@@ -181,12 +179,20 @@ def is_complete(directory: Path) -> bool:
     return True
 
 
+def checkpoint_dirs(run_dir: Path) -> list[Path]:
+    """Checkpoints of a run, complete or not, oldest first; those half-written are left out."""
+    found = {
+        int(path.name.removeprefix("step-")): path
+        for path in (run_dir / "checkpoints").glob("step-*")
+        if path.name.removeprefix("step-").isdecimal() and path.is_dir()
+    }
+    return [found[step] for step in sorted(found)]
+
+
 def complete_checkpoints(run_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first; torn ones are named in a warning."""
     found = []
-    for path in sorted((run_dir / "checkpoints").glob("step-*")):
-        if path.name.endswith(".tmp") or not path.is_dir():
-            continue
+    for path in checkpoint_dirs(run_dir):
         if is_complete(path):
             found.append(path)
         else:
@@ -273,7 +279,7 @@ def load_checkpoint(name: str | Path, *, num_labels: int | None = None) -> Check
 
 
 def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_head: bool) -> None:
-    """Copy tensors from disk names into the model. Raises `UserError` for a missing or misshapen one."""
+    """Copy tensors into the model; `UserError` for a missing or misshapen one."""
     classifier = model.config.num_labels is not None
     with torch.no_grad():
         for name, parameter in model.named_parameters():

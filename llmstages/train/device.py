@@ -11,7 +11,7 @@ import torch
 
 from llmstages.errors import UserError
 
-# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first name found in the device's is taken.
+# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first that the device's name holds.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -42,7 +42,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     emulated and slower.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and cpu_has_bfloat16()
     return False

@@ -26,13 +26,16 @@ from llmstages.data.batch import Batch
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
-from llmstages.train.checkpoint import CheckpointInfo, Lineage, save_checkpoint
+from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
+from llmstages.train.device import machine_facts
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import lr_share, make_optimizer
-from llmstages.train.run import Run
+from llmstages.train.run import Run, flatten
 
 NUM_EVALUATIONS = 10
 """Evaluations, each followed by a checkpoint, when no cadence is asked for."""
+MAX_EVALUATION_SHARE = 0.1
+"""Share of a time budget that evaluations on the way may take; fewer are made if need be."""
 PROBE_STEPS = 4
 """Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
@@ -41,7 +44,7 @@ class TrainingData(Protocol):
     """What a stage's data set promises."""
 
     def micro_batches(self, step: int) -> Iterable[Batch]:
-        """Micro-batches of optimizer step `step`, counted from 0: a pure function of seed and step."""
+        """Micro-batches of step `step`, counted from 0: a pure function of seed and step."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class Loop:
         self.began = time.monotonic()
         self.progress = Progress()
         self.seconds_before = 0.0
+        self.num_evaluations = NUM_EVALUATIONS
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
         self.optimizer = make_optimizer(training.model, training.optim, training.lr)
@@ -153,7 +157,7 @@ class Loop:
         self.steps = self.fix_steps()
         # Every evaluation that may change `best` is followed by a checkpoint of the same step.
         self.evaluate_every = training.evaluation.every_steps or max(
-            1, -(-self.steps // NUM_EVALUATIONS)
+            1, -(-self.steps // self.num_evaluations)
         )
         self.save_every = training.checkpoint.every_steps or self.evaluate_every
 
@@ -165,9 +169,29 @@ class Loop:
         resumed = t.run.resume_from is not None
         if resumed:
             steps = int(t.run.plan["steps"])
+            self.num_evaluations = int(t.run.plan["num_evaluations"])
         else:
             steps = t.steps if t.steps is not None else self.probe_steps()
-        t.run.begin({"steps": steps, "lr": t.lr, "compile": t.compile, **t.plan})
+        facts = {
+            "lr": t.lr,
+            "compile": t.compile,
+            "machine": machine_facts(t.device),
+            **t.plan,
+        }
+        changed = changes(t.run.plan, facts) if resumed else []
+        t.run.begin(
+            {
+                **(t.run.plan if resumed else {}),
+                "steps": steps,
+                "num_evaluations": self.num_evaluations,
+                **facts,
+            }
+        )
+        if changed:
+            warn(
+                f"the run goes on with {', '.join(changed)}: the order of the data is the same, "
+                "losses are equal to rounding, not to the last bit"
+            )
         if resumed:
             t.run.forget_after(self.progress.step)
             t.run.log(f"continuing at step {self.progress.step:,} of {steps:,}")
@@ -189,8 +213,11 @@ class Loop:
         self.optimizer = make_optimizer(t.model, t.optim, t.lr)
         begin = time.monotonic()
         t.evaluate()
-        evaluations = NUM_EVALUATIONS + t.last_evaluation
-        left = t.seconds - self.spent() - evaluations * (time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        left = t.seconds - self.spent()
+        affordable = int(MAX_EVALUATION_SHARE * left / max(seconds, 1e-9))
+        self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
+        left -= (self.num_evaluations + t.last_evaluation) * seconds
         if left < step_seconds:
             warn(
                 f"the time budget leaves {max(0.0, left):.1f} s for training, a step takes "
@@ -202,16 +229,21 @@ class Loop:
         """Take up weights, optimizer and counters of the newest complete checkpoint."""
         directory = self.t.run.resume_from
         assert directory is not None
+        self.t.model.load_state_dict(load_checkpoint(directory).model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
+        if self.progress.best_step == self.progress.step:  # killed before the link was made
+            self.t.run.link("best", self.progress.step)
         tensors = load_file(directory / "trainer" / "state.safetensors")
         names = {id(p): name for name, p in self.t.model.named_parameters()}
         for group in self.optimizer.param_groups:
+            # A fused step counts on the parameters' device, any other on the CPU.
+            counter_device = self.t.device if group["fused"] else torch.device("cpu")
             for parameter in group["params"]:
                 name = names[id(parameter)]
                 self.optimizer.state[parameter] = {
-                    "step": tensors[f"{name}/step"],
+                    "step": tensors[f"{name}/step"].to(counter_device),
                     "exp_avg": tensors[f"{name}/exp_avg"].to(self.t.device),
                     "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(self.t.device),
                 }
@@ -228,7 +260,9 @@ class Loop:
             advance(self.progress.step)
             while self.progress.step < self.steps:
                 entry = self.step()
-                advance(1, note=f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s")
+                advance(
+                    1, note=f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s"
+                )
                 step = self.progress.step
                 done = step == self.steps
                 if done or step % self.evaluate_every == 0:
@@ -253,7 +287,7 @@ class Loop:
         seconds = time.monotonic() - begin
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(
-                f"step {step + 1}: the loss is {loss}, the gradient norm {norm}; read in this step: "
+                f"step {step + 1}: the loss is {loss}, the gradient norm {norm}; read: "
                 f"{', '.join(references[:5])}; a lower optim.lr or dtype=float32 may help"
             )
         self.progress.step += 1
@@ -307,7 +341,11 @@ class Loop:
     def shrink_if_late(self) -> None:
         """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %."""
         t = self.t
-        if t.seconds is None or self.progress.step != self.steps // 2 or "shrunk_from" in t.run.plan:
+        if (
+            t.seconds is None
+            or self.progress.step != self.steps // 2
+            or "shrunk_from" in t.run.plan
+        ):
             return
         left = t.seconds - self.spent()
         rate = self.spent() / self.progress.step
@@ -332,18 +370,17 @@ class Loop:
         better = t.goal.improves(value, self.progress.best_metric)
         if better:
             self.progress.best_metric, self.progress.best_step = value, self.progress.step
-        t.run.record({"step": self.progress.step, "event": "evaluation", **prefixed("val", metrics)})
+        t.run.record(
+            {"step": self.progress.step, "event": "evaluation", **prefixed("val", metrics)}
+        )
         shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
         t.run.log(f"step {self.progress.step:,}: {shown}")
         if t.show_samples is not None:
             t.show_samples(self.progress.step)
         self.save()
-        if better:
-            t.run.link("best", self.progress.step)
-        t.run.remove_old_checkpoints(t.checkpoint.keep)
 
     def save(self) -> None:
-        """Write a checkpoint of the present step."""
+        """Write a checkpoint of the present step, point at it, and drop the oldest."""
         t = self.t
         self.progress.seconds = self.spent()
         names = {id(p): name for name, p in t.model.named_parameters()}
@@ -369,6 +406,17 @@ class Loop:
             trainer_state={"progress": vars(self.progress)},
         )
         t.run.link("last", self.progress.step)
+        if self.progress.best_step == self.progress.step:
+            t.run.link("best", self.progress.step)
+        t.run.remove_old_checkpoints(t.checkpoint.keep)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key: was -> is` of every fact that differs from the plan's; a fact it lacks does too."""
+    old, new = flatten(before), flatten(now)
+    return [
+        f"{key} {value} (was {old.get(key)})" for key, value in new.items() if old.get(key) != value
+    ]
 
 
 def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:

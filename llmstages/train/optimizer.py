@@ -18,7 +18,7 @@ def derived_lr(hidden_size: int) -> float:
 
 
 def make_optimizer(model: Transformer, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only. Parameters are in the order of the model's names."""
+    """AdamW with weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
     return torch.optim.AdamW(

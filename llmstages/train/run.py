@@ -7,6 +7,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,12 +19,13 @@ import yaml
 from llmstages.config.stages import TrainingConfig
 from llmstages.errors import UserError
 from llmstages.report.terminal import say
-from llmstages.train.checkpoint import complete_checkpoints, write_json
+from llmstages.train.checkpoint import checkpoint_dirs, complete_checkpoints, write_json
 
 FORMAT_VERSION = 1
 # Where things are kept, what they run on and how often one looks: none of it changes the result.
 NOT_SETTINGS = {
     "name",
+    "name_suffix",
     "runs_dir",
     "corpora_dir",
     "data",
@@ -54,9 +56,11 @@ OWN_NAMES = {
 }
 """All that a run directory may hold; a directory with anything else is not touched."""
 
+CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp)?")
+
 
 def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two runs the same: the config without places and cadence, and hashes of the inputs."""
+    """What makes two runs the same: config without places and cadence, hashes of the inputs."""
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_SETTINGS}
     return kept | {"inputs": dict(inputs)}
 
@@ -98,7 +102,7 @@ class Run:
         if not self.directory.is_dir():
             raise UserError(f"{self.directory}: a file stands where the run goes: set name=...")
         if not plan_path.is_file():
-            foreign = [p.name for p in self.directory.iterdir() if p.name not in OWN_NAMES]
+            foreign = foreign_names(self.directory)
             if foreign:
                 raise UserError(
                     f"{self.directory}: not a run (it holds {foreign[0]}): set name=... for "
@@ -107,7 +111,9 @@ class Run:
             return
         plan = json.loads(plan_path.read_text(encoding="utf-8"))
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [
+            key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
+        ]
         finished = (self.directory / "summary.json").is_file()
         if plan["stage"] != self.stage or changed:
             what = (
@@ -122,9 +128,7 @@ class Run:
             )
         self.plan = plan
         if finished:
-            self.summary = json.loads(
-                (self.directory / "summary.json").read_text(encoding="utf-8")
-            )
+            self.summary = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
             return
         complete = complete_checkpoints(self.directory)
         self.resume_from = complete[-1] if complete else None
@@ -191,14 +195,13 @@ class Run:
         os.replace(temporary, self.directory / name)
 
     def remove_old_checkpoints(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints and those that `best` and `last` point at."""
+        """Delete all but the newest `keep` checkpoints and those that links point at."""
         pinned = {
             (self.directory / name).resolve()
             for name in ("best", "last")
             if (self.directory / name).is_symlink()
         }
-        all_of_them = sorted((self.directory / "checkpoints").glob("step-*"))
-        for path in all_of_them[:-keep]:
+        for path in checkpoint_dirs(self.directory)[:-keep]:
             if path.resolve() not in pinned:
                 shutil.rmtree(path)
 
@@ -210,13 +213,25 @@ class Run:
 
 
 def clear_run(directory: Path) -> None:
-    """Delete an earlier run's own files. Raises `UserError` when the directory holds anything else."""
-    for path in directory.iterdir():
-        if path.name not in OWN_NAMES:
-            raise UserError(
-                f"{directory}: holds {path.name}, which is no part of a run, and is not replaced"
-            )
+    """Delete an earlier run; `UserError` when the directory holds anything else."""
+    foreign = foreign_names(directory)
+    if foreign:
+        raise UserError(
+            f"{directory}: holds {foreign[0]}, which is no part of a run, and is not replaced"
+        )
     shutil.rmtree(directory)
+
+
+def foreign_names(directory: Path) -> list[str]:
+    """What a directory holds that no run of this package wrote, by path in it, sorted."""
+    names = [path.name for path in directory.iterdir() if path.name not in OWN_NAMES]
+    if (directory / "checkpoints").is_dir():
+        names += [
+            f"checkpoints/{path.name}"
+            for path in (directory / "checkpoints").iterdir()
+            if CHECKPOINT_NAME.fullmatch(path.name) is None
+        ]
+    return sorted(names)
 
 
 def text_hash(parts: Mapping[str, Any]) -> str:

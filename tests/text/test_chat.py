@@ -24,10 +24,13 @@ CONVERSATION = [
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Tokenizer:
-    """A byte-level tokenizer without turn tokens, one id a byte, 256 its end."""
-    alphabet = sorted(ByteLevel.alphabet())
+    """A byte-level tokenizer without turn tokens: bytes, two newlines (256), the end (257)."""
+    alphabet = [*sorted(ByteLevel.alphabet()), "\u010a\u010a"]  # how byte-level BPE writes them
     bytes_only = HuggingFaceTokenizer(
-        BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[])
+        BPE(
+            vocab={character: index for index, character in enumerate(alphabet)},
+            merges=[("\u010a", "\u010a")],
+        )
     )
     bytes_only.pre_tokenizer = ByteLevel(add_prefix_space=False)
     bytes_only.decoder = ByteLevelDecoder()
@@ -61,7 +64,7 @@ def test_plain_equals_the_saved_template(plain: Tokenizer, tmp_path: Path) -> No
     other = AutoTokenizer.from_pretrained(tmp_path / "saved")
     check_against_template(plain, other)
     assert plain.turn_end_id is None
-    assert answer_end_id(plain) == plain.end_id == 256
+    assert answer_end_id(plain) == plain.end_id == 257
 
 
 def check_against_template(tokenizer: Tokenizer, other: object) -> None:
@@ -96,8 +99,8 @@ def test_plain_text_and_mask(plain: Tokenizer) -> None:
         [Message("system", "S"), Message("user", "Q"), Message("assistant", "A B")], plain
     )
     head = "### Context:\nS\n\n### Request:\nQ\n\n### Answer:\n"
-    assert [plain.token_text(id) for id in ids] == [*head, *"A B", "<|endoftext|>", "\n", "\n"]
-    assert learnt == [False] * len(head) + [True] * 4 + [False] * 2
+    assert [plain.token_text(id) for id in ids] == [*head, *"A B", "<|endoftext|>", "\n\n"]
+    assert learnt == [False] * len(head) + [True] * 4 + [False]
 
 
 def test_control_names_in_messages_stay_text(tokenizer: Tokenizer) -> None:

@@ -21,10 +21,16 @@ from llmstages.data.table import column_key, decode_bytes, open_bytes, read_rows
 from llmstages.errors import UserError
 
 TEXT_SUFFIXES = frozenset(
-    [".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asc", ".log", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".java", ".js", ".ts", ".kt", ".lua", ".php", ".pl", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift"]
+    (
+        *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asc", ".log"),
+        *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".java", ".js", ".ts"),
+        *(".kt", ".lua", ".php", ".pl", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift"),
+    )
 )
 HTML_SUFFIXES = frozenset((".html", ".htm", ".xhtml"))
-TABLE_SUFFIXES = frozenset([".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".pq"])
+TABLE_SUFFIXES = frozenset(
+    (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".pq")
+)
 PACKED_SUFFIXES = (".gz", ".zst")
 
 TEXT_COLUMNS = (

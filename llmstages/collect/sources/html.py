@@ -12,7 +12,11 @@ from llmstages.data.table import decode_bytes
 
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", re.I)
 _BLOCKS = frozenset(
-    ["address", "article", "blockquote", "body", "br", "dd", "div", "dl", "dt", "figcaption", "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "td", "th", "tr", "ul"]
+    (
+        *("address", "article", "blockquote", "body", "br", "dd", "div", "dl", "dt", "figcaption"),
+        *("footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol"),
+        *("p", "pre", "section", "table", "td", "th", "tr", "ul"),
+    )
 )
 _UNSEEN = ("script", "style", "head", "template", "noscript", "svg")
 

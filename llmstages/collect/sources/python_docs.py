@@ -23,10 +23,12 @@ from typing import cast
 from llmstages.collect.sources.records import Input, Note, RawDocument
 
 SKIPPED_FOLDERS = frozenset(
-    "test tests _test _tests testing idle_test idlelib turtledemo "
-    "__pycache__ site-packages dist-packages lib-dynload __phello__ "
-    # Copies of other packages: their documents would be duplicates.
-    "_vendor vendor vendored _vendored _bundled node_modules".split()
+    (
+        *("test", "tests", "_test", "_tests", "testing", "idle_test", "idlelib", "turtledemo"),
+        *("__pycache__", "site-packages", "dist-packages", "lib-dynload", "__phello__"),
+        # Copies of other packages: their documents would be duplicates.
+        *("_vendor", "vendor", "vendored", "_vendored", "_bundled", "node_modules"),
+    )
 )
 DOCUMENT_SUFFIXES = (".rst", ".md")
 OWN_PACKAGE = "llmstages"
@@ -198,8 +200,6 @@ def read_package(entry: Input, max_bytes: int) -> Iterator[RawDocument]:
         taken += len(description)
         yield RawDocument(f"{entry.path}/README", 0, description, metadata=metadata)
     for path, _, _ in sorted(_package_files(package), key=_reading_order):
-        if taken >= max_bytes:
-            return
         try:
             data = Path(str(package.locate_file(path))).read_bytes()
         except OSError:
@@ -211,11 +211,13 @@ def read_package(entry: Input, max_bytes: int) -> Iterator[RawDocument]:
         else:
             text = data.decode("utf-8", errors="replace")
             more = {"file": path}
-        if len(text) > max_bytes - taken:
+        taken += len(text)
+        if taken > max_bytes:  # the last document ends where a line does
             text = text[: max_bytes - taken].rpartition("\n")[0]
         if text.strip():
-            taken += len(text)
             yield RawDocument(f"{entry.path}/{path}", 0, text, metadata=metadata | more)
+        if taken >= max_bytes:
+            return
 
 
 def _headers(package: importlib.metadata.Distribution) -> Message:

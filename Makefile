@@ -1,0 +1,51 @@
+# Everything runs in .venv, which `install` makes once; `make help` lists the targets.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python on the path that is new enough; or say make PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+
+# For pip, as in: make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# which takes torch without its CUDA libraries.
+PIP_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo smoke test check pytest bench
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install llmstages in it, with all extras
+
+# The stamp is newer than what it was made from, so nothing is done twice.
+$(INSTALLED): pyproject.toml constraints.txt
+	@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]' $(PIP_ARGS)
+	@touch $@
+
+demo: $(INSTALLED) ## all stages on this machine's own text, in a few minutes
+	$(BIN)/python scripts/demo.py
+
+smoke: $(INSTALLED) ## every stage, tiny, in under a minute
+	$(BIN)/python scripts/smoke.py
+
+test: check pytest ## everything continuous integration runs
+
+check: $(INSTALLED) ## lint, format, types, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: $(INSTALLED) ## the tests alone
+	$(BIN)/python -m pytest
+
+bench: $(INSTALLED) ## pretraining speed of this machine
+	$(BIN)/python scripts/bench_pretrain.py

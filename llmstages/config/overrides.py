@@ -1,0 +1,65 @@
+"""Overrides as people write them, turned into what Hydra accepts for the same thing.
+
+`experiment=NAME` chooses among the subcommand's own experiments, `steps=1e4` is a whole number, and
+`+corpus.sources.wiki.weight=0.1` adds an entry to a dict.
+"""
+
+import re
+from decimal import Decimal
+from typing import get_args, get_origin
+
+from llmstages.config.schema import find_key
+from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.words import override_key
+
+# A number with a point or an exponent; digits may be grouped by underscores as in Python.
+_FLOAT = re.compile(r"[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,2})?")
+
+
+def for_hydra(subcommand: str, override: str) -> str:
+    """The override in the form Hydra needs; most come back as they are."""
+    key = override_key(override)
+    if key == "experiment":
+        # Adding, overriding and forcing are one thing here: the group is in every defaults list.
+        mark = "~" if override.startswith("~") else ""
+        return f"{mark}experiment/{subcommand}{override.lstrip('+~').removeprefix('experiment')}"
+    if key is None or "=" not in override:
+        return override
+    schema = SUBCOMMANDS[subcommand]
+    return _dict_entry(schema, key, _whole_numbers(schema, key, override))
+
+
+def _whole_numbers(schema: type, dotted: str, override: str) -> str:
+    """Integral numbers written out where the key takes an int: `1e4`, also in lists and sweeps."""
+    key = find_key(schema, dotted)
+    if key is None:
+        return override
+    wanted = get_args(key.type)[0] if get_origin(key.type) is list else key.type
+    if wanted is not int:
+        return override
+    start, _, value = override.partition("=")
+    return f"{start}={','.join(_whole(part) for part in value.split(','))}"
+
+
+def _whole(text: str) -> str:
+    if not _FLOAT.fullmatch(text):
+        return text
+    number = Decimal(text.replace("_", ""))
+    return str(int(number)) if number == number.to_integral_value() else text
+
+
+def _dict_entry(schema: type, dotted: str, override: str) -> str:
+    """`+sources.wiki.weight=1` as `+sources={wiki:{weight:1}}`: OmegaConf types only the latter."""
+    if not override.startswith("+"):
+        return override
+    parts = dotted.split(".")
+    for length in range(1, len(parts)):
+        above = ".".join(parts[:length])
+        key = find_key(schema, above)
+        if key is not None and get_origin(key.type) is dict:
+            mark = override[: override.index(dotted[0])]
+            value = override.partition("=")[2]
+            for part in reversed(parts[length:]):
+                value = f"{{{part}:{value}}}"
+            return f"{mark}{above}={value}"
+    return override

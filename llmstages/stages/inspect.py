@@ -1,0 +1,488 @@
+"""`llmstages inspect PATH`: what a corpus, run, checkpoint or data file holds.
+
+Nothing is changed, and text from data is printed as it is: nothing in it is taken for markup. torch
+is imported only for checkpoints, whose reader needs it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from llmstages.config.stages import InspectConfig
+from llmstages.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Counts
+from llmstages.data.labelled import (
+    Conversation,
+    LabelledText,
+    detect_kind,
+    read_conversations,
+    read_labelled_texts,
+)
+from llmstages.data.split import normalised_text
+from llmstages.data.table import Row, check_file, read_rows
+from llmstages.errors import UserError
+from llmstages.report.terminal import cell_text, output_console, progress, table
+
+MAX_LABELS_SHOWN = 30
+MAX_COLUMNS_SHOWN = 30
+# Distinct values of a column are counted up to this many; more is "many".
+MAX_DISTINCT = 100_000
+EXAMPLE_CHARACTERS = 600
+
+Item = TypeVar("Item")
+
+
+def run(config: InspectConfig) -> None:
+    """Print what `config.path` holds.
+
+    Raises:
+        UserError: the path leads nowhere or to nothing that llmstages makes or reads.
+    """
+    if config.path is None:
+        raise UserError("inspect needs a path: llmstages inspect PATH")
+    path = Path(config.path).expanduser()
+    if (path / MANIFEST_FILE).is_file():
+        inspect_corpus(path, config)
+        return
+    if config.id is not None:
+        raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
+    if not path.is_dir():
+        inspect_data_file(path, config.num_examples)
+    elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
+        inspect_run(path)
+    elif (path / "config.json").is_file():
+        inspect_checkpoint(path)
+    else:
+        raise UserError(
+            f"{path}: neither a corpus ({MANIFEST_FILE}) nor a run (checkpoints/) nor a checkpoint "
+            "(config.json); name one of these or a data file"
+        )
+
+
+# -------------------------------------------------------------------------------------------------
+# data files
+
+
+def inspect_data_file(path: Path, num_examples: int) -> None:
+    """Print format, columns and rows of a file, and what it would train."""
+    check_file(path)
+    opened = read_rows(path, bad_rows="skip", quiet=True)
+    columns: dict[str, _Column] = {}
+    first: list[Row] = []
+    num_rows = 0
+    with progress(f"reading {path.name}", unit="rows") as advance:
+        for row in opened.rows:
+            num_rows += 1
+            if len(first) < num_examples:
+                first.append(row)
+            for name, value in row.values.items():
+                columns.setdefault(name, _Column()).add(value)
+            if num_rows % 10_000 == 0:
+                advance(10_000)
+        advance(num_rows % 10_000)
+    try:
+        kind, why_not = detect_kind(path), ""
+    except UserError as error:
+        kind, why_not = None, str(error).removeprefix(f"{path}: ")
+    uses = {"classify": "finetune-classify: text and label", "instruct": "finetune-instruct"}
+    _facts(
+        str(path),
+        {
+            "format": opened.format,
+            "encoding": None if opened.format == "parquet" else opened.encoding,
+            "delimiter": {"\t": "tab", None: None}.get(opened.delimiter, opened.delimiter),
+            "header": opened.has_header if opened.delimiter else None,
+            "bytes": path.stat().st_size,
+            "rows": num_rows,
+            "bad rows": len(opened.skipped),
+            "first bad row": _bad_row(opened.skipped),
+            "for": uses[kind] if kind else why_not,
+        },
+    )
+    table(
+        "columns",
+        ("column", "filled", "distinct", "mean characters", "longest"),
+        [
+            (name, column.num_filled, column.distinct, column.mean_length, column.longest)
+            for name, column in islice(columns.items(), MAX_COLUMNS_SHOWN)
+        ],
+        to_output=True,
+    )
+    try:
+        if kind == "classify":
+            _show_labelled(read_labelled_texts(path, bad_rows="skip"), num_examples)
+        elif kind == "instruct":
+            _show_conversations(read_conversations(path, bad_rows="skip"), num_examples)
+        else:
+            for row in first:
+                shown = json.dumps(row.values, ensure_ascii=False, default=str)
+                _passage(f"row on line {row.line}", shown)
+    except UserError as error:
+        _line(f"not usable for training: {error}")
+
+
+class _Column:
+    """What one column holds, counted row by row in bounded memory."""
+
+    def __init__(self) -> None:
+        self.num_filled = 0
+        self.longest = 0
+        self._characters = 0
+        self._hashes: set[int] = set()
+
+    def add(self, value: object) -> None:
+        """Count one cell."""
+        text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+        if not text.strip():
+            return
+        self.num_filled += 1
+        self._characters += len(text)
+        self.longest = max(self.longest, len(text))
+        if len(self._hashes) < MAX_DISTINCT:
+            self._hashes.add(hash(text))
+
+    @property
+    def distinct(self) -> int | str:
+        """Number of different values."""
+        count = len(self._hashes)
+        return count if count < MAX_DISTINCT else f"{count:,} or more"
+
+    @property
+    def mean_length(self) -> float:
+        """Characters in a filled cell."""
+        return self._characters / max(1, self.num_filled)
+
+
+def _bad_row(skipped: Sequence[tuple[int, str]]) -> str | None:
+    return f"line {skipped[0][0]}: {skipped[0][1]}" if skipped else None
+
+
+def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
+    """Labels, duplicates and a few texts."""
+    counts = Counter(example.label for example in examples)
+    shown = counts.most_common(MAX_LABELS_SHOWN)
+    rows: list[tuple[str, int, str]] = [
+        (label, count, f"{count / len(examples):.1%}") for label, count in shown
+    ]
+    if len(counts) > len(shown):
+        rest = sum(counts.values()) - sum(count for _, count in shown)
+        rows.append((f"{len(counts) - len(shown)} more", rest, f"{rest / len(examples):.1%}"))
+    table(f"{len(counts)} labels", ("label", "rows", "share"), rows, to_output=True)
+    labels_of: dict[str, set[str]] = {}
+    for example in examples:
+        labels_of.setdefault(normalised_text(example.text), set()).add(example.label)
+    _facts(
+        "texts",
+        {
+            "labelled rows": len(examples),
+            "different texts": len(labels_of),
+            "rows that repeat a text": len(examples) - len(labels_of),
+            "texts with different labels": sum(len(found) > 1 for found in labels_of.values()),
+            "empty texts": sum(not example.text.strip() for example in examples),
+            "words": sum(len(example.text.split()) for example in examples),
+        },
+    )
+    for example in _spread(examples, num_examples):
+        _passage(f"line {example.line}: {example.label}", example.text)
+
+
+def _show_conversations(conversations: Sequence[Conversation], num_examples: int) -> None:
+    """Sizes, duplicates and a few conversations."""
+    answers = [
+        turn.content
+        for conversation in conversations
+        for turn in conversation.messages
+        if turn.role == "assistant"
+    ]
+    prompts = Counter(
+        normalised_text("\n".join(turn.content for turn in conversation.messages[:-1]))
+        for conversation in conversations
+    )
+    turns = sum(len(conversation.messages) for conversation in conversations)
+    _facts(
+        "conversations",
+        {
+            "conversations": len(conversations),
+            "messages": turns,
+            "answers": len(answers),
+            "words in answers": sum(len(answer.split()) for answer in answers),
+            "longest answer, characters": max(len(answer) for answer in answers),
+            "rows that repeat a prompt": len(conversations) - len(prompts),
+        },
+    )
+    for conversation in _spread(conversations, num_examples):
+        text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
+        _passage(f"line {conversation.line}", text)
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` items at even distances, the first among them."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+# -------------------------------------------------------------------------------------------------
+# corpora
+
+
+def inspect_corpus(path: Path, config: InspectConfig) -> None:
+    """Print the sources of a corpus, what was dropped and why, and a few documents."""
+    corpus = Corpus.open(path)
+    if config.id is not None:
+        _show_document(corpus, config.id)
+        return
+    manifest = corpus.manifest
+    facts: dict[str, object] = {
+        "recipe": manifest.recipe,
+        "manifest": corpus.manifest_hash,
+        **_tokenizer_facts(corpus.tokenizer_dir),
+        "tokens": ", ".join(sorted(p.name for p in (path / "tokens").glob("*") if p.is_dir())),
+    }
+    _facts(str(path), facts)
+    rows: list[tuple[object, ...]] = [
+        (
+            *(source.name, source.kind, source.license or "", source.weight),
+            *(source.extracted.documents, sum(source.dropped.values())),
+            *_sizes(source.train),
+            *_sizes(source.validation),
+        )
+        for source in manifest.sources
+    ]
+    if len(rows) > 1:
+        extracted = sum(source.extracted.documents for source in manifest.sources)
+        dropped = sum(sum(source.dropped.values()) for source in manifest.sources)
+        total = (*_sizes(manifest.train), *_sizes(manifest.validation))
+        rows.append(("all", "", "", None, extracted, dropped, *total))
+    table(
+        "sources",
+        (
+            *("source", "kind", "licence", "weight", "documents in", "dropped"),
+            *("train documents", "words", "bytes", "validation documents", "words", "bytes"),
+        ),
+        rows,
+        to_output=True,
+    )
+    drops = [
+        (source.name, rule, count)
+        for source in manifest.sources
+        for rule, count in sorted(source.dropped.items(), key=lambda drop: -drop[1])
+    ]
+    if drops:
+        table("dropped", ("source", "rule", "documents"), drops, to_output=True)
+    for document in islice(corpus.documents("train"), config.num_examples):
+        _passage(f"{document.id} ({document.source}) {document.url or ''}".rstrip(), document.text)
+
+
+def _sizes(counts: Counts) -> tuple[int, int, int]:
+    return counts.documents, counts.words, counts.bytes
+
+
+def _show_document(corpus: Corpus, wanted: str) -> None:
+    """A document of the corpus, or why it was dropped; the start of an id is enough."""
+    for split in SPLITS:
+        for document in corpus.documents(split):
+            if document.id.startswith(wanted):
+                _facts(
+                    document.id,
+                    {
+                        "split": split,
+                        "source": document.source,
+                        "url": document.url,
+                        "language": document.language,
+                        "metadata": json.dumps(document.metadata, ensure_ascii=False),
+                        "words": len(document.text.split()),
+                        "bytes": len(document.text.encode()),
+                    },
+                )
+                output_console().print(Text(document.text))
+                return
+    for dropped in corpus.dropped():
+        if dropped.id.startswith(wanted):
+            _facts(
+                dropped.id,
+                {
+                    "dropped by": dropped.rule,
+                    "value": dropped.value,
+                    "threshold": dropped.threshold,
+                    "duplicate of": dropped.duplicate_of,
+                    "source": dropped.source,
+                },
+            )
+            output_console().print(Text(dropped.text))
+            return
+    raise UserError(
+        f"{corpus.directory}: no document, kept or dropped, has the id {wanted}: "
+        "`llmstages inspect` without id= shows some"
+    )
+
+
+def _tokenizer_facts(directory: Path) -> dict[str, object]:
+    """Size and hash of a tokenizer, or that it cannot be read."""
+    from llmstages.text.tokenizer import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.load(directory)
+    except UserError as error:
+        return {"tokenizer": str(error)}
+    return {"vocabulary": tokenizer.vocab_size, "tokenizer": tokenizer.hash}
+
+
+# -------------------------------------------------------------------------------------------------
+# runs and checkpoints
+
+
+def inspect_run(path: Path) -> None:
+    """Print how a run went, its checkpoints and its metrics before and after."""
+    from llmstages.train.checkpoint import complete_checkpoints, read_info
+
+    summary = _read_object(path / "summary.json")
+    plan = _read_object(path / "plan.json")
+    entries = _metric_lines(path / "metrics.jsonl")
+    last = entries[-1] if entries else {}
+    facts: dict[str, object] = {
+        "stage": summary.get("stage", plan.get("stage")),
+        "status": summary.get("status", "not finished"),
+        "steps": summary.get("steps", f"{last.get('step', 0):,} so far"),
+    }
+    for key in ("seconds", "tokens", "words", "tokens_per_second", "mfu", "peak_memory_bytes"):
+        facts[key.replace("_", " ")] = summary.get(key)
+    _facts(str(path), facts)
+
+    after, before = _numbers(summary.get("metrics")), _numbers(summary.get("metrics_before"))
+    compared = {"before": before, "after": after}
+    compared |= {name: _numbers(found) for name, found in summary.get("baselines", {}).items()}
+    given = {name: figures for name, figures in compared.items() if figures}
+    if after:
+        rows = [(key, *(figures.get(key) for figures in given.values())) for key in after]
+        table("metrics", ("metric", *given), rows, to_output=True)
+
+    links = {
+        name: (path / name).resolve() for name in ("best", "last") if (path / name).is_symlink()
+    }
+    checkpoints = []
+    for directory in complete_checkpoints(path):
+        info = read_info(directory)
+        names = [name for name, target in links.items() if target == directory.resolve()]
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in _numbers(info.metrics).items())
+        checkpoints.append((directory.name, info.tokens_seen, shown, " ".join(names)))
+    if checkpoints:
+        table("checkpoints", ("", "tokens seen", "metrics", ""), checkpoints, to_output=True)
+    config = path / "config.yaml"
+    if config.is_file():
+        _passage("config.yaml", config.read_text(encoding="utf-8"), limit=100_000)
+
+
+def inspect_checkpoint(path: Path) -> None:
+    """Print what a checkpoint is, what it was made from, and whether its files are whole."""
+    from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
+
+    config = _read_object(path / "config.json")
+    facts: dict[str, object] = {
+        "class": ", ".join(config.get("architectures") or []),
+        **_weights_facts(path / "model.safetensors"),
+        "layers": config.get("num_hidden_layers"),
+        "hidden size": config.get("hidden_size"),
+        "context length, tokens": config.get("max_position_embeddings"),
+        **_tokenizer_facts(path),
+    }
+    if "id2label" in config:
+        labels = config["id2label"]
+        listed = ", ".join(str(label) for label in islice(labels.values(), MAX_LABELS_SHOWN))
+        facts["labels"] = f"{len(labels)}: {listed}" + (
+            ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
+        )
+    if not (path / INFO_NAME).is_file():
+        _facts(str(path), facts | {"made by": f"another program (no {INFO_NAME})"})
+        return
+    info = read_info(path)
+    try:
+        verify_files(path, info)
+        whole = f"all {len(info.files)} match their sha256"
+    except UserError as error:
+        whole = str(error)
+    lineage = vars(info.lineage)
+    facts |= {"stage": info.stage, "step": info.step, "tokens seen": info.tokens_seen}
+    facts |= {f"made from {name.replace('_', ' ')}": value for name, value in lineage.items()}
+    facts |= {key.replace("_", " "): value for key, value in _numbers(info.metrics).items()}
+    _facts(str(path), facts | {"files": whole})
+
+
+def _weights_facts(path: Path) -> dict[str, object]:
+    """Number of parameters and their types, from the header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+            shapes = [(part.get_shape(), part.get_dtype()) for part in slices]
+    except (SafetensorError, OSError) as error:
+        return {"weights": f"cannot be read ({error})"}
+    count = 0
+    for shape, _ in shapes:
+        size = 1
+        for side in shape:
+            size *= side
+        count += size
+    types = ", ".join(sorted({kind for _, kind in shapes}))
+    return {"parameters": count, "weights": f"{types}, {path.stat().st_size:,} bytes"}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is expected")
+    return value
+
+
+def _metric_lines(path: Path) -> list[dict[str, Any]]:
+    """The entries of `metrics.jsonl`; a last line that is still being written is left out."""
+    if not path.is_file():
+        return []
+    return [row.values for row in read_rows(path, bad_rows="skip", quiet=True).rows]
+
+
+def _numbers(figures: Mapping[str, Any] | None) -> dict[str, float]:
+    """The single figures of a metrics object."""
+    return {
+        key: value
+        for key, value in (figures or {}).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# printing
+
+
+def _facts(title: str, facts: Mapping[str, object]) -> None:
+    """Print names and values in two columns; what is unknown is left out."""
+    _line(title, style="italic")  # a table's own title would be folded to the table's width
+    grid = Table(show_header=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value is not None and value != "":
+            grid.add_row(name, Text(cell_text(value)))
+    output_console().print(grid)
+
+
+def _passage(title: str, text: str, limit: int = EXAMPLE_CHARACTERS) -> None:
+    """Print a piece of text under a line that says what it is."""
+    shown = text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
+    _line(f"── {title}", style="bold")
+    output_console().print(Text(shown))
+
+
+def _line(text: str, style: str = "") -> None:
+    output_console().print(Text(text, style=style))

@@ -1,0 +1,238 @@
+"""What many tests share: a tiny corpus of Python's own help texts, and tiny runs on it.
+
+Everything heavy is made once a session. Tests never write into a shared directory: they get copies
+or directories of their own.
+"""
+
+import os
+
+# One thread: tiny models are fastest so, a busy machine does not slow them down, and sums have one
+# order. Before torch is imported, and inherited by subprocesses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from llmstages.config.groups import (
+    CheckpointConfig,
+    CorpusConfig,
+    EvaluateConfig,
+    ModelConfig,
+    SourceConfig,
+    TokenizerConfig,
+)
+from llmstages.config.stages import (
+    CollectConfig,
+    FinetuneClassifyConfig,
+    FinetuneInstructConfig,
+    PretrainConfig,
+)
+
+TINY_MODEL = {
+    "name": "test",
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "context_length": 64,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of two sources with weights, through the real collect stage."""
+    from llmstages.stages import collect
+
+    directory = tmp_path_factory.mktemp("tiny")
+    texts = directory / "texts"
+    texts.mkdir()
+    for number, name in enumerate(sorted(topics)[:40]):
+        (texts / f"{number}.txt").write_text(topics[name], encoding="utf-8")
+    collect.run(
+        CollectConfig(
+            corpus=CorpusConfig(
+                name="tiny",
+                sources={
+                    "topics": SourceConfig(kind="python_topics", weight=0.75),
+                    "texts": SourceConfig(kind="files", paths=[str(texts)], weight=0.25),
+                },
+            ),
+            tokenizer=TokenizerConfig(vocab_size=512, sample_bytes=200_000),
+            corpora_dir=str(directory / "corpora"),
+        )
+    )
+    return directory / "corpora" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def pretrain_config(tiny_corpus: Path) -> Callable[..., PretrainConfig]:
+    """pretrain_config(runs_dir, **settings): 8 steps of a model with 2 layers of width 32."""
+
+    def make(runs_dir: Path, **settings: object) -> PretrainConfig:
+        defaults = {
+            "data": str(tiny_corpus),
+            "runs_dir": str(runs_dir),
+            "model": ModelConfig(**TINY_MODEL),
+            "batch_tokens": 512,
+            "micro_batch_tokens": 256,
+            "dtype": "float32",
+            "device": "cpu",
+            "compile": "off",
+            "evaluate": EvaluateConfig(every_steps=4, max_tokens=2000, num_samples=0),
+            "checkpoint": CheckpointConfig(every_steps=2),
+        }
+        if not {"steps", "epochs", "budget"} & settings.keys():
+            defaults["steps"] = 8
+        return PretrainConfig(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory, pretrain_config: Callable[..., PretrainConfig]
+) -> Path:
+    """A finished pretraining run: read only."""
+    from llmstages.stages import pretrain
+
+    runs_dir = tmp_path_factory.mktemp("runs")
+    pretrain.run(pretrain_config(runs_dir))
+    return runs_dir / "pretrain"
+
+
+@pytest.fixture(scope="session")
+def labelled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines of two topics' texts, labelled by the topic: JSON Lines with 60 rows."""
+    path = tmp_path_factory.mktemp("labelled") / "lines.jsonl"
+    rows = [
+        {"text": f"{line.strip()} {number}", "label": label}
+        for label in ("integers", "strings")
+        for number, line in enumerate(_lines(topics[f"{label}"], 30))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def instruct_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names of topics and the beginnings of their texts: 40 pairs."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {"prompt": f"What is {name}?", "completion": " ".join(topics[name].split()[:8])}
+        for name in sorted(topics)[:40]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def classify_config(tiny_run: Path, labelled_file: Path) -> Callable[..., FinetuneClassifyConfig]:
+    """classify_config(runs_dir, **settings): 6 steps on `labelled_file`."""
+
+    def make(runs_dir: Path, **settings: object) -> FinetuneClassifyConfig:
+        defaults = {
+            "data": str(labelled_file),
+            "base": str(tiny_run),
+            "runs_dir": str(runs_dir),
+            "batch_size": 8,
+            "micro_batch_tokens": 256,
+            "baselines": False,
+            "dtype": "float32",
+            "device": "cpu",
+            "compile": "off",
+            "evaluate": EvaluateConfig(every_steps=3),
+            "checkpoint": CheckpointConfig(every_steps=2),
+        }
+        if not {"steps", "epochs", "budget"} & settings.keys():
+            defaults["steps"] = 6
+        return FinetuneClassifyConfig(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def instruct_config(tiny_run: Path, instruct_file: Path) -> Callable[..., FinetuneInstructConfig]:
+    """instruct_config(runs_dir, **settings): 6 steps on `instruct_file`."""
+
+    def make(runs_dir: Path, **settings: object) -> FinetuneInstructConfig:
+        defaults = {
+            "data": str(instruct_file),
+            "base": str(tiny_run),
+            "runs_dir": str(runs_dir),
+            "batch_tokens": 256,
+            "micro_batch_tokens": 128,
+            "max_new_tokens": 4,
+            "dtype": "float32",
+            "device": "cpu",
+            "compile": "off",
+            "evaluate": EvaluateConfig(every_steps=3, num_samples=0, num_generations=4),
+            "checkpoint": CheckpointConfig(every_steps=2),
+        }
+        if not {"steps", "epochs", "budget"} & settings.keys():
+            defaults["steps"] = 6
+        return FinetuneInstructConfig(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    classify_config: Callable[..., FinetuneClassifyConfig],
+) -> Path:
+    """A finished classification run with baselines: read only."""
+    from llmstages.stages import finetune_classify
+
+    runs_dir = tmp_path_factory.mktemp("classifier")
+    finetune_classify.run(classify_config(runs_dir, baselines=True))
+    return runs_dir / "lines-classify"
+
+
+@pytest.fixture(scope="session")
+def instruct_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    instruct_config: Callable[..., FinetuneInstructConfig],
+) -> Path:
+    """A finished instruction-tuning run: read only."""
+    from llmstages.stages import finetune_instruct
+
+    runs_dir = tmp_path_factory.mktemp("instruct")
+    finetune_instruct.run(instruct_config(runs_dir))
+    return runs_dir / "pairs-instruct"
+
+
+@pytest.fixture
+def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished pretraining run, to damage."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "runs" / "pretrain", symlinks=True))
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """cli(*words) -> exit status, standard output, standard error; runs in an empty directory."""
+    from llmstages.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main([str(word) for word in words])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    yield call
+
+
+def _lines(text: str, count: int) -> list[str]:
+    """`count` lines of a text with something in them, from the start again at its end."""
+    lines = [line for line in text.splitlines() if len(line.split()) > 2]
+    return [lines[index % len(lines)] for index in range(count)]

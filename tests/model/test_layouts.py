@@ -1,0 +1,44 @@
+"""Names and settings on disk."""
+
+import pytest
+
+from llmstages.errors import UserError
+from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
+
+EXTRA = {"end_id": 0, "pad_id": 1, "labels": None}
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("labels", [None, ["ham", "spam"]])
+def test_config_round_trip(random_model, tie, labels):
+    config = random_model(
+        tie_embeddings=tie, num_labels=labels and len(labels), rope_theta=5e5, norm_eps=1e-5
+    ).config
+    disk = config_to_disk(config, end_id=0, pad_id=1, labels=labels)
+    assert config_from_disk(disk, "config.json") == config
+
+
+def test_every_parameter_has_a_name_of_its_own(random_model):
+    names = [n for n, _ in random_model(tie_embeddings=False).named_parameters()]
+    on_disk = {disk_name(name, classifier=False) for name in names}
+    assert len(on_disk) == len(names) == 2 * 11 + 3
+    assert "model.layers.1.self_attn.q_norm.weight" in on_disk
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
+        ({"attention_bias": True}, "attention_bias is not supported"),
+        ({"use_sliding_window": True}, "use_sliding_window is not supported"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type yarn is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
+        ({"hidden_size": None}, "not a complete qwen3 config"),
+    ],
+)
+def test_what_this_transformer_cannot_do_is_refused(random_model, change, said):
+    disk = {**config_to_disk(random_model().config, **EXTRA), **change}
+    with pytest.raises(UserError, match=said) as refused:
+        config_from_disk(disk, "some/config.json")
+    assert str(refused.value).startswith("some/config.json: ")
