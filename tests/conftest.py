@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -32,6 +33,11 @@ from llmstages.config.stages import (
     FinetuneInstructConfig,
     PretrainConfig,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmstages.data.shards import Shard
 
 TINY_MODEL = {
     "name": "test",
@@ -230,6 +236,36 @@ def cli(
         return status, captured.out, captured.err
 
     yield call
+
+
+@pytest.fixture
+def make_shard(tmp_path: Path) -> "Callable[..., Shard]":
+    """make_shard(ids, source=..., split=..., weight=...): a shard in which 0 ends a document."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from llmstages.data.shards import Shard, ShardInfo, shard_stem
+
+    def make(
+        ids: "np.ndarray",
+        source: str = "source",
+        split: str = "train",
+        weight: float | None = None,
+        num_bytes: int = 0,
+    ) -> Shard:
+        array = np.asarray(ids, dtype="<u2")
+        ends = [int(end) + 1 for end in np.flatnonzero(array == 0)]
+        starts = [0, *(end for end in ends if end < len(array))]
+        stem = shard_stem(split, source)
+        (tmp_path / f"{stem}.bin").write_bytes(array.tobytes())
+        names = [f"document-{number}" for number in range(len(starts))]
+        table = pa.table({"id": names, "start": pa.array(starts, pa.int64())})
+        pq.write_table(table, tmp_path / f"{stem}.documents.parquet")
+        info = ShardInfo(split, source, len(array), len(starts), 0, num_bytes, weight)
+        return Shard(tmp_path, info, np.dtype("<u2"))
+
+    return make
 
 
 def _lines(text: str, count: int) -> list[str]:

@@ -228,10 +228,14 @@ class ModelConfig:
 class OptimConfig:
     """Optimizer."""
 
-    name: str = "adamw"
-    """`adamw` (Loshchilov and Hutter 2019)."""
+    name: str = "muon"
+    """`muon` (Jordan et al. 2024; AdamW for embeddings, heads and norms) or `adamw` (Loshchilov and Hutter 2019)."""
     lr: float | None = None
     """Peak learning rate; null derives it from the model's width (see docs/architecture.md)."""
+    embedding_lr: float | None = None
+    """Peak rate of embeddings, heads and norms; null: twice `lr` under muon, `lr` under adamw."""
+    momentum: float = 0.95
+    """Muon's momentum (Nesterov)."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -239,14 +243,16 @@ class OptimConfig:
     eps: float = 1e-8
     """Added to the denominator."""
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices; vectors (norms) have none."""
+    """Decoupled weight decay of the matrices in the blocks."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
         refuse(
-            choice_problem("optim.name", self.name, ("adamw",))
+            choice_problem("optim.name", self.name, ("muon", "adamw"))
             + range_problem("optim.lr", self.lr, 0.0, 10.0)
+            + range_problem("optim.embedding_lr", self.embedding_lr, 0.0, 10.0)
+            + range_problem("optim.momentum", self.momentum, 0.0, 0.9999)
             + range_problem("optim.beta1", self.beta1, 0.0, 0.9999)
             + range_problem("optim.beta2", self.beta2, 0.0, 0.99999)
             + range_problem("optim.weight_decay", self.weight_decay, 0.0)

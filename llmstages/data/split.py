@@ -9,7 +9,7 @@ import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmstages.errors import UserError
@@ -66,49 +66,49 @@ def split_examples(
     groups: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(normalised_text(key), []).append(index)
-    strata = _strata(groups, labels)
 
     # The order of the texts in a stratum, and of the strata, is that of a keyed hash.
     def rank(text: str) -> bytes:
         return hashlib.blake2b(f"{seed}\0{text}".encode(errors="surrogatepass")).digest()
 
-    parts: dict[str, list[int]] = {"validation": [], "test": []}
-    train: list[int] = []
+    labels_of = {
+        text: {labels[index] for index in members} if labels is not None else {""}
+        for text, members in groups.items()
+    }
+    ordered = sorted(groups, key=rank)
+    # Of every label the last text in that order stays in training.
+    pinned = set({label: text for text in ordered for label in labels_of[text]}.values())
+    strata = _strata(ordered, labels_of, Counter(labels or ()))
     shares = {"test": test_share, "validation": validation_share}
-    minimum = 1 / len(groups) if groups else 0.0
+    chosen: dict[str, list[int]] = {part: [] for part in shares}
     owed = dict.fromkeys(shares, 0.0)
     for stratum in sorted(strata, key=rank):
-        texts = sorted(strata[stratum], key=rank)
-        spare = len(texts) - 1
+        texts = strata[stratum]
+        movable = [text for text in texts if text not in pinned]
         for part, share in shares.items():
-            owed[part] += max(share, minimum) * len(texts) if share > 0 else 0.0
-            # 1e-9: a share such as 0.1 is not exact, and 10 texts should give 1.
-            count = min(spare, int(owed[part] + 0.5 + 1e-9)) if owed[part] > 0 else 0
+            if share > 0:
+                owed[part] += max(share, 1 / len(groups)) * len(texts)
+            # 1e-9: a share such as 0.1 is not exact, and of 5 texts half a text is owed.
+            count = min(len(movable), int(owed[part] + 0.5 + 1e-9))
+            chosen[part] += (index for text in movable[:count] for index in groups[text])
+            movable = movable[count:]
             # What a class cannot give is not taken from the next beyond one text: it would be
             # stripped for the sake of classes with a single text.
             owed[part] = min(owed[part] - count, 1.0)
-            spare -= count
-            for text in texts[:count]:
-                parts[part] += groups[text]
-            texts = texts[count:]
-        for text in texts:
-            train += groups[text]
-    return Split(sorted(train), sorted(parts["validation"]), sorted(parts["test"]))
+    held_out = {*chosen["test"], *chosen["validation"]}
+    train = [index for index in range(len(keys)) if index not in held_out]
+    return Split(train, sorted(chosen["validation"]), sorted(chosen["test"]))
 
 
-def _strata(groups: dict[str, list[int]], labels: Sequence[str] | None) -> dict[str, list[str]]:
-    """The texts of each label; a text with several labels counts for the rarest of them."""
-    if labels is None:
-        return {"": list(groups)}
-    frequency = Counter(labels)
+def _strata(
+    texts: Sequence[str], labels_of: Mapping[str, set[str]], frequency: Counter[str]
+) -> dict[str, list[str]]:
+    """The texts of each label; a text with several labels, which is said, counts for the rarest."""
     strata: dict[str, list[str]] = {}
-    conflicts: list[str] = []
-    for text, members in groups.items():
-        found = {labels[index] for index in members}
-        if len(found) > 1:
-            conflicts.append(text)
-        rarest = min(found, key=lambda label: (frequency[label], label))
+    for text in texts:
+        rarest = min(labels_of[text], key=lambda label: (frequency[label], label))
         strata.setdefault(rarest, []).append(text)
+    conflicts = [text for text in texts if len(labels_of[text]) > 1]
     if conflicts:
         example = conflicts[0] if len(conflicts[0]) <= 60 else conflicts[0][:59] + "…"
         logger.warning(

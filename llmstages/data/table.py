@@ -68,6 +68,7 @@ SUFFIXES: dict[str, Format] = {
 # An encoding is judged by the first 64 MiB; a later byte that does not fit makes its row a bad row.
 ENCODING_BYTES = 64 * 2**20
 SAMPLE_CHARACTERS = 2**20
+SAMPLE_BYTES = 2**20
 # Encodings looked for when a text is not Unicode and not western European.
 EAST_ASIAN = ("euc_jp", "shift_jis", "cp949", "gb18030", "big5")
 SINGLE_BYTE = ("cp1251", "koi8_r", "cp1253", "cp1255", "cp1256", "cp874", "latin_1")
@@ -198,7 +199,9 @@ def read_rows(
     if kind == "lines":
         lines = _lines(path, encoding, bad)
         return Table(path, kind, encoding, ["text"], False, _guarded(lines, bad, quiet), bad)
-    header_names = HEADER_NAMES.union(map(column_key, column_names))
+    # The columns of a file without header are named by their numbers.
+    given = (column_key(name) for name in column_names if not name.isdigit())
+    header_names = HEADER_NAMES.union(given)
     return _delimited_table(path, kind, encoding, sample, header_names, bad, quiet)
 
 
@@ -322,12 +325,14 @@ def detect_encoding(data: bytes) -> str:
         # Bytes cut off at the end of a sample are no sign of another encoding.
         if error.reason == "unexpected end of data" and len(data) - error.start < 4 < error.start:
             return "utf-8"
-    text = data.decode("utf-8", errors="surrogateescape")
+        # The neighbourhood of the first foreign byte tells enough, in bounded time and memory.
+        near = data[max(0, error.start - SAMPLE_BYTES) : error.start + SAMPLE_BYTES]
+    text = near.decode("utf-8", errors="surrogateescape")
     num_broken = len(_SURROGATES.findall(text))
     num_valid = len(text) - len(text.encode("ascii", errors="ignore")) - num_broken
     if num_valid > 10 * num_broken:
         return "utf-8"
-    return _legacy_encoding(data)
+    return _legacy_encoding(data, near)
 
 
 def _utf16_without_mark(data: bytes) -> str | None:
@@ -357,9 +362,9 @@ def _utf16_without_mark(data: bytes) -> str | None:
     return codec
 
 
-def _legacy_encoding(data: bytes) -> str:
-    """The 8-bit or East Asian encoding of bytes that are not Unicode."""
-    lines = [line for line in data.split(b"\n") if not line.isascii()]
+def _legacy_encoding(data: bytes, near: bytes) -> str:
+    """The 8-bit or East Asian encoding of bytes that are not Unicode, judged by some of them."""
+    lines = [line for line in near.split(b"\n") if not line.isascii()]
     sample = b"\n".join(lines[:20_000])[: 2**18]
     sample = sample[: sample.rfind(b"\n")] if sample.count(b"\n") > 1 else sample
     runs = [len(run) for run in _HIGH_RUNS.findall(sample)]

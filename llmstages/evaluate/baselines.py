@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import accuracy_and_macro_f1
 
-# With this many training texts a word that occurs in one of them only is left out.
-RARE_WORDS_TEXTS = 1000
+# With this many training texts a run of characters that occurs in one of them only is left out.
+RARE_GRAMS_TEXTS = 1000
 MAX_CHARACTER_GRAMS = 200_000
 
 
@@ -53,19 +53,17 @@ def tfidf_baseline(
         from sklearn.pipeline import make_pipeline, make_union
     if len(set(train_labels)) < 2 or not any(text.strip() for text in train_texts):
         return majority_baseline(train_labels, test_labels, labels)
-    min_df = 2 if len(train_texts) >= RARE_WORDS_TEXTS else 1
     words = TfidfVectorizer(
         ngram_range=(1, 2),
-        # The default leaves out words of one letter.
-        token_pattern=r"\b\w+\b",
+        # The default leaves out one-letter words, and finds nothing in a text of punctuation.
+        token_pattern=r"\w+|[^\w\s]",
         sublinear_tf=True,
-        min_df=min_df,
     )
     characters = TfidfVectorizer(
         analyzer="char_wb",
         ngram_range=(2, 4),
         sublinear_tf=True,
-        min_df=min_df,
+        min_df=2 if len(train_texts) >= RARE_GRAMS_TEXTS else 1,
         max_features=MAX_CHARACTER_GRAMS,
     )
     model = make_pipeline(

@@ -4,7 +4,7 @@ The definitions are scikit-learn's, so that figures can be compared with anybody
 takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,6 +57,18 @@ class ClassificationReport:
             "per_class": [scores._asdict() for scores in self.per_class],
             "confusion": [list(row) for row in self.confusion],
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ClassificationReport":
+        """The report that `as_dict` wrote. Raises `KeyError` or `TypeError` for anything else."""
+        return cls(
+            labels=values["labels"],
+            accuracy=values["accuracy"],
+            macro_f1=values["macro_f1"],
+            log_loss=values["log_loss"],
+            per_class=[ClassScores(**scores) for scores in values["per_class"]],
+            confusion=values["confusion"],
+        )
 
 
 def classification_report(

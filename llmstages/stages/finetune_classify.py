@@ -141,7 +141,8 @@ def run(config: FinetuneClassifyConfig) -> float:
             ),
             device=machine.device,
             dtype=machine.dtype,
-            lr=config.optim.lr or LR_SHARE * derived_lr(model.config.hidden_size),
+            lr=config.optim.lr
+            or LR_SHARE * derived_lr(config.optim.name, model.config.hidden_size),
             optim=config.optim,
             schedule=config.schedule,
             checkpoint=config.checkpoint,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmstages.config.stages import InspectConfig
-from llmstages.data.corpus import MANIFEST_FILE, SPLITS, Corpus, Counts
+from llmstages.data.corpus import MANIFEST_FILE, SPLITS, Corpus
 from llmstages.data.labelled import (
     Conversation,
     LabelledText,
@@ -26,6 +26,8 @@ from llmstages.data.labelled import (
 from llmstages.data.split import normalised_text
 from llmstages.data.table import Row, check_file, read_rows
 from llmstages.errors import UserError
+from llmstages.evaluate.classification import ClassificationReport
+from llmstages.report.classification import render_classification
 from llmstages.report.terminal import cell_text, output_console, progress, table
 
 MAX_LABELS_SHOWN = 30
@@ -244,29 +246,28 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
         "tokens": ", ".join(sorted(p.name for p in (path / "tokens").glob("*") if p.is_dir())),
     }
     _facts(str(path), facts)
-    rows: list[tuple[object, ...]] = [
-        (
-            *(source.name, source.kind, source.license or "", source.weight),
-            *(source.extracted.documents, sum(source.dropped.values())),
-            *_sizes(source.train),
-            *_sizes(source.validation),
-        )
-        for source in manifest.sources
-    ]
-    if len(rows) > 1:
-        extracted = sum(source.extracted.documents for source in manifest.sources)
-        dropped = sum(sum(source.dropped.values()) for source in manifest.sources)
-        total = (*_sizes(manifest.train), *_sizes(manifest.validation))
-        rows.append(("all", "", "", None, extracted, dropped, *total))
     table(
         "sources",
-        (
-            *("source", "kind", "licence", "weight", "documents in", "dropped"),
-            *("train documents", "words", "bytes", "validation documents", "words", "bytes"),
-        ),
-        rows,
+        ("source", "kind", "licence", "weight", "documents read", "dropped"),
+        [
+            (
+                *(source.name, source.kind, source.license, source.weight),
+                *(source.extracted.documents, sum(source.dropped.values())),
+            )
+            for source in manifest.sources
+        ],
         to_output=True,
     )
+    sizes: list[tuple[object, ...]] = [
+        (source.name, split, counts.documents, counts.words, counts.bytes)
+        for source in manifest.sources
+        for split, counts in (("train", source.train), ("validation", source.validation))
+    ]
+    if len(manifest.sources) > 1:
+        for split in SPLITS:
+            total = corpus.counts(split)
+            sizes.append(("all", split, total.documents, total.words, total.bytes))
+    table("texts", ("source", "split", "documents", "words", "bytes"), sizes, to_output=True)
     drops = [
         (source.name, rule, count)
         for source in manifest.sources
@@ -276,10 +277,6 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
         table("dropped", ("source", "rule", "documents"), drops, to_output=True)
     for document in islice(corpus.documents("train"), config.num_examples):
         _passage(f"{document.id} ({document.source}) {document.url or ''}".rstrip(), document.text)
-
-
-def _sizes(counts: Counts) -> tuple[int, int, int]:
-    return counts.documents, counts.words, counts.bytes
 
 
 def _show_document(corpus: Corpus, wanted: str) -> None:
@@ -360,6 +357,12 @@ def inspect_run(path: Path) -> None:
     if after:
         rows = [(key, *(figures.get(key) for figures in given.values())) for key in after]
         table("metrics", ("metric", *given), rows, to_output=True)
+    if "confusion" in (summary.get("metrics") or {}):
+        try:
+            report = ClassificationReport.from_dict(summary["metrics"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path / 'summary.json'}: no readable report ({error!r})") from None
+        output_console().print(render_classification(report, title="test rows"))
 
     links = {
         name: (path / name).resolve() for name in ("best", "last") if (path / name).is_symlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from llmstages.config.groups import ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import Shard, write_token_shards
@@ -106,7 +107,7 @@ def run(config: PretrainConfig) -> float:
     model.to(machine.device)
     cadence_tokens = config.evaluate.max_tokens
     metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
-    lr = config.optim.lr or derived_lr(model.config.hidden_size)
+    lr = config.optim.lr or derived_lr(config.optim.name, model.config.hidden_size)
     validation_tokens = sum(shard.info.tokens for shard in validation_shards)
     planned_tokens = None if length.steps is None else length.steps * data.tokens_per_step
     result = train(
@@ -187,24 +188,15 @@ def start_model(
         if base.labels is not None:
             raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
         return base.model
-    shape = config.model
-    model = Transformer(
-        TransformerConfig(
-            vocab_size=tokenizer.vocab_size,
-            num_layers=shape.num_layers,
-            hidden_size=shape.hidden_size,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            intermediate_size=shape.intermediate_size,
-            context_length=shape.context_length,
-            tie_embeddings=shape.tie_embeddings,
-            rope_theta=shape.rope_theta,
-            norm_eps=shape.norm_eps,
-        )
-    )
+    model = Transformer(transformer_config(config.model, tokenizer.vocab_size))
     model.initialize(torch.Generator().manual_seed(config.seed))
     return model
+
+
+def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig:
+    """The shape of the `model` group with the tokenizer's vocabulary."""
+    fields = {key: value for key, value in asdict(shape).items() if key not in ("name", "layout")}
+    return TransformerConfig(vocab_size=vocab_size, **fields)
 
 
 def derived_batch_tokens(total_tokens: int) -> int:

@@ -29,7 +29,12 @@ from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
 from llmstages.train.device import machine_facts
 from llmstages.train.losses import LossFn
-from llmstages.train.optimizer import lr_share, make_optimizer
+from llmstages.train.optimizer import (
+    lr_share,
+    make_optimizers,
+    optimizer_tensors,
+    restore_optimizers,
+)
 from llmstages.train.run import Run, flatten
 
 NUM_EVALUATIONS = 10
@@ -148,7 +153,7 @@ class Loop:
         self.num_evaluations = NUM_EVALUATIONS
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
-        self.optimizer = make_optimizer(training.model, training.optim, training.lr)
+        self.optimizers = make_optimizers(training.model, training.optim, training.lr)
         self.loss: LossFn = training.loss
         if training.compile:
             self.loss = torch.compile(training.loss, dynamic=False)
@@ -210,7 +215,7 @@ class Loop:
         with torch.no_grad():
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
-        self.optimizer = make_optimizer(t.model, t.optim, t.lr)
+        self.optimizers = make_optimizers(t.model, t.optim, t.lr)
         begin = time.monotonic()
         t.evaluate()
         seconds = time.monotonic() - begin
@@ -236,17 +241,7 @@ class Loop:
         if self.progress.best_step == self.progress.step:  # killed before the link was made
             self.t.run.link("best", self.progress.step)
         tensors = load_file(directory / "trainer" / "state.safetensors")
-        names = {id(p): name for name, p in self.t.model.named_parameters()}
-        for group in self.optimizer.param_groups:
-            # A fused step counts on the parameters' device, any other on the CPU.
-            counter_device = self.t.device if group["fused"] else torch.device("cpu")
-            for parameter in group["params"]:
-                name = names[id(parameter)]
-                self.optimizer.state[parameter] = {
-                    "step": tensors[f"{name}/step"].to(counter_device),
-                    "exp_avg": tensors[f"{name}/exp_avg"].to(self.t.device),
-                    "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(self.t.device),
-                }
+        restore_optimizers(self.t.model, self.optimizers, tensors)
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -282,8 +277,8 @@ class Loop:
         t = self.t
         begin = time.monotonic()
         step = self.progress.step
-        lr = t.lr * lr_share(t.schedule, step, self.steps)
-        loss, norm, tokens, references = self.optimizer_step(step, lr)
+        share = lr_share(t.schedule, step, self.steps)
+        loss, norm, tokens, references = self.optimizer_step(step, share)
         seconds = time.monotonic() - begin
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(
@@ -296,7 +291,7 @@ class Loop:
         entry = {
             "step": self.progress.step,
             "loss": loss,
-            "lr": lr,
+            "lr": t.lr * share,
             "grad_norm": norm,
             "tokens": self.progress.tokens,
             "tokens_per_second": tokens / max(seconds, 1e-9),
@@ -305,7 +300,7 @@ class Loop:
         t.run.record(entry)
         return entry
 
-    def optimizer_step(self, step: int, lr: float) -> tuple[float, float, int, list[str]]:
+    def optimizer_step(self, step: int, share_of_lr: float) -> tuple[float, float, int, list[str]]:
         """Loss a target in nats, gradient norm, tokens and references of step `step`."""
         t = self.t
         t.model.train()
@@ -327,10 +322,11 @@ class Loop:
         torch._foreach_div_(gradients, count)
         limit = t.optim.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * share_of_lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return float(torch.stack(losses).sum() / count), float(norm), tokens, references
 
     def autocast(self) -> torch.autocast:
@@ -383,12 +379,7 @@ class Loop:
         """Write a checkpoint of the present step, point at it, and drop the oldest."""
         t = self.t
         self.progress.seconds = self.spent()
-        names = {id(p): name for name, p in t.model.named_parameters()}
-        tensors = {
-            f"{names[id(parameter)]}/{key}": value.detach().cpu().contiguous()
-            for parameter, state in self.optimizer.state.items()
-            for key, value in state.items()
-        }
+        tensors = optimizer_tensors(t.model, self.optimizers)
         save_checkpoint(
             t.run.checkpoint_dir(self.progress.step),
             t.model,

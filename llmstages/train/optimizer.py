@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule."""
+"""Optimizers and the learning-rate schedule."""
 
 import math
 
@@ -7,30 +7,98 @@ import torch
 from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer
 
-REFERENCE_LR = 4e-3
-REFERENCE_WIDTH = 256
-"""The best pretraining rate at this width; see docs/architecture.md for the measurement."""
+REFERENCE_WIDTH = 128
+REFERENCE_LR = {"muon": 0.01, "adamw": 0.01}
+"""The best pretraining rates found at that width; see docs/architecture.md for the measurement."""
+EMBEDDING_LR_RATIO = 2.0
+"""Rate of embeddings, heads and vectors under Muon, as a multiple of that of the matrices."""
 
 
-def derived_lr(hidden_size: int) -> float:
+def derived_lr(optimizer: str, hidden_size: int) -> float:
     """Peak rate for pretraining: falls with the square root of the width."""
-    return REFERENCE_LR * math.sqrt(REFERENCE_WIDTH / hidden_size)
+    return REFERENCE_LR[optimizer] * math.sqrt(REFERENCE_WIDTH / hidden_size)
 
 
-def make_optimizer(model: Transformer, config: OptimConfig, lr: float) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=model.embedding.weight.device.type in ("cpu", "cuda"),
+def make_optimizers(
+    model: Transformer, config: OptimConfig, lr: float
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model; each parameter group has its peak rate as `peak_lr`.
+
+    `muon`: matrices inside the blocks by Muon (Jordan et al. 2024), whose update is an orthogonal
+    matrix scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training");
+    embeddings, heads and norms by AdamW. `adamw`: all by AdamW. Weight decay is on matrices only,
+    embeddings not among them.
+    """
+    hidden, embeddings, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.dim() < 2:
+            vectors.append(parameter)
+        elif name.startswith("blocks."):
+            hidden.append(parameter)
+        else:
+            embeddings.append(parameter)
+    muon = config.name == "muon"
+    other_lr = config.embedding_lr or (EMBEDDING_LR_RATIO * lr if muon else lr)
+    optimizers: list[torch.optim.Optimizer] = []
+    adamw_groups = [
+        {"params": embeddings + vectors, "peak_lr": other_lr, "weight_decay": 0.0},
+    ]
+    if muon:
+        optimizers.append(
+            torch.optim.Muon(
+                [{"params": hidden, "peak_lr": lr}],
+                lr=lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    else:
+        adamw_groups.append({"params": hidden, "peak_lr": lr, "weight_decay": config.weight_decay})
+    optimizers.append(
+        torch.optim.AdamW(
+            adamw_groups,
+            lr=lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=model.embedding.weight.device.type in ("cpu", "cuda"),
+        )
     )
+    return optimizers
+
+
+def optimizer_tensors(
+    model: Transformer, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
+    """The optimizers' state as named tensors, for a checkpoint."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value.detach().cpu().contiguous()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizers(
+    model: Transformer,
+    optimizers: list[torch.optim.Optimizer],
+    tensors: dict[str, torch.Tensor],
+) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                prefix = names[id(parameter)] + "/"
+                optimizer.state[parameter] = {
+                    # AdamW counts its steps in a tensor that stays on the CPU unless fused on cuda.
+                    key.removeprefix(prefix): value.to(parameter.device)
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
 
 
 def lr_share(config: ScheduleConfig, step: int, steps: int) -> float:

@@ -108,12 +108,11 @@ def test_promises(
 ) -> None:
     keys, labels = [key for key, _ in rows], [label for _, label in rows]
     split = split_examples(keys, labels, validation_share, test_share, seed)
-    assert sorted(sum(parts(split), [])) == list(range(len(rows)))
+    assert sorted(n for part in parts(split) for n in part) == list(range(len(rows)))
     sets = [{normalised_text(keys[n]) for n in part} for part in parts(split)]
     assert not sets[0] & sets[1]
     assert not sets[0] & sets[2]
     assert not sets[1] & sets[2]
-    # A label whose texts all belong to it alone keeps one of them in training.
     for label in set(labels):
         own = [n for n in range(len(rows)) if labels[n] == label]
         assert set(own) & set(split.train)

@@ -1,5 +1,6 @@
 """The figures of a classifier are those that scikit-learn gives."""
 
+import io
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics
 
-from llmstages.evaluate.classification import classification_report
+from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.report.classification import render_classification
 
 LABELS = ["a", "b", "c", "never"]
@@ -26,9 +27,9 @@ PROBABILITIES = np.array(
 
 
 def shown(report: object) -> str:
-    console = Console(width=100, record=True, quiet=True)
-    console.print(report)
-    return console.export_text()
+    output = io.StringIO()
+    Console(width=100, file=output).print(report)
+    return output.getvalue()
 
 
 def test_exact_figures() -> None:
@@ -65,8 +66,10 @@ def test_equal_to_scikit_learn() -> None:
     assert report.confusion == metrics.confusion_matrix(truth, predicted).tolist()
 
 
-def test_as_dict_is_json() -> None:
-    values = classification_report(LABELS, TRUTH, PROBABILITIES).as_dict()
+def test_as_dict_is_json_and_is_read_back() -> None:
+    report = classification_report(LABELS, TRUTH, PROBABILITIES)
+    values = report.as_dict()
+    assert ClassificationReport.from_dict(json.loads(json.dumps(values))) == report
     assert json.loads(json.dumps(values)) == values
     assert values["per_class"][1] == {
         "label": "b",

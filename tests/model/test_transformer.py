@@ -13,8 +13,8 @@ def test_initialisation_starts_every_block_as_the_identity(random_model):
     x = torch.randint(0, 96, (2, 5))
     expected = model.norm(model.embedding(x))
     assert torch.equal(model(x), expected)
-    assert math.isclose(float(model.embedding.weight.std()), 0.02, rel_tol=0.1)
-    assert math.isclose(float(model.head.weight.std()), 0.02, rel_tol=0.1)
+    assert math.isclose(model.embedding.weight.std().item(), 0.02, rel_tol=0.1)
+    assert math.isclose(model.head.weight.std().item(), 0.02, rel_tol=0.1)
     assert all(bool((p == 1).all()) for p in model.parameters() if p.dim() == 1)
 
 
@@ -23,9 +23,7 @@ def test_same_seed_same_weights(random_model):
     one.initialize(torch.Generator().manual_seed(5))
     two.initialize(torch.Generator().manual_seed(5))
     three.initialize(torch.Generator().manual_seed(6))
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.embedding.weight, three.embedding.weight)
 
 

@@ -1,0 +1,163 @@
+"""Checkpoints on disk: complete or not there, damage is found, and nothing else is taken for one."""
+
+import json
+import pickle
+
+import pytest
+
+from llmstages.errors import UserError
+from llmstages.train.checkpoint import (
+    complete_checkpoints,
+    file_hash,
+    load_checkpoint,
+    read_info,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+
+
+def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
+    best = (tiny_run / "best").resolve()
+    names = {p.relative_to(best).as_posix() for p in best.rglob("*") if p.is_file()}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "llmstages.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "trainer/state.json",
+        "trainer/state.safetensors",
+    }
+    info = read_info(best)
+    assert (info.format_version, info.stage, info.step) == (1, "pretrain", 8)
+    assert info.tokens_seen == 8 * 512
+    assert info.metrics.keys() == {"val_loss", "val_bits_per_byte"}
+    assert info.files == {n: file_hash(best / n) for n in names - {"llmstages.json"}}
+    assert info.lineage.tokenizer == load_checkpoint(tiny_run).tokenizer.hash
+    assert info.lineage.parent is None
+    from llmstages.data.corpus import Corpus
+
+    assert info.lineage.corpus_manifest == Corpus.open(tiny_corpus).manifest_hash
+
+
+def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labelled_file):
+    parent, corpus = load_checkpoint(tiny_run), read_info(tiny_run / "best").lineage
+    for run in (classifier_run, instruct_run):
+        lineage = read_info(run / "best").lineage
+        assert lineage.parent == parent.hash == file_hash(parent.directory / "model.safetensors")
+        assert lineage.corpus_manifest == corpus.corpus_manifest
+        assert lineage.tokenizer == corpus.tokenizer
+    assert read_info(classifier_run / "best").lineage.data == file_hash(labelled_file)
+    assert read_info(classifier_run / "best").classifier == {
+        "pooling": "last",
+        "task": "single_label",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "trainer/state.safetensors"]
+)
+def test_a_flipped_byte_is_found(run_copy, name):
+    path = (run_copy / "best").resolve() / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged") as refused:
+        load_checkpoint(run_copy)
+    assert str(refused.value).startswith(f"{path}: ")
+    path.unlink()
+    with pytest.raises(UserError, match="missing from the checkpoint"):
+        load_checkpoint(run_copy)
+
+
+def test_a_run_means_its_best_checkpoint(tiny_run):
+    assert resolve_checkpoint(str(tiny_run)) == (tiny_run / "best").resolve()
+    assert resolve_checkpoint(str(tiny_run / "best")) == tiny_run / "best"
+
+
+def test_torn_checkpoints_are_skipped_with_a_warning(run_copy, capfd):
+    directory = run_copy / "checkpoints"
+    (directory / "step-000008" / "llmstages.json").unlink()
+    (directory / "step-000010.tmp").mkdir()
+    (directory / "step-000009").mkdir()
+    (directory / "step-000009" / "llmstages.json").write_text('{"format_ver', encoding="utf-8")
+    names = [path.name for path in complete_checkpoints(run_copy)]
+    assert names == ["step-000006"]
+    err = capfd.readouterr().err
+    assert err.count("incomplete checkpoint, skipped") == 2
+    assert "step-000010.tmp" not in err
+    assert load_checkpoint(run_copy).directory.name == "step-000006"
+    # Torn, it is never taken for the directory of another program.
+    with pytest.raises(UserError, match="incomplete checkpoint"):
+        load_checkpoint(directory / "step-000008")
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(run_copy):
+    directory = run_copy / "checkpoints"
+    (directory / "step-000006").rename(directory / "step-1000000")
+    assert [path.name for path in complete_checkpoints(run_copy)] == ["step-000008", "step-1000000"]
+
+
+def test_a_run_without_a_checkpoint(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="no complete checkpoint yet"):
+        load_checkpoint(tmp_path / "run")
+
+
+def test_pickles_are_never_opened(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    file = tmp_path / "model.pt"
+    file.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError, match=r"model\.pt: a file.*never opened"):
+        load_checkpoint(file)
+    directory = tmp_path / "foreign"
+    directory.mkdir()
+    (directory / "config.json").write_text("{}", encoding="utf-8")
+    (directory / "pytorch_model.bin").write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"foreign: .*pytorch_model\.bin is a pickle"):
+        load_checkpoint(directory)
+    (directory / "model.safetensors").write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"foreign/config\.json"):
+        load_checkpoint(directory)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_weights_that_are_no_safetensors_file(run_copy):
+    directory = (run_copy / "best").resolve()
+    (directory / "llmstages.json").unlink()
+    moved = directory.rename(run_copy.parent / "foreign")
+    (moved / "model.safetensors").write_bytes(b"\x80\x04not safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
+        load_checkpoint(moved)
+
+
+def test_a_wrong_path_suggests_the_nearest(tiny_run):
+    with pytest.raises(UserError, match=r"no such checkpoint or run: did you mean .*pretrain\?"):
+        load_checkpoint(tiny_run.parent / "pretrian")
+
+
+def test_another_format_version_is_refused(run_copy):
+    path = (run_copy / "best").resolve() / "llmstages.json"
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**contents, "format_version": 99}), encoding="utf-8")
+    with pytest.raises(UserError, match="format 99, this version reads 1"):
+        load_checkpoint((run_copy / "best").resolve())
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint(run_copy, monkeypatch):
+    loaded = load_checkpoint(run_copy)
+    before = read_info(loaded.directory)
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("llmstages.train.checkpoint.write_json", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(loaded.directory, loaded.model, loaded.tokenizer, before)
+    assert read_info(loaded.directory) == before
+    load_checkpoint(loaded.directory)

@@ -1,0 +1,321 @@
+"""The same seed gives the same run to the last bit, in one go or in pieces."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmstages.config.groups import BudgetConfig, CheckpointConfig, EvaluateConfig
+from llmstages.stages import finetune_classify, finetune_instruct, pretrain
+from llmstages.train.loop import Loop
+
+STAGES = {
+    "pretrain": pretrain,
+    "instruct": finetune_instruct,
+    "classify": finetune_classify,
+}
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the code can see."""
+
+
+def losses(run_dir):
+    """Training losses and gradient norms by step, and the metrics of evaluations."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    timeless = [
+        {key: value for key, value in entry.items() if "second" not in key} for entry in entries
+    ]
+    assert [entry["step"] for entry in timeless] == sorted(entry["step"] for entry in timeless)
+    return timeless
+
+
+def results(run_dir):
+    """All that must be the same: metrics on the way, final metrics, weights and optimizer."""
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    weights = load_file(run_dir / "last" / "model.safetensors")
+    state = load_file(run_dir / "last" / "trainer" / "state.safetensors")
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in sorted((weights | state).items())}
+    best = str((run_dir / "best").readlink())
+    kept = ("metrics", "metrics_before", "tokens", "words", "steps")
+    return losses(run_dir), {key: summary[key] for key in kept}, tensors, best
+
+
+@pytest.fixture
+def configs(pretrain_config, instruct_config, classify_config):
+    return {"pretrain": pretrain_config, "instruct": instruct_config, "classify": classify_config}
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """kill_after(steps, where): the process ends after so many steps of this process."""
+
+    def arm(steps, where="step"):
+        done = [0]
+        if where == "step":  # just after the step, before anything is evaluated or saved
+            whole = Loop.step
+
+            def step(self):
+                entry = whole(self)
+                done[0] += 1
+                if done[0] == steps:
+                    raise Killed
+                return entry
+
+            monkeypatch.setattr(Loop, "step", step)
+        else:  # in the midst of writing a checkpoint
+            monkeypatch.setattr("llmstages.train.checkpoint.write_json", torn_after(steps, done))
+
+    def torn_after(saves, done):
+        from llmstages.train.checkpoint import write_json as whole
+
+        def write_json(path, contents):
+            if path.name == "llmstages.json":
+                done[0] += 1
+                if done[0] == saves:
+                    path.write_text('{"torn', encoding="utf-8")
+                    raise Killed
+            whole(path, contents)
+
+        return write_json
+
+    return arm
+
+
+def test_same_seed_twice_is_the_same_to_the_last_bit(tiny_run, tmp_path, pretrain_config):
+    pretrain.run(pretrain_config(tmp_path))
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+    pretrain.run(pretrain_config(tmp_path, name="other", seed=1))
+    assert losses(tmp_path / "other") != losses(tiny_run)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "instruct", "classify"])
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 5])
+def test_killed_and_restarted_equals_uninterrupted(
+    stage, killed_after, tmp_path, configs, request, kill_after, monkeypatch, capfd
+):
+    shared = {"pretrain": "tiny_run", "instruct": "instruct_run", "classify": "classifier_run"}
+    whole = request.getfixturevalue(shared[stage])
+    settings = {"baselines": True} if stage == "classify" else {}
+    config = configs[stage](tmp_path, **settings)
+    with monkeypatch.context(), pytest.raises(Killed):
+        kill_after(killed_after)
+        STAGES[stage].run(config)
+    monkeypatch.undo()
+    run_dir = tmp_path / whole.name
+    assert not (run_dir / "summary.json").exists()
+    STAGES[stage].run(config)
+    assert ("continuing at step" in capfd.readouterr().err) == (killed_after > 2)
+    assert results(run_dir) == results(whole)
+
+
+@pytest.mark.parametrize("saves", [1, 2, 4])
+def test_killed_while_saving(saves, tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch):
+    config = pretrain_config(tmp_path)
+    with pytest.raises(Killed):
+        kill_after(saves, where="save")
+        pretrain.run(config)
+    monkeypatch.undo()
+    torn = sorted((tmp_path / "pretrain" / "checkpoints").glob("*.tmp"))
+    assert len(torn) == 1
+    pretrain.run(config)
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+    assert not list((tmp_path / "pretrain" / "checkpoints").glob("*.tmp"))
+
+
+def test_killed_before_the_summary(tmp_path, tiny_run, pretrain_config, monkeypatch):
+    def killed(*args, **kwargs):
+        raise Killed
+
+    with pytest.raises(Killed):
+        monkeypatch.setattr(pretrain, "write_summary", killed)
+        pretrain.run(pretrain_config(tmp_path))
+    monkeypatch.undo()
+    pretrain.run(pretrain_config(tmp_path))
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+
+
+def test_killed_before_the_link_to_the_best(tmp_path, tiny_run, pretrain_config, monkeypatch):
+    def killed(*args, **kwargs):
+        raise Killed
+
+    with pytest.raises(Killed):
+        monkeypatch.setattr("llmstages.train.run.Run.link", killed)
+        pretrain.run(pretrain_config(tmp_path, checkpoint=CheckpointConfig(every_steps=100)))
+    monkeypatch.undo()
+    assert not (tmp_path / "pretrain" / "best").exists()
+    pretrain.run(pretrain_config(tmp_path))
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+
+
+def test_a_torn_checkpoint_is_skipped_for_the_one_before(
+    tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch, capfd
+):
+    config = pretrain_config(tmp_path)
+    with pytest.raises(Killed):
+        kill_after(7)
+        pretrain.run(config)
+    monkeypatch.undo()
+    (tmp_path / "pretrain" / "checkpoints" / "step-000006" / "llmstages.json").unlink()
+    pretrain.run(config)
+    err = capfd.readouterr().err
+    assert "step-000006: incomplete checkpoint, skipped" in err.replace("\n", "")
+    assert "continuing at step 4 of 8" in err
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+
+
+def test_a_torn_line_of_metrics_is_dropped(
+    tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch
+):
+    with pytest.raises(Killed):
+        kill_after(5)
+        pretrain.run(pretrain_config(tmp_path))
+    monkeypatch.undo()
+    with (tmp_path / "pretrain" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 6, "los')
+    pretrain.run(pretrain_config(tmp_path))
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+
+
+def test_an_unfinished_run_with_other_settings_is_refused(
+    tmp_path, pretrain_config, kill_after, monkeypatch
+):
+    with pytest.raises(Killed):
+        kill_after(3)
+        pretrain.run(pretrain_config(tmp_path))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"an unfinished run .*seed was 0, is 1"):
+        pretrain.run(pretrain_config(tmp_path, seed=1))
+
+
+def test_another_machine_is_said(tmp_path, pretrain_config, kill_after, monkeypatch, capfd):
+    with pytest.raises(Killed):
+        kill_after(3)
+        pretrain.run(pretrain_config(tmp_path))
+    monkeypatch.undo()
+    plan_path = tmp_path / "pretrain" / "plan.json"
+    plan = json.loads(plan_path.read_text(encoding="utf-8"))
+    plan["machine"]["torch"] = "2.0.0"
+    plan_path.write_text(json.dumps(plan), encoding="utf-8")
+    pretrain.run(pretrain_config(tmp_path))
+    err = " ".join(capfd.readouterr().err.split())
+    assert f"goes on with machine.torch {torch.__version__} (was 2.0.0)" in err
+
+
+@pytest.fixture
+def command(tiny_corpus, tmp_path):
+    """The command line of a run of 40 steps, and its directory."""
+
+    def make(name):
+        return [
+            sys.executable,
+            "-m",
+            "llmstages",
+            "pretrain",
+            str(tiny_corpus),
+            f"runs_dir={tmp_path}",
+            f"name={name}",
+            "model=nano",
+            "model.num_layers=2",
+            "model.hidden_size=64",
+            "model.context_length=64",
+            "batch_tokens=1024",
+            "steps=40",
+            "device=cpu",
+            "dtype=float32",
+            "compile='off'",
+            "checkpoint.every_steps=5",
+            "evaluate.every_steps=20",
+            "evaluate.max_tokens=500",
+            "evaluate.num_samples=0",
+        ], tmp_path / name
+
+    return make
+
+
+def start(command, run_dir, lines):
+    """Start a run and wait until `metrics.jsonl` has so many lines."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    path = run_dir / "metrics.jsonl"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            return process
+        time.sleep(0.002)
+    process.kill()
+    raise AssertionError(f"the run did not get to step {lines}: {process.communicate()[1]}")
+
+
+def test_signals(command, cli):
+    """SIGKILL at some moment, then SIGTERM, then to the end: as if nothing had been."""
+    words, run_dir = command("pieces")
+    process = start(words, run_dir, 8)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    process = start(words, run_dir, 20)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "checkpoint saved" in err
+    assert "Traceback" not in err
+    steps = [entry["step"] for entry in losses(run_dir)]
+    assert (run_dir / "checkpoints" / f"step-{steps[-1]:06d}" / "llmstages.json").is_file()
+
+    for name in ("pieces", "whole"):
+        status, _, err = cli(*command(name)[0][3:])
+        assert status == 0, err
+    assert results(run_dir) == results(command("whole")[1])
+
+
+def test_time_budget(tmp_path, pretrain_config):
+    import llmstages
+
+    llmstages.take_start_seconds()  # the first stage of a process counts from the process's start
+    begin = time.monotonic()
+    looking = EvaluateConfig(max_tokens=500, num_samples=0)
+    pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
+    spent = time.monotonic() - begin
+    summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
+    assert 1 < spent < 5
+    assert summary["steps"] > 20
+    assert summary["seconds"] == pytest.approx(spent, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"budget": BudgetConfig(tokens=512 * 3)}, 3),
+        ({"budget": BudgetConfig(tokens=1)}, 1),
+        ({"steps": 5}, 5),
+    ],
+)
+def test_length_of_pretraining(tmp_path, pretrain_config, settings, steps):
+    pretrain.run(pretrain_config(tmp_path, **settings))
+    summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["steps"], summary["tokens"]) == (steps, 512 * steps)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 6), (2.5, 15), (0.01, 1)])
+def test_epochs_of_a_classifier(tmp_path, classify_config, epochs, steps):
+    # 48 training rows in batches of 8
+    finetune_classify.run(classify_config(tmp_path, epochs=epochs))
+    path = tmp_path / "lines-classify" / "summary.json"
+    assert json.loads(path.read_text(encoding="utf-8"))["steps"] == steps
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, pretrain_config, monkeypatch):
+    def broken(model, batch):
+        hidden = model(batch.tokens).sum()
+        return hidden * float("nan"), torch.tensor(1.0)
+
+    monkeypatch.setattr(pretrain, "dense_loss", broken)
+    with pytest.raises(FloatingPointError, match=r"step 1: the loss is nan.*read: (topics|texts)/"):
+        pretrain.run(pretrain_config(tmp_path))
+    assert not list((tmp_path / "pretrain" / "checkpoints").iterdir())
