@@ -233,7 +233,7 @@ class OptimConfig:
     lr: float | None = None
     """Peak learning rate; null derives it from the model's width (see docs/architecture.md)."""
     embedding_lr: float | None = None
-    """Peak rate of embeddings, heads and norms; null: twice `lr` under muon, `lr` under adamw."""
+    """Peak rate of embeddings, heads and norms; null: three times `lr` under muon, `lr` under adamw."""
     momentum: float = 0.95
     """Muon's momentum (Nesterov)."""
     beta1: float = 0.9

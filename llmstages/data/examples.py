@@ -13,6 +13,10 @@ import torch
 from llmstages.data.batch import IGNORED, Batch
 from llmstages.data.order import permutation
 
+LENGTH_STEP = 16
+"""Batches of texts are padded to multiples of this: each new shape costs a kernel made for it (on a
+CPU in bf16 more than the step itself), and there are few shapes this way."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -166,11 +170,13 @@ class ShuffledData:
         *,
         batch_size: int,
         micro_batch_tokens: int,
+        context_length: int,
         seed: int,
     ) -> None:
         self.examples = list(examples)
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
+        self.context_length = context_length
         self.seed = seed
         self.steps_per_epoch = -(-len(self.examples) // batch_size)
 
@@ -179,14 +185,20 @@ class ShuffledData:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = permutation(len(self.examples), "examples", self.seed, epoch)
         chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        yield from by_length([self.examples[index] for index in chosen], self.micro_batch_tokens)
+        yield from by_length(
+            [self.examples[index] for index in chosen], self.micro_batch_tokens, self.context_length
+        )
 
 
-def by_length(examples: Sequence[Example], micro_batch_tokens: int) -> Iterator[Batch]:
+def by_length(
+    examples: Sequence[Example], micro_batch_tokens: int, context_length: int
+) -> Iterator[Batch]:
     """Batches of examples of similar length, of at most `micro_batch_tokens` padded tokens each."""
     ordered = sorted(examples, key=lambda example: len(example.tokens), reverse=True)
     begin = 0
     while begin < len(ordered):
-        rows = max(1, micro_batch_tokens // len(ordered[begin].tokens))
-        yield make_batch([[example] for example in ordered[begin : begin + rows]])
+        length = -(-len(ordered[begin].tokens) // LENGTH_STEP) * LENGTH_STEP
+        length = min(length, context_length)
+        rows = max(1, micro_batch_tokens // length)
+        yield make_batch([[example] for example in ordered[begin : begin + rows]], length)
         begin += rows

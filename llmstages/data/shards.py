@@ -89,6 +89,11 @@ def shard_stem(split: str, source: str) -> str:
     return f"{split}-{source}"
 
 
+def token_shards_dir(corpus: Corpus, tokenizer: Tokenizer) -> Path:
+    """Where the shards of a corpus for a tokenizer are, or will be."""
+    return corpus.directory / "tokens" / tokenizer.hash[:16]
+
+
 def open_token_shards(directory: Path) -> TokenShards:
     """Open the shards in `corpora/<name>/tokens/<hash>/`; `UserError` when they are incomplete."""
     index_path = directory / "index.json"
@@ -117,7 +122,7 @@ def write_token_shards(
     Everything is written to a directory beside the final one and renamed when complete.
     `advance(documents)` is called as work goes on.
     """
-    directory = corpus.directory / "tokens" / tokenizer.hash[:16]
+    directory = token_shards_dir(corpus, tokenizer)
     if (directory / "index.json").exists():
         return open_token_shards(directory)
     staging = directory.with_name(directory.name + ".tmp")

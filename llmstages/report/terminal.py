@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from llmstages.errors import UserError
+
 
 def error_console() -> Console:
     """Console on standard error, made at each use so that redirection after import is respected."""
@@ -98,4 +100,8 @@ def progress(
             else:
                 bar.update(task, advance=amount, note=note)
 
-        yield advance
+        try:
+            yield advance
+        except UserError:
+            bar.live.transient = True  # the error's one line says it all
+            raise

@@ -97,6 +97,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         training,
         batch_size=config.batch_size,
         micro_batch_tokens=machine.micro_batch_tokens,
+        context_length=context_length,
         seed=config.seed,
     )
     length = choose_length(
@@ -119,7 +120,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
 
     def evaluate() -> dict[str, float]:
-        batches = by_length(validation, machine.micro_batch_tokens)
+        batches = by_length(validation, machine.micro_batch_tokens, context_length)
         loss = likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
         report = measure(model, validation, labels, machine)
         return {"val_loss": loss, "accuracy": report.accuracy, "macro_f1": report.macro_f1}
@@ -223,7 +224,9 @@ def _per_example(
     model.eval()
     parts = [
         compute(model, batch.to(machine.device)).cpu().double().numpy()
-        for batch in by_length([examples[i] for i in order], machine.micro_batch_tokens)
+        for batch in by_length(
+            [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
+        )
     ]
     model.train(was_training)
     stacked = np.concatenate(parts)

@@ -87,7 +87,7 @@ def scores_of(
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         for begin in range(0, len(order), batch_size):
             chosen: list[Example] = [examples[i] for i in order[begin : begin + batch_size]]
-            for batch in by_length(chosen, batch_size * context_length):
+            for batch in by_length(chosen, batch_size * context_length, context_length):
                 for row in label_probabilities(model, batch.to(device)).tolist():
                     results[order[done]] = dict(zip(labels, row, strict=True))
                     done += 1

@@ -10,7 +10,7 @@ import torch
 from llmstages.config.groups import ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import Shard, write_token_shards
+from llmstages.data.shards import Shard, token_shards_dir, write_token_shards
 from llmstages.data.streams import PretrainingData, validation_batches
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import Likelihood, likelihood
@@ -168,9 +168,12 @@ def run(config: PretrainConfig) -> float:
 
 def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
     """Training and validation shards, tokenized now if the corpus has none for this tokenizer."""
-    total = corpus.counts("train").documents + corpus.counts("validation").documents
-    with progress("tokenizing", total=total, unit="documents") as advance:
-        shards = write_token_shards(corpus, tokenizer, advance)
+    if (token_shards_dir(corpus, tokenizer) / "index.json").is_file():
+        shards = write_token_shards(corpus, tokenizer)
+    else:
+        total = corpus.counts("train").documents + corpus.counts("validation").documents
+        with progress("tokenizing", total=total, unit="documents") as advance:
+            shards = write_token_shards(corpus, tokenizer, advance)
     train_shards, validation = shards.of_split("train"), shards.of_split("validation")
     if not train_shards or not validation:
         raise UserError(

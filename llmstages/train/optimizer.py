@@ -8,9 +8,9 @@ from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer
 
 REFERENCE_WIDTH = 128
-REFERENCE_LR = {"muon": 0.01, "adamw": 0.01}
+REFERENCE_LR = {"muon": 0.006, "adamw": 0.01}
 """The best pretraining rates found at that width; see docs/architecture.md for the measurement."""
-EMBEDDING_LR_RATIO = 2.0
+EMBEDDING_LR_RATIO = 3.0
 """Rate of embeddings, heads and vectors under Muon, as a multiple of that of the matrices."""
 
 

@@ -1,0 +1,86 @@
+"""Classification: the same probabilities whatever stands beside a text in its batch."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from llmstages.data.examples import labelled_example, make_batch
+from llmstages.stages.finetune_classify import features, probabilities
+from llmstages.stages.training import Machine
+from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.losses import label_probabilities
+
+TEXTS = ["", "a", "lists", "Integer literals are described by", "word " * 40, "안녕 🙂", "0x1F" * 99]
+
+
+@pytest.fixture
+def loaded(classifier_run):
+    checkpoint = load_checkpoint(classifier_run)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # probabilities far from each other, so that differences would show
+        checkpoint.model.head.weight.normal_(0, 2, generator=generator)
+    checkpoint.model.eval()
+    return checkpoint
+
+
+@pytest.fixture
+def examples(loaded):
+    tokenizer = loaded.tokenizer
+    return [
+        labelled_example(tokenizer.encode(text), tokenizer.end_id, 0, 64, "") for text in TEXTS
+    ]
+
+
+def test_probabilities_do_not_depend_on_the_batch(loaded, examples):
+    alone = torch.cat([label_probabilities(loaded.model, make_batch([[e]])) for e in examples])
+    assert alone.sum(dim=1).tolist() == pytest.approx([1.0] * len(TEXTS), abs=1e-6)
+    assert float(alone[:, 0].std()) > 0.05
+    together = label_probabilities(loaded.model, make_batch([[e] for e in examples]))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    padded = label_probabilities(loaded.model, make_batch([[e] for e in examples], 64))
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=0)
+    backwards = label_probabilities(loaded.model, make_batch([[e] for e in examples[::-1]]))
+    torch.testing.assert_close(backwards.flip(0), alone, atol=1e-5, rtol=0)
+    for limit in (1, 100, 10_000):
+        machine = Machine(torch.device("cpu"), torch.float32, limit)
+        found = probabilities(loaded.model, examples, machine)
+        np.testing.assert_allclose(found, alone.numpy(), atol=1e-5)
+
+
+def test_features_are_the_end_tokens_hidden_states_in_order(loaded, examples):
+    machine = Machine(torch.device("cpu"), torch.float32, 100)
+    found = features(loaded.model, examples, machine)
+    for row, example in zip(found, examples, strict=True):
+        with torch.inference_mode():
+            expected = loaded.model(torch.tensor([example.tokens]))[0, -1]
+        np.testing.assert_allclose(row, expected.numpy(), atol=1e-5)
+
+
+def test_labels_are_sorted_and_in_the_checkpoint(classifier_run):
+    config = json.loads((classifier_run / "best" / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "integers", "1": "strings"}
+    assert config["architectures"] == ["Qwen3ForSequenceClassification"]
+
+
+def test_given_validation_and_test_files(tmp_path, classify_config, labelled_file):
+    from llmstages.stages import finetune_classify
+
+    lines = labelled_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, part in {"train": lines[4:-4], "validation": lines[:4], "test": lines[-4:]}.items():
+        extra = '{"text": "more", "label": "strings"}\n{"text": "less", "label": "integers"}\n'
+        (tmp_path / f"{name}.jsonl").write_text("".join(part) + extra, encoding="utf-8")
+    finetune_classify.run(
+        classify_config(
+            tmp_path,
+            data=str(tmp_path / "train.jsonl"),
+            validation_data=str(tmp_path / "validation.jsonl"),
+            test_data=str(tmp_path / "test.jsonl"),
+            steps=1,
+        )
+    )
+    summary = json.loads(
+        (tmp_path / "train-classify" / "summary.json").read_text(encoding="utf-8")
+    )
+    assert summary["examples"] == {"train": 54, "validation": 6, "test": 6}

@@ -1,0 +1,45 @@
+"""Predictions as JSON Lines, in the order of the input."""
+
+import json
+
+import pytest
+
+
+def read(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_predictions_in_order_whatever_the_batch(cli, classifier_run, labelled_file, tmp_path):
+    outputs = []
+    for size in (1, 7, 32):
+        path = tmp_path / f"out-{size}.jsonl"
+        status, out, err = cli(
+            "predict", classifier_run, labelled_file, f"output={path}", f"batch_size={size}"
+        )
+        assert (status, out) == (0, ""), err
+        outputs.append(read(path.read_text(encoding="utf-8")))
+    for entries in outputs:
+        assert [entry["id"] for entry in entries] == list(range(1, 61))
+        for entry, first in zip(entries, outputs[0], strict=True):
+            assert entry["probabilities"] == pytest.approx(first["probabilities"], abs=1e-5)
+            assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+            assert entry["label"] == max(entry["probabilities"], key=entry["probabilities"].get)
+    assert len({entry["probabilities"]["strings"] for entry in outputs[0]}) > 30
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_one_text_on_the_command_line(cli, classifier_run):
+    status, out, err = cli("predict", classifier_run, "String literals, a=b, 'quoted'")
+    assert status == 0, err
+    (entry,) = read(out)
+    assert entry["id"] == 1
+    assert entry["probabilities"].keys() == {"integers", "strings"}
+
+
+def test_empty_and_very_long_texts(cli, classifier_run, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    texts = ["", "word " * 1000, "한국어"]
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    status, out, err = cli("predict", classifier_run, path)
+    assert status == 0, err
+    assert [entry["id"] for entry in read(out)] == [1, 2, 3]

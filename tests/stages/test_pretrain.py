@@ -1,0 +1,117 @@
+"""Pretraining as a stage: its metrics are exact, and its derived values are what the text says."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from llmstages.config.groups import EvaluateConfig, ModelConfig
+from llmstages.data.corpus import Corpus
+from llmstages.data.shards import write_token_shards
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.stages import pretrain
+from llmstages.stages.pretrain import derived_batch_tokens, evaluator
+from llmstages.stages.training import Machine
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import load_checkpoint
+
+MACHINE = Machine(torch.device("cpu"), torch.float32, 1024)
+
+
+@pytest.fixture
+def validation(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    shards = write_token_shards(corpus, Tokenizer.load(corpus.tokenizer_dir))
+    return shards.of_split("validation")
+
+
+def test_bits_per_byte_of_a_uniform_model_are_exact(validation):
+    vocab_size = 512
+    model = Transformer(TransformerConfig(vocab_size, 1, 8, 2, 1, 4, 8, 64))
+    with torch.no_grad():
+        model.embedding.weight.zero_()  # every logit is 0
+    metrics = evaluator(model, validation, MACHINE, 4)(None)
+    num_targets = sum(shard.info.tokens - 1 for shard in validation)
+    num_bytes = sum(shard.info.bytes for shard in validation)
+    assert metrics["val_loss"] == pytest.approx(math.log(vocab_size), rel=1e-6)
+    expected = num_targets * math.log2(vocab_size) / num_bytes
+    assert metrics["val_bits_per_byte"] == pytest.approx(expected, rel=1e-6)
+    part = evaluator(model, validation, MACHINE, 4)(500)
+    assert part["val_bits_per_byte"] == pytest.approx(expected, rel=0.2)
+
+
+def test_evaluation_does_not_depend_on_the_batch(validation, tiny_run):
+    model = load_checkpoint(tiny_run).model
+    one, many = (evaluator(model, validation, MACHINE, rows)(None) for rows in (1, 16))
+    assert one == pytest.approx(many, abs=1e-5)
+
+
+def test_headline_is_that_of_the_best_checkpoint(validation, tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    metrics = evaluator(load_checkpoint(tiny_run).model, validation, MACHINE, 4)(None)
+    assert metrics == pytest.approx(summary["metrics"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch"), [(1000, 1024), (5_000_000, 8192), (20_000_000, 16_384), (10**9, 131_072)]
+)
+def test_derived_batch(tokens, batch):
+    assert derived_batch_tokens(tokens) == batch
+
+
+def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
+    pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=2))
+    summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
+    before = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    assert summary["metrics_before"]["val_loss"] == pytest.approx(
+        before["metrics"]["val_loss"], abs=0.1
+    )
+    info = load_checkpoint(tmp_path / "pretrain").info
+    assert info.tokens_seen == 8 * 512 + 2 * 512
+    assert info.lineage.parent == load_checkpoint(tiny_run).hash
+
+
+def test_samples_are_shown(tmp_path, pretrain_config, capfd):
+    looking = EvaluateConfig(every_steps=1, max_tokens=100, num_samples=1)
+    config = pretrain_config(tmp_path, steps=1, evaluate=looking, sample_prompts=["The [b]x"])
+    pretrain.run(config)
+    assert "'The [b]x' -> " in capfd.readouterr().err
+
+
+def test_untied_embeddings_and_bfloat16(tmp_path, pretrain_config):
+    model = ModelConfig(
+        name="test",
+        num_layers=1,
+        hidden_size=32,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        intermediate_size=32,
+        context_length=32,
+        tie_embeddings=False,
+    )
+    loss = pretrain.run(pretrain_config(tmp_path, model=model, dtype="bfloat16"))
+    assert loss < 4.5
+    loaded = load_checkpoint(tmp_path / "pretrain")
+    assert loaded.model.head is not None
+    assert loaded.model.embedding.weight.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_compiled_losses_equal_eager_ones(tiny_run, tmp_path, pretrain_config):
+    from llmstages.train.device import has_compiler
+
+    if not has_compiler():
+        pytest.skip("no C++ compiler")
+    pretrain.run(pretrain_config(tmp_path, compile="on"))
+    eager, compiled = (
+        [
+            json.loads(line)
+            for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for run in (tiny_run, tmp_path / "pretrain")
+    )
+    for one, two in zip(eager, compiled, strict=True):
+        assert one.get("loss") == pytest.approx(two.get("loss"), abs=1e-4)
+        assert one.get("val_loss") == pytest.approx(two.get("val_loss"), abs=1e-4)
