@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
@@ -223,7 +223,7 @@ def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def cli(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
+) -> Callable[..., tuple[int, str, str]]:
     """cli(*words) -> exit status, standard output, standard error; runs in an empty directory."""
     from llmstages.cli import main
 
@@ -235,7 +235,7 @@ def cli(
         captured = capfd.readouterr()
         return status, captured.out, captured.err
 
-    yield call
+    return call
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from types import FrameType
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ NUM_EVALUATIONS = 10
 """Evaluations, each followed by a checkpoint, when no cadence is asked for."""
 MAX_EVALUATION_SHARE = 0.1
 """Share of a time budget that evaluations on the way may take; fewer are made if need be."""
-PROBE_STEPS = 4
+PROBE_STEPS = 7
 """Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
 
@@ -151,6 +152,8 @@ class Loop:
         self.progress = Progress()
         self.seconds_before = 0.0
         self.num_evaluations = NUM_EVALUATIONS
+        self.pace_checked = False
+        self.evaluation_seconds = 0.0
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
         self.optimizers = make_optimizers(training.model, training.optim, training.lr)
@@ -175,6 +178,7 @@ class Loop:
         if resumed:
             steps = int(t.run.plan["steps"])
             self.num_evaluations = int(t.run.plan["num_evaluations"])
+            self.evaluation_seconds = float(t.run.plan["evaluation_seconds"])
         else:
             steps = t.steps if t.steps is not None else self.probe_steps()
         facts = {
@@ -189,6 +193,7 @@ class Loop:
                 **(t.run.plan if resumed else {}),
                 "steps": steps,
                 "num_evaluations": self.num_evaluations,
+                "evaluation_seconds": self.evaluation_seconds,
                 **facts,
             }
         )
@@ -208,21 +213,23 @@ class Loop:
         assert t.seconds is not None
         weights = [p.detach().clone() for p in t.model.parameters()]
         self.optimizer_step(0, 0.0)  # the first call compiles, allocates and fills caches
-        begin = time.monotonic()
+        probed = []
         for step in range(PROBE_STEPS):
+            begin = time.monotonic()
             self.optimizer_step(step, 0.0)
-        step_seconds = (time.monotonic() - begin) / PROBE_STEPS
+            probed.append(time.monotonic() - begin)
+        step_seconds = median(probed)  # one step that another program disturbed says nothing
         with torch.no_grad():
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
         self.optimizers = make_optimizers(t.model, t.optim, t.lr)
         begin = time.monotonic()
         t.evaluate()
-        seconds = time.monotonic() - begin
+        self.evaluation_seconds = time.monotonic() - begin
         left = t.seconds - self.spent()
-        affordable = int(MAX_EVALUATION_SHARE * left / max(seconds, 1e-9))
+        affordable = int(MAX_EVALUATION_SHARE * left / max(self.evaluation_seconds, 1e-9))
         self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
-        left -= (self.num_evaluations + t.last_evaluation) * seconds
+        left -= (self.num_evaluations + t.last_evaluation) * self.evaluation_seconds
         if left < step_seconds:
             warn(
                 f"the time budget leaves {max(0.0, left):.1f} s for training, a step takes "
@@ -335,17 +342,22 @@ class Loop:
         return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
 
     def shrink_if_late(self) -> None:
-        """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %."""
+        """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %.
+
+        Half-way in steps or in time, whichever comes first: on a machine much slower than probed
+        the time would be over before half of the steps are done.
+        """
         t = self.t
-        if (
-            t.seconds is None
-            or self.progress.step != self.steps // 2
-            or "shrunk_from" in t.run.plan
-        ):
+        if t.seconds is None or self.pace_checked or "shrunk_from" in t.run.plan:
             return
-        left = t.seconds - self.spent()
-        rate = self.spent() / self.progress.step
-        possible = self.progress.step + int(left / rate)
+        if self.progress.step < self.steps // 2 and self.spent() < t.seconds / 2:
+            return
+        self.pace_checked = True
+        share_left = 1 - self.progress.step / self.steps
+        still_to_evaluate = self.num_evaluations * share_left + t.last_evaluation
+        left = t.seconds - self.spent() - still_to_evaluate * self.evaluation_seconds
+        step_seconds = self.progress.training_seconds / self.progress.step
+        possible = self.progress.step + int(left / step_seconds)
         if possible < 0.97 * self.steps:
             before, self.steps = self.steps, max(self.progress.step + 1, possible)
             t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": before})
@@ -360,6 +372,7 @@ class Loop:
     def evaluate(self) -> None:
         """Measure, keep the figures, and save."""
         t = self.t
+        begin = time.monotonic()
         metrics = t.evaluate()
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
@@ -374,6 +387,7 @@ class Loop:
         if t.show_samples is not None:
             t.show_samples(self.progress.step)
         self.save()
+        self.evaluation_seconds = time.monotonic() - begin  # the probe did not save or sample
 
     def save(self) -> None:
         """Write a checkpoint of the present step, point at it, and drop the oldest."""

@@ -33,9 +33,7 @@ def test_only_supervised_tokens_are_targets():
 
 @pytest.mark.parametrize(("context", "kept"), [(2, None), (3, [IGNORED, IGNORED, 8])])
 def test_a_long_conversation_is_cut(context, kept):
-    made = conversation_example(
-        [5, 6, 7, 8, 9], [False, False, False, True, True], context, "x:1"
-    )
+    made = conversation_example([5, 6, 7, 8, 9], [False, False, False, True, True], context, "x:1")
     assert (made and made.targets) == kept
     assert made is None or len(made.tokens) == context
 
@@ -92,14 +90,19 @@ def test_single_examples_need_no_mask():
 
 def test_batches_of_similar_length_within_the_limit():
     examples = [example(n, i) for i, n in enumerate([3, 9, 4, 2, 20, 8])]
-    batches = list(by_length(examples, 18))
-    assert [tuple(batch.tokens.shape) for batch in batches] == [(1, 20), (2, 9), (3, 4)]
+    batches = list(by_length(examples, 40, 20))
+    # Lengths are rounded up to multiples of 16, at most the context, so that few shapes occur.
+    assert [tuple(batch.tokens.shape) for batch in batches] == [(2, 20), (2, 16), (2, 16)]
     assert sorted(references(batches)) == [f"line {i}" for i in range(6)]
 
 
 def test_every_example_once_an_epoch_for_a_classifier():
     data = ShuffledData(
-        [example(1 + i % 7, i) for i in range(21)], batch_size=8, micro_batch_tokens=20, seed=0
+        [example(1 + i % 7, i) for i in range(21)],
+        batch_size=8,
+        micro_batch_tokens=20,
+        context_length=8,
+        seed=0,
     )
     assert data.steps_per_epoch == 3
     orders = set()
@@ -146,7 +149,7 @@ def test_steps_are_pure_functions():
         )
 
     def shuffled():
-        return ShuffledData(examples, batch_size=6, micro_batch_tokens=30, seed=4)
+        return ShuffledData(examples, batch_size=6, micro_batch_tokens=30, context_length=9, seed=4)
 
     for make in (packed, shuffled):
         whole = make()

@@ -1,4 +1,4 @@
-"""A user's mistake: exit 2, one line that names the file and what to do, and nothing left behind."""
+"""A user's mistake: exit 2, one line that names the file and the remedy, nothing left behind."""
 
 import gzip
 import json

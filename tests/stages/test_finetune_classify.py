@@ -12,7 +12,15 @@ from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.losses import label_probabilities
 
-TEXTS = ["", "a", "lists", "Integer literals are described by", "word " * 40, "안녕 🙂", "0x1F" * 99]
+TEXTS = [
+    "",
+    "a",
+    "lists",
+    "Integer literals are",
+    "word " * 40,
+    "안녕 🙂",
+    "0x1F" * 99,
+]
 
 
 @pytest.fixture
@@ -20,7 +28,8 @@ def loaded(classifier_run):
     checkpoint = load_checkpoint(classifier_run)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # probabilities far from each other, so that differences would show
-        checkpoint.model.head.weight.normal_(0, 2, generator=generator)
+        for parameter in checkpoint.model.parameters():
+            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.2, generator=generator)
     checkpoint.model.eval()
     return checkpoint
 
@@ -28,9 +37,7 @@ def loaded(classifier_run):
 @pytest.fixture
 def examples(loaded):
     tokenizer = loaded.tokenizer
-    return [
-        labelled_example(tokenizer.encode(text), tokenizer.end_id, 0, 64, "") for text in TEXTS
-    ]
+    return [labelled_example(tokenizer.encode(text), tokenizer.end_id, 0, 64, "") for text in TEXTS]
 
 
 def test_probabilities_do_not_depend_on_the_batch(loaded, examples):
@@ -80,7 +87,5 @@ def test_given_validation_and_test_files(tmp_path, classify_config, labelled_fil
             steps=1,
         )
     )
-    summary = json.loads(
-        (tmp_path / "train-classify" / "summary.json").read_text(encoding="utf-8")
-    )
+    summary = json.loads((tmp_path / "train-classify" / "summary.json").read_text(encoding="utf-8"))
     assert summary["examples"] == {"train": 54, "validation": 6, "test": 6}

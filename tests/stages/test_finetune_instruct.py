@@ -49,8 +49,7 @@ def test_answers_come_in_the_order_of_the_questions(instruct_run, instruct_confi
     config = instruct_config(tmp_path)
     together = answer_all(loaded.model, loaded.tokenizer, questions, config, MACHINE, None)
     alone = [
-        answer_all(loaded.model, loaded.tokenizer, [q], config, MACHINE, None)[0]
-        for q in questions
+        answer_all(loaded.model, loaded.tokenizer, [q], config, MACHINE, None)[0] for q in questions
     ]
     assert together == alone
 

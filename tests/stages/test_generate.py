@@ -17,7 +17,9 @@ def test_greedy_text_is_the_prompt_and_its_continuation(cli, tiny_run):
         stop_ids=[tokenizer.end_id],
         sampling=Sampling(0.0),
     )
-    status, out, err = cli("generate", tiny_run, "The for, x=1", "temperature=0", "max_new_tokens=7")
+    status, out, err = cli(
+        "generate", tiny_run, "The for, x=1", "temperature=0", "max_new_tokens=7"
+    )
     assert status == 0, err
     assert out == "The for, x=1" + tokenizer.decode(expected.tokens) + "\n"
     assert f"{len(expected.tokens)} tokens" in err

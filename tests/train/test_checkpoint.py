@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete or not there, damage is found, and nothing else is taken for one."""
+"""Checkpoints on disk: complete or not there, damage is found, nothing else is taken for one."""
 
 import json
 import pickle

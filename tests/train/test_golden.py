@@ -25,8 +25,8 @@ from llmstages.train.run import Run
 GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
-def test_golden_losses(tmp_path, tiny_corpus, make_shard, schedule):
+@pytest.mark.parametrize(("optimizer", "schedule"), [("adamw", "cosine"), ("muon", "wsd")])
+def test_golden_losses(tmp_path, tiny_corpus, make_shard, optimizer, schedule):
     model = Transformer(
         TransformerConfig(
             vocab_size=64,
@@ -62,7 +62,7 @@ def test_golden_losses(tmp_path, tiny_corpus, make_shard, schedule):
             device=torch.device("cpu"),
             dtype=torch.float32,
             lr=0.01,
-            optim=OptimConfig(),
+            optim=OptimConfig(name=optimizer),
             schedule=ScheduleConfig(name=schedule, warmup_share=0.2),
             checkpoint=CheckpointConfig(),
             evaluation=EvaluateConfig(every_steps=100),
@@ -74,7 +74,7 @@ def test_golden_losses(tmp_path, tiny_corpus, make_shard, schedule):
     found = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
     golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     if os.environ.get("LLMSTAGES_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps({**golden, schedule: found}, indent=1) + "\n")
+        GOLDEN.write_text(json.dumps({**golden, optimizer: found}, indent=1) + "\n")
         pytest.skip("new losses written")
-    assert found == pytest.approx(golden[schedule], abs=1e-4)
+    assert found == pytest.approx(golden[optimizer], abs=1e-4)
     assert found[-1] < found[0] - 0.3

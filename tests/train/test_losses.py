@@ -1,4 +1,4 @@
-"""The gradient of a step is that of its targets' mean, however the step is cut into micro-batches."""
+"""The gradient of a step is that of its targets' mean, however it is cut into micro-batches."""
 
 import pytest
 import torch

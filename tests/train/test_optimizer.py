@@ -7,7 +7,7 @@ import torch
 
 from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer, TransformerConfig
-from llmstages.train.optimizer import derived_lr, lr_share, make_optimizer
+from llmstages.train.optimizer import REFERENCE_LR, derived_lr, lr_share, make_optimizers
 
 
 def shares(steps, **settings):
@@ -39,30 +39,46 @@ def test_shares_stay_between_the_end_and_the_peak(name, steps):
     assert all(0 < share <= 1 for share in shares(steps, name=name))
 
 
-def test_derived_lr_falls_with_the_square_root_of_the_width():
-    assert derived_lr(256) == pytest.approx(4e-3)
-    assert derived_lr(1024) == pytest.approx(2e-3)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_derived_lr_falls_with_the_square_root_of_the_width(name):
+    assert derived_lr(name, 128) == pytest.approx(REFERENCE_LR[name])
+    assert derived_lr(name, 512) == pytest.approx(REFERENCE_LR[name] / 2)
 
 
-def test_only_matrices_decay():
+def groups(config, lr=1e-3):
+    """(optimizer, decay, peak rate) of each parameter, by name."""
     model = Transformer(TransformerConfig(12, 1, 8, 2, 1, 4, 8, 8))
-    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.3), 1e-3)
-    decay = {
-        id(parameter): group["weight_decay"]
+    found = {
+        id(parameter): (type(optimizer).__name__, group["weight_decay"], group["peak_lr"])
+        for optimizer in make_optimizers(model, config, lr)
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
-        name: 0.3 if p.dim() == 2 else 0.0 for name, p in model.named_parameters()
-    }
+    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_what_adamw_decays():
+    for name, found in groups(OptimConfig(name="adamw", weight_decay=0.3)).items():
+        inner_matrix = name.startswith("blocks.") and "norm" not in name
+        assert found == ("AdamW", 0.3 if inner_matrix else 0.0, 1e-3), name
+
+
+def test_what_muon_moves():
+    for name, found in groups(OptimConfig(name="muon", weight_decay=0.3)).items():
+        inner_matrix = name.startswith("blocks.") and "norm" not in name
+        expected = ("Muon", 0.3, 1e-3) if inner_matrix else ("AdamW", 0.0, pytest.approx(3e-3))
+        assert found == expected, name
+    config = OptimConfig(name="muon", embedding_lr=0.5)
+    assert groups(config)["embedding.weight"] == ("AdamW", 0.0, 0.5)
 
 
 def test_one_step_is_adamw_by_hand():
     model = Transformer(TransformerConfig(12, 1, 8, 2, 1, 4, 8, 8))
-    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.5), 0.1)
-    before = model.embedding.weight.detach().clone()
-    model.embedding.weight.grad = torch.full_like(before, 3.0)
+    (optimizer,) = make_optimizers(model, OptimConfig(name="adamw", weight_decay=0.5), 0.1)
+    matrix = model.blocks[0].feed_forward.up.weight
+    before = matrix.detach().clone()
+    matrix.grad = torch.full_like(before, 3.0)
     optimizer.step()
     # The first step of Adam moves by the rate against the sign, after decay by rate * weight_decay.
     expected = before * (1 - 0.1 * 0.5) - 0.1
-    torch.testing.assert_close(model.embedding.weight.detach(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(matrix.detach(), expected, atol=1e-6, rtol=0)

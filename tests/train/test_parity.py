@@ -95,7 +95,7 @@ def test_greedy_continuation(transformers, saved, tokenizer, stops):
     )[0, len(prompt) :].tolist()
     assert ours.stopped == (found[-1] in stop_ids)
     assert ours.tokens == (found[:-1] if ours.stopped else found)
-    assert stops or len(found) == 20 and len(set(found)) > 3
+    assert stops or (len(found) == 20 and len(set(found)) > 3)
 
 
 def test_generation_stops_where_ours_does(transformers, saved, tokenizer):

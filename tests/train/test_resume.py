@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from llmstages.config.groups import BudgetConfig, CheckpointConfig, EvaluateConfig
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
+from llmstages.train import checkpoint
 from llmstages.train.loop import Loop
+from llmstages.train.run import Run
 
 STAGES = {
     "pretrain": pretrain,
@@ -53,39 +55,46 @@ def configs(pretrain_config, instruct_config, classify_config):
 
 
 @pytest.fixture
-def kill_after(monkeypatch):
-    """kill_after(steps, where): the process ends after so many steps of this process."""
+def run_killed(monkeypatch):
+    """run_killed(stage, config, ...): run, and end the process at some moment."""
 
-    def arm(steps, where="step"):
+    def at(target, name, function, stage, config):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, function)
+            with pytest.raises(Killed):
+                stage.run(config)
+
+    def run(stage, config, *, after_step=None, in_save=None, at_call=None):
+        """After so many steps, before any save; in a save; or when a function is called."""
         done = [0]
-        if where == "step":  # just after the step, before anything is evaluated or saved
-            whole = Loop.step
+        whole_step, whole_write = Loop.step, checkpoint.write_json
 
-            def step(self):
-                entry = whole(self)
-                done[0] += 1
-                if done[0] == steps:
-                    raise Killed
-                return entry
-
-            monkeypatch.setattr(Loop, "step", step)
-        else:  # in the midst of writing a checkpoint
-            monkeypatch.setattr("llmstages.train.checkpoint.write_json", torn_after(steps, done))
-
-    def torn_after(saves, done):
-        from llmstages.train.checkpoint import write_json as whole
+        def step(loop):
+            entry = whole_step(loop)
+            done[0] += 1
+            if done[0] == after_step:
+                raise Killed
+            return entry
 
         def write_json(path, contents):
             if path.name == "llmstages.json":
                 done[0] += 1
-                if done[0] == saves:
+                if done[0] == in_save:
                     path.write_text('{"torn', encoding="utf-8")
                     raise Killed
-            whole(path, contents)
+            whole_write(path, contents)
 
-        return write_json
+        def killed(*args, **kwargs):
+            raise Killed
 
-    return arm
+        if after_step is not None:
+            at(Loop, "step", step, stage, config)
+        elif in_save is not None:
+            at(checkpoint, "write_json", write_json, stage, config)
+        else:
+            at(*at_call, killed, stage, config)
+
+    return run
 
 
 def test_same_seed_twice_is_the_same_to_the_last_bit(tiny_run, tmp_path, pretrain_config):
@@ -98,16 +107,13 @@ def test_same_seed_twice_is_the_same_to_the_last_bit(tiny_run, tmp_path, pretrai
 @pytest.mark.parametrize("stage", ["pretrain", "instruct", "classify"])
 @pytest.mark.parametrize("killed_after", [1, 3, 4, 5])
 def test_killed_and_restarted_equals_uninterrupted(
-    stage, killed_after, tmp_path, configs, request, kill_after, monkeypatch, capfd
+    stage, killed_after, tmp_path, configs, request, run_killed, capfd
 ):
     shared = {"pretrain": "tiny_run", "instruct": "instruct_run", "classify": "classifier_run"}
     whole = request.getfixturevalue(shared[stage])
     settings = {"baselines": True} if stage == "classify" else {}
     config = configs[stage](tmp_path, **settings)
-    with monkeypatch.context(), pytest.raises(Killed):
-        kill_after(killed_after)
-        STAGES[stage].run(config)
-    monkeypatch.undo()
+    run_killed(STAGES[stage], config, after_step=killed_after)
     run_dir = tmp_path / whole.name
     assert not (run_dir / "summary.json").exists()
     STAGES[stage].run(config)
@@ -116,12 +122,9 @@ def test_killed_and_restarted_equals_uninterrupted(
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
-def test_killed_while_saving(saves, tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch):
+def test_killed_while_saving(saves, tmp_path, tiny_run, pretrain_config, run_killed):
     config = pretrain_config(tmp_path)
-    with pytest.raises(Killed):
-        kill_after(saves, where="save")
-        pretrain.run(config)
-    monkeypatch.undo()
+    run_killed(pretrain, config, in_save=saves)
     torn = sorted((tmp_path / "pretrain" / "checkpoints").glob("*.tmp"))
     assert len(torn) == 1
     pretrain.run(config)
@@ -129,39 +132,25 @@ def test_killed_while_saving(saves, tmp_path, tiny_run, pretrain_config, kill_af
     assert not list((tmp_path / "pretrain" / "checkpoints").glob("*.tmp"))
 
 
-def test_killed_before_the_summary(tmp_path, tiny_run, pretrain_config, monkeypatch):
-    def killed(*args, **kwargs):
-        raise Killed
-
-    with pytest.raises(Killed):
-        monkeypatch.setattr(pretrain, "write_summary", killed)
-        pretrain.run(pretrain_config(tmp_path))
-    monkeypatch.undo()
+def test_killed_before_the_summary(tmp_path, tiny_run, pretrain_config, run_killed):
+    run_killed(pretrain, pretrain_config(tmp_path), at_call=(pretrain, "write_summary"))
     pretrain.run(pretrain_config(tmp_path))
     assert results(tmp_path / "pretrain") == results(tiny_run)
 
 
-def test_killed_before_the_link_to_the_best(tmp_path, tiny_run, pretrain_config, monkeypatch):
-    def killed(*args, **kwargs):
-        raise Killed
-
-    with pytest.raises(Killed):
-        monkeypatch.setattr("llmstages.train.run.Run.link", killed)
-        pretrain.run(pretrain_config(tmp_path, checkpoint=CheckpointConfig(every_steps=100)))
-    monkeypatch.undo()
+def test_killed_before_the_link_to_the_best(tmp_path, tiny_run, pretrain_config, run_killed):
+    config = pretrain_config(tmp_path, checkpoint=CheckpointConfig(every_steps=100))
+    run_killed(pretrain, config, at_call=(Run, "link"))
     assert not (tmp_path / "pretrain" / "best").exists()
     pretrain.run(pretrain_config(tmp_path))
     assert results(tmp_path / "pretrain") == results(tiny_run)
 
 
 def test_a_torn_checkpoint_is_skipped_for_the_one_before(
-    tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch, capfd
+    tmp_path, tiny_run, pretrain_config, run_killed, capfd
 ):
     config = pretrain_config(tmp_path)
-    with pytest.raises(Killed):
-        kill_after(7)
-        pretrain.run(config)
-    monkeypatch.undo()
+    run_killed(pretrain, config, after_step=7)
     (tmp_path / "pretrain" / "checkpoints" / "step-000006" / "llmstages.json").unlink()
     pretrain.run(config)
     err = capfd.readouterr().err
@@ -170,35 +159,22 @@ def test_a_torn_checkpoint_is_skipped_for_the_one_before(
     assert results(tmp_path / "pretrain") == results(tiny_run)
 
 
-def test_a_torn_line_of_metrics_is_dropped(
-    tmp_path, tiny_run, pretrain_config, kill_after, monkeypatch
-):
-    with pytest.raises(Killed):
-        kill_after(5)
-        pretrain.run(pretrain_config(tmp_path))
-    monkeypatch.undo()
+def test_a_torn_line_of_metrics_is_dropped(tmp_path, tiny_run, pretrain_config, run_killed):
+    run_killed(pretrain, pretrain_config(tmp_path), after_step=5)
     with (tmp_path / "pretrain" / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 6, "los')
     pretrain.run(pretrain_config(tmp_path))
     assert results(tmp_path / "pretrain") == results(tiny_run)
 
 
-def test_an_unfinished_run_with_other_settings_is_refused(
-    tmp_path, pretrain_config, kill_after, monkeypatch
-):
-    with pytest.raises(Killed):
-        kill_after(3)
-        pretrain.run(pretrain_config(tmp_path))
-    monkeypatch.undo()
+def test_an_unfinished_run_with_other_settings_is_refused(tmp_path, pretrain_config, run_killed):
+    run_killed(pretrain, pretrain_config(tmp_path), after_step=3)
     with pytest.raises(ValueError, match=r"an unfinished run .*seed was 0, is 1"):
         pretrain.run(pretrain_config(tmp_path, seed=1))
 
 
-def test_another_machine_is_said(tmp_path, pretrain_config, kill_after, monkeypatch, capfd):
-    with pytest.raises(Killed):
-        kill_after(3)
-        pretrain.run(pretrain_config(tmp_path))
-    monkeypatch.undo()
+def test_another_machine_is_said(tmp_path, pretrain_config, run_killed, capfd):
+    run_killed(pretrain, pretrain_config(tmp_path), after_step=3)
     plan_path = tmp_path / "pretrain" / "plan.json"
     plan = json.loads(plan_path.read_text(encoding="utf-8"))
     plan["machine"]["torch"] = "2.0.0"

@@ -1,4 +1,4 @@
-"""Run directories: continued, left alone, replaced on request, and never another's files deleted."""
+"""Run directories: continued, left alone, replaced on request, never another's files deleted."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_what_no_run_wrote_is_never_deleted(tmp_path, pretrain_config, name, ove
 def test_a_note_in_a_finished_run_survives_overwrite(run_copy, pretrain_config):
     (run_copy / "notes.txt").write_text("precious", encoding="utf-8")
     before = contents(run_copy)
-    with pytest.raises(UserError, match="notes.txt"):
+    with pytest.raises(UserError, match=r"notes\.txt"):
         pretrain.run(pretrain_config(run_copy.parent, steps=2, overwrite=True))
     assert contents(run_copy) == before
 
