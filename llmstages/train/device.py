@@ -1,5 +1,6 @@
 """The device a run uses, the types it computes in, and what the device could do at best."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -32,6 +33,8 @@ def choose_device(name: str) -> torch.device:
         name = next((kind for kind, there in found.items() if there), "cpu")
     if not found.get(name, True):
         raise UserError(f"device={name}: this machine has none that torch can use; try device=cpu")
+    if name == "cpu":
+        keep_freed_memory()
     return torch.device(name)
 
 
@@ -63,6 +66,22 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse large blocks instead of returning each to the system.
+
+    Activations of a step are as large as those of the step before; giving their pages back and
+    faulting them in again cost a nano model a third of its time on a CPU (docs/architecture.md).
+    Only glibc has these switches; elsewhere nothing is done.
+    """
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def has_compiler() -> bool:
