@@ -10,8 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$python; break; }; done)
 
-# For pip, as in: make install PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-# which takes torch without its CUDA libraries.
+# Options for pip, such as an index of CPU builds of torch.
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -64,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        if "daft" in sys.modules and argv is None:
+            # Daft's threads may abort the process while the interpreter ends (status -6).
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say, and flushing stdout

@@ -1,12 +1,12 @@
 """Which documents are kept from training, so that equal texts never stand on both sides.
 
-With enough documents, whole ones are taken in the order of a hash of their folded text and the
-seed, from each source its share of bytes. With few (one long book), the end of each document is
-taken instead.
+From a source with enough documents whole ones are taken, in the order of a hash of their folded
+text and the seed, until its share of bytes is reached. From a source with few (one long book) the
+end of each document is taken instead, so that every source is measured.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,26 +38,25 @@ def split_documents(
     The share is one of bytes and holds as nearly as whole documents allow. A source always keeps
     at least one document for training.
     """
-    if len(documents) < min_documents:
-        copies: defaultdict[str, int] = defaultdict(int)
-        for document in documents:
-            copies[document.folded] += 1
+    copies = Counter(document.folded for document in documents)
+    counts = Counter(document.source for document in documents)
+    few = {source for source, count in counts.items() if count < min_documents}
+    parts: list[Part] = [
         # The tail of one copy would be in the head of another that is cut elsewhere.
-        return ["both" if copies[document.folded] == 1 else "train" for document in documents]
-
+        "both" if document.source in few and copies[document.folded] == 1 else "train"
+        for document in documents
+    ]
     groups: defaultdict[str, list[int]] = defaultdict(list)
     sizes: defaultdict[str, int] = defaultdict(int)
     for index, document in enumerate(documents):
         groups[document.folded].append(index)
         sizes[document.source] += document.bytes
-    parts: list[Part] = ["train"] * len(documents)
     taken: defaultdict[str, int] = defaultdict(int)
-    counts: defaultdict[str, int] = defaultdict(int)
-    for document in documents:
-        counts[document.source] += 1
     for folded in sorted(groups, key=lambda key: _rank(key, seed)):
         members = groups[folded]
         source = documents[members[0]].source
+        if parts[members[0]] == "both" or source in few:
+            continue
         size = sum(documents[index].bytes for index in members)
         target = validation_share * sizes[source]
         if taken[source] >= ENOUGH * target or taken[source] + size > target / ENOUGH:
@@ -68,7 +67,7 @@ def split_documents(
         counts[source] -= len(members)
         for index in members:
             parts[index] = "validation"
-    if "validation" not in parts:
+    if set(parts) == {"train"}:
         _take_smallest(documents, groups, parts)
     return parts
 

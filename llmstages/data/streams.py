@@ -6,7 +6,7 @@ k-th row of that source; k falls into an epoch and, by that epoch's permutation,
 Nothing is remembered between steps, so a run can start at any step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,17 +21,20 @@ from llmstages.errors import UserError
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
-def mixture_shares(shards: Sequence[Shard]) -> NDArray[np.float64]:
+def mixture_shares(
+    shards: Sequence[Shard], asked: Mapping[str, float] | None = None
+) -> NDArray[np.float64]:
     """Share of the training rows for each shard, adding up to 1.
 
-    Weights as asked for; in proportion to tokens when none is given. Raises `UserError` when only
-    some of the sources have a weight or none is above 0.
+    Weights as `asked` for by source, else as the corpus has them; in proportion to tokens when none
+    is given. Raises `UserError` when only some of the sources have a weight or none is above 0.
     """
-    weights = [shard.info.weight for shard in shards]
+    asked = asked or {}
+    weights = [asked.get(shard.info.source, shard.info.weight) for shard in shards]
     if all(weight is None for weight in weights):
         amounts = np.array([shard.info.tokens for shard in shards], dtype=np.float64)
     elif any(weight is None for weight in weights):
-        without = [s.info.source for s in shards if s.info.weight is None]
+        without = [s.info.source for s, w in zip(shards, weights, strict=True) if w is None]
         raise UserError(
             f"source {without[0]} has no weight but others have: give all of them one "
             f"(corpus.sources.{without[0]}.weight=...) or none"
@@ -64,13 +67,14 @@ class PretrainingData:
         rows_per_step: int,
         rows_per_micro_batch: int,
         seed: int,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.shards = list(shards)
         self.context_length = context_length
         self.rows_per_step = rows_per_step
         self.rows_per_micro_batch = rows_per_micro_batch
         self.seed = seed
-        self.shares = mixture_shares(shards)
+        self.shares = mixture_shares(shards, weights)
         self.bounds = self.shares.cumsum()
         self.start = generator_for("mixture", seed).random()
         self.counted_rows = 0

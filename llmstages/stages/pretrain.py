@@ -1,6 +1,8 @@
 """`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
 
+import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +37,8 @@ from llmstages.train.losses import dense_loss
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
+BATCH_FACTOR = 3.0
+"""Tokens a step, over the square root of all training tokens; see docs/architecture.md."""
 TOKENS_PER_PARAMETER = 20
 """Compute-optimal ratio of tokens to parameters (Hoffmann et al. 2022)."""
 MAX_DEFAULT_EPOCHS = 4
@@ -49,12 +53,14 @@ def run(config: PretrainConfig) -> float:
     base = None if config.base is None else load_checkpoint(config.base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
     directory = run_dir(config, "pretrain")
+    weights = asked_weights(config, corpus)
     the_run = Run(
         directory,
         "pretrain",
         config,
         {
             "corpus": corpus.manifest_hash,
+            "weights": json.dumps(weights, sort_keys=True),
             "tokenizer": tokenizer.hash,
             "base": "" if base is None else base.hash,
         },
@@ -73,18 +79,30 @@ def run(config: PretrainConfig) -> float:
     default_tokens = min(
         TOKENS_PER_PARAMETER * num_parameters(model.config), MAX_DEFAULT_EPOCHS * corpus_tokens
     )
-    batch_tokens = config.batch_tokens or derived_batch_tokens(default_tokens)
-    rows_per_step = max(
-        1, min(round(batch_tokens / context_length), corpus_tokens // context_length)
-    )
-    rows_per_micro_batch = max(1, min(machine.micro_batch_tokens // context_length, rows_per_step))
-    data = PretrainingData(
-        train_shards,
-        context_length=context_length,
-        rows_per_step=rows_per_step,
-        rows_per_micro_batch=rows_per_micro_batch,
-        seed=config.seed,
-    )
+    model.to(machine.device)
+    rows_per_micro_batch = max(1, machine.micro_batch_tokens // context_length)
+
+    def data_of(rows_per_step: int) -> PretrainingData:
+        return PretrainingData(
+            train_shards,
+            context_length=context_length,
+            rows_per_step=rows_per_step,
+            rows_per_micro_batch=min(rows_per_micro_batch, rows_per_step),
+            seed=config.seed,
+            weights=weights,
+        )
+
+    if the_run.resume_from is not None:  # what was decided before step 1 holds
+        expected_tokens = float(the_run.plan["expected_tokens"])
+        rows_per_step = int(the_run.plan["rows_per_step"])
+    else:
+        expected_tokens = tokens_to_expect(
+            config, data_of(rows_per_micro_batch), model, machine, clock, default_tokens
+        )
+        batch_tokens = config.batch_tokens or derived_batch_tokens(expected_tokens)
+        most_rows = max(1, corpus_tokens // context_length)
+        rows_per_step = max(1, min(round(batch_tokens / context_length), most_rows))
+    data = data_of(rows_per_step)
     length = choose_length(
         config,
         steps_per_epoch=data.rows_per_epoch / rows_per_step,
@@ -104,12 +122,10 @@ def run(config: PretrainConfig) -> float:
                 f"{length.steps:,} steps read the corpus {epochs:.1f} times; beyond "
                 f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
             )
-    model.to(machine.device)
     cadence_tokens = config.evaluate.max_tokens
     metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
     lr = config.optim.lr or derived_lr(config.optim.name, model.config.hidden_size)
     validation_tokens = sum(shard.info.tokens for shard in validation_shards)
-    planned_tokens = None if length.steps is None else length.steps * data.tokens_per_step
     result = train(
         Training(
             run=the_run,
@@ -134,13 +150,14 @@ def run(config: PretrainConfig) -> float:
             steps=length.steps,
             seconds=length.seconds_left(clock),
             last_evaluation=max(1.0, validation_tokens / cadence_tokens),
-            compile=choose_compile(config, machine, model, planned_tokens, context_length),
+            compile=choose_compile(config, machine, model, expected_tokens, context_length),
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
             show_samples=sampler(config, corpus, model, tokenizer, machine),
             plan={
                 "metrics_before": metrics_before,
+                "expected_tokens": expected_tokens,
                 "rows_per_step": rows_per_step,
-                "rows_per_micro_batch": rows_per_micro_batch,
+                "rows_per_micro_batch": data.rows_per_micro_batch,
                 "dtype": str(machine.dtype),
             },
         )
@@ -190,6 +207,7 @@ def start_model(
     if base is not None:
         if base.labels is not None:
             raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
+        say(f"going on from {base.directory}: its shape and tokenizer are kept, model= is not used")
         return base.model
     model = Transformer(transformer_config(config.model, tokenizer.vocab_size))
     model.initialize(torch.Generator().manual_seed(config.seed))
@@ -202,13 +220,64 @@ def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig
     return TransformerConfig(vocab_size=vocab_size, **fields)
 
 
-def derived_batch_tokens(total_tokens: int) -> int:
+def asked_weights(config: PretrainConfig, corpus: Corpus) -> dict[str, float]:
+    """Mixture weights given at pretraining (corpus.sources.NAME.weight=...), by source."""
+    weights = {
+        name: source.weight
+        for name, source in config.corpus.sources.items()
+        if source.weight is not None
+    }
+    if unknown := sorted(weights.keys() - set(corpus.sources)):
+        raise UserError(
+            f"corpus.sources.{unknown[0]}.weight is given, but {corpus.directory} has the sources "
+            f"{', '.join(corpus.sources)}"
+        )
+    return weights
+
+
+def tokens_to_expect(
+    config: PretrainConfig,
+    data: PretrainingData,
+    model: Transformer,
+    machine: Machine,
+    clock: Clock,
+    default_tokens: int,
+) -> float:
+    """About how many tokens the run will train on: decides the batch and whether compiling pays.
+
+    With a time budget the speed is probed on one micro-batch, after one that is not timed.
+    """
+    if config.budget.tokens is not None:
+        return config.budget.tokens
+    if config.epochs is not None:
+        return config.epochs * data.num_tokens
+    if config.steps is not None and config.batch_tokens is not None:
+        return config.steps * config.batch_tokens
+    seconds = choose_length(config, steps_per_epoch=1, tokens_per_step=1, default_steps=1)
+    left = seconds.seconds_left(clock)
+    if left is None:
+        return default_tokens
+    for step in range(2):
+        begin = time.monotonic()
+        batch = next(data.micro_batches(step)).to(machine.device)
+        with torch.autocast(
+            machine.device.type, dtype=machine.dtype, enabled=machine.dtype != torch.float32
+        ):
+            loss, _ = dense_loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        _ = loss.item()  # waits for the device
+        took = time.monotonic() - begin
+    model.zero_grad(set_to_none=True)
+    return max(0.0, left) * batch.num_real_tokens / took
+
+
+def derived_batch_tokens(total_tokens: float) -> int:
     """Tokens an optimizer step: grows with the square root of the training tokens.
 
     The exponent is that of the critical batch size in data (Zhang et al. 2024, "How Does Critical
-    Batch Size Scale in Pre-training?"); the factor gives 8,192 at 5 million tokens. A power of two.
+    Batch Size Scale in Pre-training?"), the factor measured (docs/architecture.md). A power of two.
     """
-    return int(2 ** round(math.log2(max(1024.0, 3.6 * math.sqrt(total_tokens)))))
+    return int(2 ** round(math.log2(max(1024.0, BATCH_FACTOR * math.sqrt(total_tokens)))))
 
 
 def evaluator(

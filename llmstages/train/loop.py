@@ -24,6 +24,7 @@ from torch import Tensor
 
 from llmstages.config.groups import CheckpointConfig, EvaluateConfig, OptimConfig, ScheduleConfig
 from llmstages.data.batch import Batch
+from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
@@ -241,6 +242,11 @@ class Loop:
         """Take up weights, optimizer and counters of the newest complete checkpoint."""
         directory = self.t.run.resume_from
         assert directory is not None
+        if not (directory / "trainer" / "state.safetensors").is_file():
+            raise UserError(
+                f"{directory}: it has no trainer/ and cannot be continued: start again with "
+                "overwrite=true, or name=... for another place"
+            )
         self.t.model.load_state_dict(load_checkpoint(directory).model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])

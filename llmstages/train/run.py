@@ -28,6 +28,7 @@ NOT_SETTINGS = {
     "name_suffix",
     "runs_dir",
     "corpora_dir",
+    "corpus",
     "data",
     "base",
     "validation_data",

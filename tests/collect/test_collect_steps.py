@@ -126,3 +126,20 @@ def test_tails_are_cut_at_a_boundary(joint: str) -> None:
     assert 0.04 < len(tail) / len(text) < 0.16
     assert head.endswith(joint)
     assert cut_tail("short", 0.1) == ("short", "")
+
+
+def test_a_source_of_few_documents_beside_a_large_one_gives_its_ends() -> None:
+    keys = [SplitKey("topics", f"topic{i}", 1_000) for i in range(40)]
+    keys += [SplitKey("novels", f"novel{i}", 400_000) for i in range(3)]
+    parts = split_documents(keys, 0.05, 20, 0)
+    assert parts[40:] == ["both"] * 3
+    assert parts[:40].count("validation") == 2
+    assert "both" not in parts[:40]
+
+
+def test_copies_across_a_small_and_a_large_source_stay_together() -> None:
+    keys = [SplitKey("large", f"text{i}", 1_000) for i in range(40)]
+    keys += [SplitKey("small", f"text{i}", 1_000) for i in range(5)]
+    for seed in range(20):
+        parts = split_documents(keys, 0.2, 20, seed)
+        assert [parts[40 + i] for i in range(5)] == [parts[i] for i in range(5)]

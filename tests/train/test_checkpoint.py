@@ -68,6 +68,9 @@ def test_a_flipped_byte_is_found(run_copy, name):
         load_checkpoint(run_copy)
     assert str(refused.value).startswith(f"{path}: ")
     path.unlink()
+    if name.startswith("trainer/"):
+        load_checkpoint(run_copy)  # a copy may leave out what only resuming needs
+        return
     with pytest.raises(UserError, match="missing from the checkpoint"):
         load_checkpoint(run_copy)
 

@@ -87,7 +87,7 @@ def test_metrics_and_plan(tiny_run):
     assert (plan["steps"], plan["stage"], plan["format_version"]) == (8, "pretrain", 1)
     assert (plan["rows_per_step"], plan["rows_per_micro_batch"]) == (8, 4)
     assert plan["dtype"] == "torch.float32"
-    assert plan["settings"]["inputs"].keys() == {"corpus", "tokenizer", "base"}
+    assert plan["settings"]["inputs"].keys() == {"corpus", "weights", "tokenizer", "base"}
 
 
 def test_a_finished_run_is_not_done_again(run_copy, pretrain_config, capfd):
