@@ -70,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
             os._exit(130)
         return 130
+    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say, and flushing stdout
         # when the interpreter ends must not fail again.

@@ -93,6 +93,9 @@ def main() -> None:
         shuffle.shuffle(of_package)
         labelled += of_package[:MAX_TEXTS_A_PACKAGE]
     shuffle.shuffle(questions)
+    # One question an answer: many functions share their first sentence ("Fit the model."), and it
+    # must not be both learnt and asked.
+    questions = list({pair["output"]: pair for pair in questions}.values())
     write_lines(directory / "functions.jsonl", questions[:MAX_PAIRS])
     shuffle.shuffle(labelled)
     write_lines(directory / "packages.jsonl", labelled)

@@ -1,7 +1,5 @@
 """Language identification among 97 languages: py3langid, after langid.py (Lui and Baldwin 2012)."""
 
-from llmstages.config.groups import LanguageConfig
-
 SAMPLE_CHARACTERS = 4000
 """Read of a text to tell its language: far more than the identifier needs, little of a novel."""
 
@@ -13,8 +11,3 @@ def identify_language(text: str) -> str:
     # Titles, licences and menus stand at the start: the middle is more often the text itself.
     start = max(0, (len(text) - SAMPLE_CHARACTERS) // 2)
     return str(py3langid.classify(text[start : start + SAMPLE_CHARACTERS])[0])
-
-
-def is_kept(language: str, config: LanguageConfig) -> bool:
-    """Whether documents of this language stay in the corpus."""
-    return not config.keep or language in config.keep

@@ -81,8 +81,16 @@ class CorpusConfig:
     """With fewer documents, the end of each document is the validation text, not whole ones."""
 
     def __post_init__(self) -> None:
+        weights = {name: source.weight for name, source in self.sources.items()}
+        without = [name for name, weight in weights.items() if weight is None]
+        partly = (
+            [f"corpus.sources.{without[0]} has no weight but others have: give all one, or none"]
+            if 0 < len(without) < len(weights)
+            else []
+        )
         refuse(
-            range_problem("corpus.validation_share", self.validation_share, 0.001, 0.5)
+            partly
+            + range_problem("corpus.validation_share", self.validation_share, 0.001, 0.5)
             + range_problem("corpus.min_documents_to_split", self.min_documents_to_split, 2)
         )
 

@@ -721,6 +721,7 @@ def _find_dialect(sample: str, kind: Format) -> Dialect:
     preferred = "\t" if kind == "tsv" else ","
     lines = [line for line in io.StringIO(sample, newline="") if line.strip()]
     best, delimiter = -1.0, preferred
+    csv.field_size_limit(FIELD_CHARACTERS)  # one open quote swallows all the lines after it
     for candidate in dict.fromkeys((preferred, ",", "\t", ";", "|")):
         widths = [len(line) for line in csv.reader(lines[:500], delimiter=candidate)]
         if widths and widths[0] > 1:

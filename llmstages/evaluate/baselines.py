@@ -121,7 +121,8 @@ def _scikit_learn() -> Iterator[None]:
         yield
     except ImportError:
         raise UserError(
-            "baselines need scikit-learn: install it with pip install 'llmstages[eval]'"
+            "baselines need scikit-learn: install it with pip install 'llmstages[eval]', "
+            "or set baselines=false"
         ) from None
 
 

@@ -41,6 +41,8 @@ def next_words(
     """The `count` likeliest next words after a prompt (at least one token), likeliest first."""
     device = model.embedding.weight.device
     texts = [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)]
+    unused = model.config.vocab_size - len(texts)  # rows that pad the embedding
+    texts += [""] * unused
     inside = torch.tensor([continues_word(text) for text in texts], device=device)
     room = model.config.context_length - MAX_WORD_TOKENS
     prompt = prompt_ids[-room:] if room > 0 else prompt_ids[-model.config.context_length :]
@@ -54,7 +56,9 @@ def next_words(
         hidden = model(tokens)
         last = torch.tensor([len(b) - longest - 1 for b in beginnings], device=device)
         picked = hidden[torch.arange(len(rows), device=device), last]
-        return model.logits(picked).float().softmax(dim=-1)
+        logits = model.logits(picked).float()
+        logits[:, tokenizer.vocab_size :] = -torch.inf
+        return logits.softmax(dim=-1)
 
     found: dict[str, float] = {}
     # (minus probability, tokens) of beginnings that are not yet known to be whole words

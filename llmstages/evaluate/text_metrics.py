@@ -1,8 +1,15 @@
 """How close generated answers are to the reference answers."""
 
+import importlib.util
 from collections.abc import Sequence
 
 from llmstages.errors import UserError
+
+
+def require_text_metrics() -> None:
+    """Raise `UserError` when sacrebleu is not installed: better before a run than at its end."""
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise UserError("chrF needs sacrebleu: install it with pip install 'llmstages[eval]'")
 
 
 def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -21,12 +28,9 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
         raise ValueError(f"{len(predictions)} answers but {len(references)} references")
     if not predictions:
         raise ValueError("no answer to compare")
-    try:
-        from sacrebleu.metrics.chrf import CHRF
-    except ImportError:
-        raise UserError(
-            "chrF needs sacrebleu: install it with pip install 'llmstages[eval]'"
-        ) from None
+    require_text_metrics()
+    from sacrebleu.metrics.chrf import CHRF
+
     pairs = [
         (" ".join(prediction.split()), " ".join(reference.split()))
         for prediction, reference in zip(predictions, references, strict=True)

@@ -64,6 +64,15 @@ def make_cache(model: Transformer, padding: Tensor, capacity: int, dtype: torch.
     )
 
 
+def fit_prompt(prompt: Sequence[int], max_new_tokens: int, context_length: int) -> list[int]:
+    """The end of a prompt that leaves room for an answer: all of it where it can.
+
+    The room is `max_new_tokens`, but never more than a quarter of the context.
+    """
+    room = max(1, min(max_new_tokens, context_length // 4))
+    return list(prompt)[-(context_length - room) :]
+
+
 @torch.inference_mode()
 def generate(
     model: Transformer,
@@ -78,18 +87,19 @@ def generate(
 ) -> list[Generated]:
     """Continue each prompt (token ids, at least one) until a stop token or a limit.
 
-    A prompt that leaves no room in the context loses its beginning. `dtype` is the autocast type of
+    An answer ends at the latest where the context is full. A prompt too long to leave any room
+    loses its beginning, see `fit_prompt`. `dtype` is the autocast type of
     matrix products. `on_token(row, token)` is called for each new token, for streaming.
     """
     device = model.embedding.weight.device
     context = model.config.context_length
-    max_new_tokens = min(max_new_tokens, context - 1)
-    cut = [list(prompt)[-(context - max_new_tokens) :] for prompt in prompts]
+    cut = [fit_prompt(prompt, max_new_tokens, context) for prompt in prompts]
     if any(not prompt for prompt in cut):
         raise ValueError("a prompt has no token")
     longest = max(map(len, cut))
     padding = torch.tensor([longest - len(prompt) for prompt in cut], device=device)
     tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in cut], device=device)
+    limits = [min(max_new_tokens, context - len(prompt)) for prompt in cut]
     stop = set(stop_ids)
     results: list[list[int]] = [[] for _ in cut]
     stopped = [False] * len(cut)
@@ -97,8 +107,8 @@ def generate(
     was_training = model.training
     model.eval()
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-        cache = make_cache(model, padding, longest + max_new_tokens, dtype)
-        for _ in range(max_new_tokens):
+        cache = make_cache(model, padding, longest + max(limits), dtype)
+        for _ in range(max(limits)):
             hidden = model(tokens, cache=cache)
             drawn = draw(model.logits(hidden[:, -1]), sampling, generator)
             still_open = []
@@ -109,7 +119,8 @@ def generate(
                 results[rows[index]].append(token)
                 if on_token is not None:
                     on_token(rows[index], token)
-                still_open.append(index)
+                if len(results[rows[index]]) < limits[rows[index]]:
+                    still_open.append(index)
             if not still_open:
                 break
             tokens = drawn[:, None]

@@ -16,7 +16,6 @@ from llmstages.data.labelled import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import ClassificationReport, classification_report
-from llmstages.evaluate.perplexity import likelihood
 from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
@@ -120,10 +119,12 @@ def run(config: FinetuneClassifyConfig) -> float:
     baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
 
     def evaluate() -> dict[str, float]:
-        batches = by_length(validation, machine.micro_batch_tokens, context_length)
-        loss = likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
         report = measure(model, validation, labels, machine)
-        return {"val_loss": loss, "accuracy": report.accuracy, "macro_f1": report.macro_f1}
+        return {
+            "val_loss": report.log_loss,
+            "accuracy": report.accuracy,
+            "macro_f1": report.macro_f1,
+        }
 
     result = train(
         Training(

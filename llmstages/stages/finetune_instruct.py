@@ -11,7 +11,7 @@ from llmstages.data.examples import Example, PackedData, conversation_example, m
 from llmstages.data.labelled import Conversation, read_conversations
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import likelihood
-from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
@@ -39,6 +39,8 @@ from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 3
 DEFAULT_BATCH_TOKENS = 4096
+MIN_ROW_TOKENS = 512
+"""Rows are at least this long, or the context, so that several short examples fill them well."""
 LR_SHARE = 0.3
 """Of the pretraining rate; see docs/architecture.md for the measurement."""
 GENERATION_BATCH = 16
@@ -49,6 +51,7 @@ def run(config: FinetuneInstructConfig) -> float:
     clock = Clock()
     if config.data is None:
         raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE")
+    require_text_metrics()
     rows = finetune_rows(
         config,
         lambda path: read_conversations(
@@ -77,14 +80,15 @@ def run(config: FinetuneInstructConfig) -> float:
             f"{config.data}: too few pairs fit into {context_length} tokens to train on"
         )
     batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
-    rows_per_step = max(1, round(batch_tokens / context_length))
+    # A base may read far longer texts than these: rows are as long as there is use for.
+    longest = max(len(example.tokens) for example in training)
+    row_length = min(context_length, max(longest, MIN_ROW_TOKENS))
+    rows_per_step = max(1, round(batch_tokens / row_length))
     data = PackedData(
         training,
-        context_length=context_length,
+        context_length=row_length,
         rows_per_step=rows_per_step,
-        rows_per_micro_batch=max(
-            1, min(machine.micro_batch_tokens // context_length, rows_per_step)
-        ),
+        rows_per_micro_batch=max(1, min(machine.micro_batch_tokens // row_length, rows_per_step)),
         seed=config.seed,
     )
     length = choose_length(

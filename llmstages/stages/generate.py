@@ -8,7 +8,7 @@ import torch
 from llmstages.config.stages import GenerateConfig
 from llmstages.errors import UserError
 from llmstages.evaluate.next_words import next_words
-from llmstages.model.generation import Sampling, generate
+from llmstages.model.generation import Sampling, fit_prompt, generate
 from llmstages.report.terminal import say, table
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
@@ -32,8 +32,12 @@ def run(config: GenerateConfig) -> None:
         return
     ids, stop_ids = prompt_ids(checkpoint, config)
     context_length = model.config.context_length
-    if len(ids) >= context_length:
-        say(f"the prompt has {len(ids)} tokens, the model reads {context_length}: its start is cut")
+    kept = len(fit_prompt(ids, config.max_new_tokens, context_length))
+    if kept < len(ids):
+        say(
+            f"the prompt has {len(ids)} tokens, the model reads {context_length}: "
+            f"its last {kept} are used"
+        )
     begin = time.monotonic()
     answers = generate(
         model,

@@ -139,7 +139,13 @@ class _Column:
 
     def add(self, value: object) -> None:
         """Count one cell."""
-        text = value if isinstance(value, str) else "" if value is None else json.dumps(value)
+        text = (
+            value
+            if isinstance(value, str)
+            else ""
+            if value is None
+            else json.dumps(value, default=str)
+        )
         if not text.strip():
             return
         self.num_filled += 1

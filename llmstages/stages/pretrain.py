@@ -32,7 +32,7 @@ from llmstages.stages.training import (
 )
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
-from llmstages.train.loop import Goal, Training, train
+from llmstages.train.loop import MAX_PROBE_SHARE, Goal, Training, train
 from llmstages.train.losses import dense_loss
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
@@ -70,6 +70,8 @@ def run(config: PretrainConfig) -> float:
     train_shards, validation_shards = open_shards(corpus, tokenizer)
     model = start_model(config, tokenizer, base)
     context_length = model.config.context_length
+    if base is not None:  # it may read far longer texts than fit the device at once
+        context_length = min(context_length, machine.micro_batch_tokens)
     corpus_tokens = sum(shard.info.tokens for shard in train_shards)
     if corpus_tokens < 2 * context_length:
         raise UserError(
@@ -109,7 +111,7 @@ def run(config: PretrainConfig) -> float:
         tokens_per_step=data.tokens_per_step,
         default_steps=round(default_tokens / data.tokens_per_step),
     )
-    evaluate = evaluator(model, validation_shards, machine, rows_per_micro_batch)
+    evaluate = evaluator(model, validation_shards, machine, context_length, rows_per_micro_batch)
     say(
         f"{num_parameters(model.config):,} parameters, {corpus_tokens:,} training tokens, "
         f"{data.tokens_per_step:,} a step, on {machine.device.type} in "
@@ -124,7 +126,11 @@ def run(config: PretrainConfig) -> float:
             )
     cadence_tokens = config.evaluate.max_tokens
     metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
-    lr = config.optim.lr or derived_lr(config.optim.name, model.config.hidden_size)
+    lr = (
+        config.optim.lr
+        if config.optim.lr is not None
+        else derived_lr(config.optim.name, model.config.hidden_size)
+    )
     validation_tokens = sum(shard.info.tokens for shard in validation_shards)
     result = train(
         Training(
@@ -245,7 +251,7 @@ def tokens_to_expect(
 ) -> float:
     """About how many tokens the run will train on: decides the batch and whether compiling pays.
 
-    With a time budget the speed is probed on one micro-batch, after one that is not timed.
+    With a time budget the speed is probed on a few micro-batches.
     """
     if config.budget.tokens is not None:
         return config.budget.tokens
@@ -257,7 +263,8 @@ def tokens_to_expect(
     left = seconds.seconds_left(clock)
     if left is None:
         return default_tokens
-    for step in range(2):
+    took: list[float] = []
+    for step in range(5):
         begin = time.monotonic()
         batch = next(data.micro_batches(step)).to(machine.device)
         with torch.autocast(
@@ -266,9 +273,12 @@ def tokens_to_expect(
             loss, _ = dense_loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         _ = loss.item()  # waits for the device
-        took = time.monotonic() - begin
-    model.zero_grad(set_to_none=True)
-    return max(0.0, left) * batch.num_real_tokens / took
+        model.zero_grad(set_to_none=True)
+        took.append(time.monotonic() - begin)
+        if sum(took) > MAX_PROBE_SHARE * left:
+            break
+    # The fastest is the machine's own speed: the first warms up, others may have been disturbed.
+    return max(0.0, left) * batch.num_real_tokens / min(took)
 
 
 def derived_batch_tokens(total_tokens: float) -> int:
@@ -281,7 +291,7 @@ def derived_batch_tokens(total_tokens: float) -> int:
 
 
 def evaluator(
-    model: Transformer, shards: list[Shard], machine: Machine, rows: int
+    model: Transformer, shards: list[Shard], machine: Machine, context_length: int, rows: int
 ) -> Callable[[int | None], dict[str, float]]:
     """evaluate(max_tokens) -> loss in nats a token and bits a byte over the validation text."""
 
@@ -290,7 +300,7 @@ def evaluator(
         by_source = {shard.info.source: shard.info for shard in shards}
         batches = validation_batches(
             shards,
-            context_length=model.config.context_length,
+            context_length=context_length,
             rows_per_batch=rows,
             max_tokens=max_tokens,
         )

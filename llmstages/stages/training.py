@@ -10,11 +10,11 @@ import torch
 
 import llmstages
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
-from llmstages.data.split import split_examples
+from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token
 from llmstages.model.transformer import Transformer
-from llmstages.report.terminal import say
+from llmstages.report.terminal import say, warn
 from llmstages.train.checkpoint import Checkpoint, file_hash, load_checkpoint
 from llmstages.train.device import (
     choose_device,
@@ -112,7 +112,12 @@ def choose_compile(
         if least is None or flops < least:
             return False
     if machine.device.type == "cpu" and not has_compiler():
-        say("torch.compile needs a C++ compiler, and none was found: running without")
+        warn("torch.compile needs a C++ compiler, and none was found: running without")
+        return False
+    try:  # a compiler may be there and not work
+        torch.compile(torch.sin)(torch.ones(8, device=machine.device))
+    except Exception as error:
+        warn(f"torch.compile does not work here ({str(error).splitlines()[0]}): running without")
         return False
     return True
 
@@ -152,7 +157,21 @@ def finetune_rows(
     )
     validation = given_validation or [rows[index] for index in split.validation]
     test = given_test or [rows[index] for index in split.test]
-    train_rows = [rows[index] for index in split.train]
+    held_out = {
+        normalised_text(key(row)) for row in [*(given_validation or []), *(given_test or [])]
+    }
+    in_training = [rows[index] for index in split.train]
+    train_rows = [row for row in in_training if normalised_text(key(row)) not in held_out]
+    if len(train_rows) < len(in_training):
+        warn(
+            f"{config.data}: {len(in_training) - len(train_rows):,} rows stand in the validation "
+            "or test file too and are left out of training"
+        )
+    if bool(validation) != bool(test):
+        warn(
+            "validation and test rows are the same: the final figures are those by which the best "
+            "checkpoint was chosen"
+        )
     validation = validation or test
     test = test or validation
     if not train_rows or not validation:
@@ -208,7 +227,6 @@ def write_summary(
     context_length: int,
     words: int,
     clock: Clock,
-    seconds_before: float = 0.0,
     **more: Any,
 ) -> None:
     """Write `summary.json` and say where everything is.
@@ -222,7 +240,7 @@ def write_summary(
             "stage": run.stage,
             "status": "finished",
             "headline": headline,
-            "seconds": round(max(clock.spent() + seconds_before, result.progress.seconds), 3),
+            "seconds": round(clock.spent() + result.seconds_before, 3),
             "steps": result.steps,
             "tokens": result.progress.tokens,
             "words": words,

@@ -160,12 +160,15 @@ def read_info(directory: Path) -> CheckpointInfo:
         raise UserError(f"{path}: not a complete checkpoint ({error})") from error
 
 
-def verify_files(directory: Path, info: CheckpointInfo) -> None:
-    """Compare every file with its sha256. Raises `UserError` naming the first that differs."""
+def verify_files(directory: Path, info: CheckpointInfo, *, trainer: bool = False) -> None:
+    """Compare every file with its sha256. Raises `UserError` naming the first that differs.
+
+    trainer: those that only resuming needs too; without it a copy may leave them out.
+    """
     for name, expected in info.files.items():
         path = directory / name
-        if not path.is_file() and name.startswith("trainer/"):
-            continue  # left out of a copy that is not to be trained on from here
+        if name.startswith("trainer/") and not trainer:
+            continue
         if not path.is_file():
             raise UserError(f"{path}: missing from the checkpoint")
         if file_hash(path) != expected:

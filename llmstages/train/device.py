@@ -47,7 +47,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and cpu_has_bfloat16()
+        return bool(torch._C._has_mkldnn) and cpu_has_bfloat16()
     return False
 
 

@@ -28,7 +28,14 @@ from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
-from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
+from llmstages.train.checkpoint import (
+    CheckpointInfo,
+    Lineage,
+    load_checkpoint,
+    read_info,
+    save_checkpoint,
+    verify_files,
+)
 from llmstages.train.device import machine_facts
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import (
@@ -43,6 +50,8 @@ NUM_EVALUATIONS = 10
 """Evaluations, each followed by a checkpoint, when no cadence is asked for."""
 MAX_EVALUATION_SHARE = 0.1
 """Share of a time budget that evaluations on the way may take; fewer are made if need be."""
+MAX_PROBE_SHARE = 0.15
+"""Share of a time budget after which no further step is timed."""
 PROBE_STEPS = 7
 """Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
@@ -128,6 +137,8 @@ class TrainingResult:
     steps: int
     metrics: dict[str, float]
     """Of the last evaluation."""
+    seconds_before: float = 0.0
+    """Time spent in the loop before the restart this result comes from."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -213,13 +224,15 @@ class Loop:
         t = self.t
         assert t.seconds is not None
         weights = [p.detach().clone() for p in t.model.parameters()]
-        self.optimizer_step(0, 0.0)  # the first call compiles, allocates and fills caches
-        probed = []
-        for step in range(PROBE_STEPS):
+        probed: list[float] = []
+        for step in range(PROBE_STEPS + 1):
             begin = time.monotonic()
             self.optimizer_step(step, 0.0)
             probed.append(time.monotonic() - begin)
-        step_seconds = median(probed)  # one step that another program disturbed says nothing
+            if self.spent() > MAX_PROBE_SHARE * t.seconds:
+                break
+        # The first step compiles, allocates and fills caches; a disturbed one says nothing either.
+        step_seconds = median(probed[1:] or probed)
         with torch.no_grad():
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
@@ -230,6 +243,8 @@ class Loop:
         left = t.seconds - self.spent()
         affordable = int(MAX_EVALUATION_SHARE * left / max(self.evaluation_seconds, 1e-9))
         self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
+        if every := t.evaluation.every_steps:
+            self.num_evaluations = max(1, int(left / step_seconds) // every)
         left -= (self.num_evaluations + t.last_evaluation) * self.evaluation_seconds
         if left < step_seconds:
             warn(
@@ -247,6 +262,7 @@ class Loop:
                 f"{directory}: it has no trainer/ and cannot be continued: start again with "
                 "overwrite=true, or name=... for another place"
             )
+        verify_files(directory, read_info(directory), trainer=True)
         self.t.model.load_state_dict(load_checkpoint(directory).model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
@@ -277,13 +293,13 @@ class Loop:
                     self.evaluate()
                 elif step % self.save_every == 0 or interrupted:
                     self.save()
-                if interrupted and not done:
+                if interrupted:
                     t.run.log(f"interrupted after step {step:,}: checkpoint saved")
                     raise KeyboardInterrupt
                 self.shrink_if_late()
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
-        return TrainingResult(self.progress, self.steps, self.last_metrics)
+        return TrainingResult(self.progress, self.steps, self.last_metrics, self.seconds_before)
 
     def step(self) -> dict[str, float]:
         """One optimizer step with its bookkeeping."""
@@ -392,11 +408,14 @@ class Loop:
         t.run.log(f"step {self.progress.step:,}: {shown}")
         if t.show_samples is not None:
             t.show_samples(self.progress.step)
-        self.save()
+        self.save(metrics)
         self.evaluation_seconds = time.monotonic() - begin  # the probe did not save or sample
 
-    def save(self) -> None:
-        """Write a checkpoint of the present step, point at it, and drop the oldest."""
+    def save(self, metrics: Mapping[str, float] | None = None) -> None:
+        """Write a checkpoint of the present step, point at it, and drop the oldest.
+
+        metrics: of this very step, where it was evaluated.
+        """
         t = self.t
         self.progress.seconds = self.spent()
         tensors = optimizer_tensors(t.model, self.optimizers)
@@ -408,7 +427,7 @@ class Loop:
                 stage=t.run.stage,
                 step=self.progress.step,
                 tokens_seen=t.tokens_seen + self.progress.tokens,
-                metrics=self.last_metrics,
+                metrics=dict(metrics or {}),
                 lineage=t.lineage,
                 classifier=t.classifier,
             ),

@@ -40,7 +40,9 @@ def make_optimizers(
         else:
             embeddings.append(parameter)
     muon = config.name == "muon"
-    other_lr = config.embedding_lr or (EMBEDDING_LR_RATIO * lr if muon else lr)
+    other_lr = EMBEDDING_LR_RATIO * lr if muon else lr
+    if config.embedding_lr is not None:
+        other_lr = config.embedding_lr
     optimizers: list[torch.optim.Optimizer] = []
     adamw_groups = [
         {"params": embeddings + vectors, "peak_lr": other_lr, "weight_decay": 0.0},

@@ -4,7 +4,6 @@
 `checkpoints/`, the symlinks `best` and `last`, and `summary.json`, written last.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -94,21 +93,25 @@ class Run:
         self.summary: dict[str, Any] | None = None
         self.plan: dict[str, Any] = {}
         self.resume_from: Path | None = None
-        if directory.exists() and not config.overwrite:
-            self.look_at_earlier()
+        if directory.exists():
+            self.check_ownership()
+            if not config.overwrite:
+                self.look_at_earlier()
+
+    def check_ownership(self) -> None:
+        """Raise `UserError` when the place is taken by anything but a run."""
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory}: a file stands where the run goes: set name=...")
+        if foreign := foreign_names(self.directory):
+            raise UserError(
+                f"{self.directory}: not a run (it holds {foreign[0]}): set name=... for another "
+                "place"
+            )
 
     def look_at_earlier(self) -> None:
         """Find out what an existing directory is. Raises `UserError` when it is another run."""
         plan_path = self.directory / "plan.json"
-        if not self.directory.is_dir():
-            raise UserError(f"{self.directory}: a file stands where the run goes: set name=...")
         if not plan_path.is_file():
-            foreign = foreign_names(self.directory)
-            if foreign:
-                raise UserError(
-                    f"{self.directory}: not a run (it holds {foreign[0]}): set name=... for "
-                    "another place"
-                )
             return
         plan = json.loads(plan_path.read_text(encoding="utf-8"))
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
@@ -233,8 +236,3 @@ def foreign_names(directory: Path) -> list[str]:
             if CHECKPOINT_NAME.fullmatch(path.name) is None
         ]
     return sorted(names)
-
-
-def text_hash(parts: Mapping[str, Any]) -> str:
-    """sha256 of a mapping's JSON, keys sorted."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -38,7 +38,7 @@ def test_empty_and_long_prompts(cli, tiny_run, prompt):
     status, out, err = cli("generate", tiny_run, f"prompt='{prompt}'", "max_new_tokens=3")
     assert status == 0, err
     assert out.startswith(prompt)
-    assert ("its start is cut" in err) == bool(prompt)
+    assert ("are used" in err) == bool(prompt)
 
 
 def test_a_specialist_answers_a_users_turn(cli, instruct_run):

@@ -32,25 +32,29 @@ def test_bits_per_byte_of_a_uniform_model_are_exact(validation):
     model = Transformer(TransformerConfig(vocab_size, 1, 8, 2, 1, 4, 8, 64))
     with torch.no_grad():
         model.embedding.weight.zero_()  # every logit is 0
-    metrics = evaluator(model, validation, MACHINE, 4)(None)
+    metrics = evaluator(model, validation, MACHINE, model.config.context_length, 4)(None)
     num_targets = sum(shard.info.tokens - 1 for shard in validation)
     num_bytes = sum(shard.info.bytes for shard in validation)
     assert metrics["val_loss"] == pytest.approx(math.log(vocab_size), rel=1e-6)
     expected = num_targets * math.log2(vocab_size) / num_bytes
     assert metrics["val_bits_per_byte"] == pytest.approx(expected, rel=1e-6)
-    part = evaluator(model, validation, MACHINE, 4)(500)
+    part = evaluator(model, validation, MACHINE, model.config.context_length, 4)(500)
     assert part["val_bits_per_byte"] == pytest.approx(expected, rel=0.2)
 
 
 def test_evaluation_does_not_depend_on_the_batch(validation, tiny_run):
     model = load_checkpoint(tiny_run).model
-    one, many = (evaluator(model, validation, MACHINE, rows)(None) for rows in (1, 16))
+    one, many = (
+        evaluator(model, validation, MACHINE, model.config.context_length, rows)(None)
+        for rows in (1, 16)
+    )
     assert one == pytest.approx(many, abs=1e-5)
 
 
 def test_headline_is_that_of_the_best_checkpoint(validation, tiny_run):
     summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
-    metrics = evaluator(load_checkpoint(tiny_run).model, validation, MACHINE, 4)(None)
+    model = load_checkpoint(tiny_run).model
+    metrics = evaluator(model, validation, MACHINE, model.config.context_length, 4)(None)
     assert metrics == pytest.approx(summary["metrics"], abs=1e-6)
 
 

@@ -13,6 +13,7 @@ from llmstages.train.checkpoint import (
     read_info,
     resolve_checkpoint,
     save_checkpoint,
+    verify_files,
 )
 
 
@@ -64,13 +65,15 @@ def test_a_flipped_byte_is_found(run_copy, name):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+    if name.startswith("trainer/"):
+        load_checkpoint(run_copy)  # a copy may leave out what only resuming needs
+        with pytest.raises(UserError, match="damaged"):
+            verify_files(path.parents[1], read_info(path.parents[1]), trainer=True)
+        return
     with pytest.raises(UserError, match="damaged") as refused:
         load_checkpoint(run_copy)
     assert str(refused.value).startswith(f"{path}: ")
     path.unlink()
-    if name.startswith("trainer/"):
-        load_checkpoint(run_copy)  # a copy may leave out what only resuming needs
-        return
     with pytest.raises(UserError, match="missing from the checkpoint"):
         load_checkpoint(run_copy)
 

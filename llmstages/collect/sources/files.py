@@ -206,7 +206,8 @@ def _walk(root: Path) -> tuple[list[Path], Counter[str]]:
             if name.startswith(".") or not path.is_file():
                 continue
             # In a folder an unknown suffix is more often data than prose (.xml, .svg, .lock).
-            if _format(path) is None or (_suffix(path) and _suffix(path) not in _KNOWN_SUFFIXES):
+            suffix = _suffix(path)
+            if (suffix and suffix not in _KNOWN_SUFFIXES) or _format(path) is None:
                 aside[_suffix(path) or "no suffix"] += 1
             else:
                 files.append(path)

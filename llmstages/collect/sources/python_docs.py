@@ -13,6 +13,7 @@ import importlib.metadata
 import os
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -56,7 +57,9 @@ def iter_docstrings(code: bytes | str, module: str) -> Iterator[Docstring]:
     if isinstance(code, bytes) and b'"""' not in code and b"'''" not in code:
         return  # the common case of modules without documentation, told without parsing
     try:
-        tree = ast.parse(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the code of others: nobody here can mend it
+            tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError):
         return
     if text := _docstring(tree):
