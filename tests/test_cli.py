@@ -451,10 +451,19 @@ def test_whole_numbers_may_be_written_short(received: Received) -> None:
 
 def test_a_source_is_added_and_a_weight_overridden(received: Received) -> None:
     assert main(["pretrain", "+corpus.sources.wiki.weight=0.5", "corpus=local"]) == 0
-    assert main(["pretrain", "corpus.sources.python_topics.weight=3"]) == 0
+    sources = ("python_topics", "python_stdlib", "python_packages")
+    assert main(["pretrain", *(f"corpus.sources.{name}.weight=3" for name in sources)]) == 0
     assert list(received[0].corpus.sources) == ["wiki"]
     assert received[0].corpus.sources["wiki"].weight == 0.5
     assert received[1].corpus.sources["python_topics"].weight == 3.0
+
+
+def test_weights_are_given_to_all_sources_or_to_none(
+    received: Received, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", "corpus.sources.python_topics.weight=3"]) == 2
+    assert not received
+    assert "python_stdlib has no weight but others have" in capfd.readouterr().err
 
 
 def test_what_is_typed_wins_over_the_experiment_and_that_over_the_file(received: Received) -> None:
