@@ -43,6 +43,13 @@ def warn(text: str) -> None:
     error_console().print(Text(f"warning: {text}", style="yellow"))
 
 
+def clipped(text: str, length: int = 120) -> str:
+    """A text on one line, quoted, its middle left out when it is long."""
+    if len(text) > length:
+        text = f"{text[: length * 2 // 3]} ... {text[-length // 3 :]}"
+    return repr(text)
+
+
 def table(
     title: str,
     columns: Sequence[str],

@@ -15,7 +15,7 @@ from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
-from llmstages.report.terminal import progress, say, warn
+from llmstages.report.terminal import clipped, progress, say, warn
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -127,7 +127,8 @@ def run(config: FinetuneInstructConfig) -> float:
             shown, answer_all(model, tokenizer, shown, config, machine, None), strict=True
         ):
             asked = question.messages[-2].content if len(question.messages) > 1 else ""
-            say(f"  {asked!r} -> {tokenizer.decode(answer.tokens)!r}")
+            answered = tokenizer.decode(answer.tokens)
+            say(f"  {clipped(asked)} -> {clipped(answered)}")
 
     metrics_before = the_run.plan.get("metrics_before") or test_metrics("answers of the base")
     result = train(

@@ -21,7 +21,7 @@ def run(config: GenerateConfig) -> None:
         raise UserError("generate needs a checkpoint and a prompt: llmstages generate RUN PROMPT")
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if checkpoint.labels is not None:
-        raise UserError(f"{checkpoint.directory}: a classifier; use llmstages predict")
+        raise UserError(f"{config.checkpoint_dir}: a classifier; use llmstages predict")
     device = choose_device(config.device)
     dtype = torch.float32
     if config.dtype != "auto" or device.type == "cuda":

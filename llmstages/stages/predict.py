@@ -29,7 +29,7 @@ def run(config: PredictConfig) -> None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if checkpoint.labels is None:
-        raise UserError(f"{checkpoint.directory}: not a classifier; use llmstages generate")
+        raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     checkpoint.model.to(device).eval()
@@ -54,7 +54,7 @@ def texts_of(config: PredictConfig) -> Iterator[tuple[int, str]]:
     assert config.data is not None
     path = Path(config.data)
     try:
-        exists = path.exists()
+        exists = bool(config.data) and path.exists()
     except OSError:  # too long for a path
         exists = False
     looks_like_path = not any(c.isspace() for c in config.data) and (

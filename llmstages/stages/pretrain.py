@@ -19,7 +19,7 @@ from llmstages.evaluate.perplexity import Likelihood, likelihood
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.transformer import Transformer, TransformerConfig
-from llmstages.report.terminal import progress, say, warn
+from llmstages.report.terminal import clipped, progress, say, warn
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -345,6 +345,6 @@ def sampler(
             generator=generator,
         )
         for prompt, answer in zip(prompts, answers, strict=True):
-            say(f"  {prompt!r} -> {tokenizer.decode(answer.tokens)!r}")
+            say(f"  {clipped(prompt)} -> {clipped(tokenizer.decode(answer.tokens))}")
 
     return show

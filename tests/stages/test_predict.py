@@ -43,3 +43,10 @@ def test_empty_and_very_long_texts(cli, classifier_run, tmp_path):
     status, out, err = cli("predict", classifier_run, path)
     assert status == 0, err
     assert [entry["id"] for entry in read(out)] == [1, 2, 3]
+
+
+def test_an_empty_text_is_a_text_and_no_path(cli, classifier_run):
+    status, out, err = cli("predict", classifier_run, "data=''")
+    assert status == 0, err
+    (entry,) = read(out)
+    assert sum(entry["probabilities"].values()) == pytest.approx(1, abs=1e-6)
