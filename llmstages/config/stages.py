@@ -9,8 +9,11 @@ from llmstages.config.groups import (
     BudgetConfig,
     CheckpointConfig,
     CorpusConfig,
+    DecontaminateConfig,
     DedupConfig,
+    EngineConfig,
     EvaluateConfig,
+    FetchConfig,
     LanguageConfig,
     ModelConfig,
     OptimConfig,
@@ -39,6 +42,9 @@ class CollectConfig:
     dedup: DedupConfig = field(default_factory=DedupConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     pii: PiiConfig = field(default_factory=PiiConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     paths: list[str] = field(default_factory=list)
     """Files, folders or globs, added to the recipe as a source named `files`."""
     name: str | None = None
@@ -48,7 +54,9 @@ class CollectConfig:
     seed: int = 0
     """Seed of the validation split."""
     bad_rows: str = "skip"
-    """A broken row of a tabular file is skipped and counted (`skip`) or ends the run (`refuse`)."""
+    """What cannot be read (a broken row, record or file) is skipped and counted (`skip`) or ends the run (`refuse`)."""
+    keep_work: bool = True
+    """Keep the steps in between in `<corpora_dir>/<name>.work`, so that another threshold needs no new reading."""
     overwrite: bool = False
     """Replace a finished corpus of the same name."""
 

@@ -10,11 +10,11 @@ class Input:
     locator: str
     """Name within the source, the same wherever the source lies."""
     path: str
-    """Absolute path, or the name of a package."""
+    """Absolute path, URL, or the name of a package."""
     bytes: int
     """Size on disk."""
     sha256: str
-    """Hash of the content."""
+    """Hash of the content; of a remote file the hash of what its server says identifies it."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +36,22 @@ class Note:
 
     locator: str
     text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Records that gave no document, counted by reason in the manifest and the waterfall."""
+
+    reason: str
+    """Short and the same for all of its kind: "redirect", "revisit record", "not HTML"."""
+    count: int = 1
+
+
+class BrokenInput(ValueError):
+    """The rest of an input cannot be read; the documents already handed out are sound.
+
+    With `bad_rows=skip` it becomes a `Skipped` and a `Note`, with `bad_rows=refuse` a `UserError`.
+    """
+
+
+Found = RawDocument | Note | Skipped
