@@ -1,17 +1,18 @@
-"""Which documents are kept from training, so that equal texts never stand on both sides.
+"""Which documents are kept from training, so that near duplicates never stand on both sides.
 
 From a source with enough documents whole ones are taken, in the order of a hash of their folded
 text and the seed, until its share of bytes is reached. From a source with few (one long book) the
 end of each document is taken instead, so that every source is measured.
 """
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Part = Literal["train", "validation", "both"]
+PARTS: tuple[Part, ...] = ("train", "validation", "both")
+TRAIN, VALIDATION, BOTH = range(3)
 
 SHORTEST_TO_CUT = 200
 """Characters; the tail of a shorter document is no text to measure a model on."""
@@ -20,68 +21,71 @@ ENOUGH = 0.9
 """Filling the last tenth of the share would take small documents only."""
 
 
-@dataclass(frozen=True)
-class SplitKey:
-    """What the split needs to know of a document."""
-
-    source: str
-    folded: str
-    """Hash of the text after case, space and Unicode form are folded: equal for duplicates."""
-    bytes: int
-
-
 def split_documents(
-    documents: Sequence[SplitKey], validation_share: float, min_documents: int, seed: int
-) -> list[Part]:
-    """The part of each document; `both` means that its tail is for validation.
+    sources: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    folded: NDArray[np.uint64],
+    sizes: NDArray[np.integer],
+    validation_share: float,
+    min_documents: int,
+    seed: int,
+) -> NDArray[np.int8]:
+    """The part of each of n documents: `TRAIN`, `VALIDATION`, or `BOTH`: its tail is validated on.
 
-    The share is one of bytes and holds as nearly as whole documents allow. A source always keeps
-    at least one document for training.
+    Args:
+        sources: number of each document's source, [n].
+        groups: documents with the same number are duplicates of each other and stay together, [n].
+        folded: hash of each text, by which documents are chosen, [n].
+        sizes: bytes, [n].
+        validation_share: of the bytes of each source, as nearly as whole documents allow.
+        min_documents: sources with fewer give tails.
+        seed: another seed chooses other documents.
+
+    A source always keeps at least one document for training.
     """
-    copies = Counter(document.folded for document in documents)
-    counts = Counter(document.source for document in documents)
-    few = {source for source, count in counts.items() if count < min_documents}
-    parts: list[Part] = [
-        # The tail of one copy would be in the head of another that is cut elsewhere.
-        "both" if document.source in few and copies[document.folded] == 1 else "train"
-        for document in documents
-    ]
-    groups: defaultdict[str, list[int]] = defaultdict(list)
-    sizes: defaultdict[str, int] = defaultdict(int)
-    for index, document in enumerate(documents):
-        groups[document.folded].append(index)
-        sizes[document.source] += document.bytes
-    taken: defaultdict[str, int] = defaultdict(int)
-    for folded in sorted(groups, key=lambda key: _rank(key, seed)):
-        members = groups[folded]
-        source = documents[members[0]].source
-        if parts[members[0]] == "both" or source in few:
+    parts = np.full(len(sources), TRAIN, dtype=np.int8)
+    if not len(sources):
+        return parts
+    _, group, members = np.unique(groups, return_inverse=True, return_counts=True)
+    few = np.bincount(sources)[sources] < min_documents
+    # The tail of one copy would be in the head of another that is cut elsewhere.
+    parts[few & (members[group] == 1)] = BOTH
+
+    order = np.argsort(group, kind="stable")
+    first = order[np.concatenate(([0], np.cumsum(members)[:-1]))]
+    group_bytes = np.bincount(group, weights=sizes)
+    ranks = _mixed(folded, seed)[first]
+    source_bytes = np.bincount(sources, weights=sizes)
+    left = np.bincount(sources)
+    taken = np.zeros(len(source_bytes))
+    targets = validation_share * source_bytes
+    chosen = np.zeros(len(members), dtype=bool)
+    candidates = np.flatnonzero(~few[first])
+    for index in candidates[np.argsort(ranks[candidates], kind="stable")].tolist():
+        source = sources[first[index]]
+        size = group_bytes[index]
+        if taken[source] >= ENOUGH * targets[source]:
             continue
-        size = sum(documents[index].bytes for index in members)
-        target = validation_share * sizes[source]
-        if taken[source] >= ENOUGH * target or taken[source] + size > target / ENOUGH:
-            continue
-        if counts[source] <= len(members):
+        if taken[source] + size > targets[source] / ENOUGH or left[source] <= members[index]:
             continue
         taken[source] += size
-        counts[source] -= len(members)
-        for index in members:
-            parts[index] = "validation"
-    if set(parts) == {"train"}:
-        _take_smallest(documents, groups, parts)
+        left[source] -= members[index]
+        chosen[index] = True
+    parts[chosen[group]] = VALIDATION
+    if np.all(parts == TRAIN) and len(members) > 1:
+        # Every document is larger than the whole share: the smallest is the nearest to it.
+        smallest = np.lexsort((ranks, group_bytes))[0]
+        parts[group == smallest] = VALIDATION
     return parts
 
 
-def _take_smallest(
-    documents: Sequence[SplitKey], groups: dict[str, list[int]], parts: list[Part]
-) -> None:
-    """Where every document is larger than the whole share, the smallest is the nearest to it."""
-    smallest = min(
-        groups, key=lambda key: (sum(documents[index].bytes for index in groups[key]), key)
-    )
-    if len(groups) > 1:
-        for index in groups[smallest]:
-            parts[index] = "validation"
+def _mixed(folded: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """The hashes in an order of each seed's own (SplitMix64's finalizer, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = folded + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def cut_tail(text: str, validation_share: float) -> tuple[str, str]:
@@ -101,7 +105,3 @@ def cut_tail(text: str, validation_share: float) -> tuple[str, str]:
             cut = min(places, key=lambda place: abs(place - target))
             return text[:cut], text[cut:]
     return text[:target], text[target:]
-
-
-def _rank(folded: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:{folded}".encode(), digest_size=16).digest()

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from llmstages.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 
 Split = Literal["train", "validation"]
@@ -49,11 +48,9 @@ DROPPED_SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("value", pa.float64()),
         ("threshold", pa.float64()),
-        ("duplicate_of", pa.string()),  # id of the document kept instead, for the rule `duplicate`
+        ("duplicate_of", pa.string()),  # id of the document kept instead, for duplicates
     ]
 )
-PART_BYTES = 512 * 1024 * 1024
-"""Text in one Parquet part, uncompressed: large enough to scan fast, small enough to copy."""
 BATCH_ROWS = 256
 """Rows read at once."""
 
@@ -114,11 +111,16 @@ class SourceManifest:
     kind: str
     license: str | None
     weight: float | None
+    priority: int
+    published_tokens: float | None
+    published_epochs: float | None
     inputs: list[InputRecord]
+    skipped: dict[str, int]
+    """Records that gave no document, by reason."""
     extracted: Counts
     """Before cleaning."""
-    dropped: dict[str, int]
-    """Documents dropped, by rule."""
+    dropped: dict[str, Counts]
+    """After cleaning, by rule."""
     train: Counts
     validation: Counts
     documents_sha256: str
@@ -158,6 +160,9 @@ class Manifest:
                         **source,
                         "inputs": [InputRecord(**entry) for entry in source["inputs"]],
                         "extracted": Counts(**source["extracted"]),
+                        "dropped": {
+                            rule: Counts(**counts) for rule, counts in source["dropped"].items()
+                        },
                         "train": Counts(**source["train"]),
                         "validation": Counts(**source["validation"]),
                     }
@@ -177,6 +182,16 @@ class Manifest:
         staging = directory / (MANIFEST_FILE + ".tmp")
         staging.write_bytes(self.to_bytes())
         staging.rename(directory / MANIFEST_FILE)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the training text drawn from each source: its weight, or its size in bytes."""
+        weights = {
+            source.name: source.train.bytes if source.weight is None else source.weight
+            for source in self.sources
+        }
+        total = sum(weights.values()) or 1
+        return {name: weight / total for name, weight in weights.items()}
 
     @property
     def train(self) -> Counts:
@@ -260,6 +275,25 @@ class Corpus:
         for row in self._rows(Path("dropped"), source, None):
             yield DroppedDocument(**row)
 
+    def find(self, prefix: str) -> tuple[Split, Document] | DroppedDocument | None:
+        """The document whose id begins so, kept (with its split) or dropped; None without any.
+
+        Rows are sorted by id, so few of them are read, however large the corpus is.
+        """
+        for split in SPLITS:
+            for row in self._rows_of(Path("documents") / split, prefix):
+                row["metadata"] = json.loads(row["metadata"])
+                return split, Document(**row)
+        for row in self._rows_of(Path("dropped"), prefix):
+            return DroppedDocument(**row)
+        return None
+
+    def _rows_of(self, folder: Path, prefix: str) -> Iterator[dict[str, Any]]:
+        wanted = [("id", ">=", prefix), ("id", "<", prefix + "\uffff")]
+        for name in self.sources:
+            for path in part_paths(self.directory / folder, name):
+                yield from pq.read_table(path, filters=wanted, partitioning=None).to_pylist()
+
     def _rows(
         self, folder: Path, source: str | None, columns: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
@@ -274,52 +308,6 @@ class Corpus:
 def part_paths(directory: Path, source: str) -> list[Path]:
     """The Parquet parts of a source, in order."""
     return sorted(directory.glob(f"{source}-[0-9][0-9][0-9][0-9][0-9].parquet"))
-
-
-class PartWriter:
-    """Writes the rows of one source as `<source>-00000.parquet`, `<source>-00001.parquet`, ...
-
-    Nothing is created before the first row, so that a source without rows has no file.
-    """
-
-    def __init__(self, directory: Path, source: str, schema: pa.Schema) -> None:
-        self.directory = directory
-        self.source = source
-        self.schema = schema
-        self._writer: pq.ParquetWriter | None = None
-        self._part = 0
-        self._bytes = 0
-
-    def __enter__(self) -> "PartWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def write(self, rows: pa.Table) -> None:
-        """Append rows, which have at least the columns of the schema."""
-        if rows.num_rows == 0:
-            return
-        if self._writer is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            path = self.directory / f"{self.source}-{self._part:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self._writer.write_table(rows.select(self.schema.names).cast(self.schema))
-        self._bytes += rows.nbytes
-        if self._bytes >= PART_BYTES:
-            self._close()
-            self._part += 1
-            self._bytes = 0
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 def _nearest_corpus(directory: Path) -> str:

@@ -1,8 +1,8 @@
 """Labelled files: texts with labels for classification, conversations for instruction tuning.
 
 Columns are found by their names (case does not matter, see `TEXT_NAMES` and its neighbours in
-`llmstages.data.table`) and can always be named. A row without a label, or with an empty answer, is
-a bad row: refused or skipped like one that cannot be read. Nothing here imports torch.
+`llmstages.data.columns`) and can always be named. A row without a label, or with an empty answer,
+is a bad row: refused or skipped like one that cannot be read. Nothing here imports torch.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from llmstages.data.table import (
+from llmstages.data.columns import (
     ANSWER_NAMES,
     INPUT_NAMES,
     LABEL_NAMES,
@@ -24,11 +24,10 @@ from llmstages.data.table import (
     PROMPT_NAMES,
     SYSTEM_NAMES,
     TEXT_NAMES,
-    Row,
-    Table,
     column_key,
-    read_rows,
 )
+from llmstages.data.rows import Row
+from llmstages.data.table import Table, read_rows
 from llmstages.errors import UserError
 from llmstages.text.chat import Message
 

@@ -8,24 +8,31 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llmstages.data.corpus import SPLITS, Corpus, Document, Split
+from llmstages.data.encoding import EncodeGroups, encoder
 from llmstages.errors import UserError
 from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
-BATCH_DOCUMENTS = 256
-"""Documents tokenized at once: enough to keep all cores busy, little enough to hold in memory."""
+GROUP_CHARACTERS = 2_000_000
+"""Text that one thread tokenizes at once: enough for a new word to be rare, some 100 MB of work."""
+ROW_GROUP_DOCUMENTS = 2**20
+"""Rows of a group in the list of documents, Arrow's own choice for a table written at once."""
+DOCUMENTS_SCHEMA = pa.schema(
+    [("id", pa.string()), ("start", pa.int64()), ("words", pa.int64()), ("bytes", pa.int64())]
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,12 @@ class Shard:
             directory / f"{self.stem}.documents.parquet", columns=["id", "start"]
         )
         self.starts: NDArray[np.int64] = documents["start"].to_numpy()
-        self.document_ids: list[str] = documents["id"].to_pylist()
+        self.document_ids: pa.ChunkedArray = documents["id"]
 
     def document_at(self, position: int) -> str:
         """Source and id of the document that holds the token at `position`."""
         row = int(np.searchsorted(self.starts, position, side="right")) - 1
-        return f"{self.info.source}/{self.document_ids[row]}"
+        return f"{self.info.source}/{self.document_ids[row].as_py()}"
 
 
 @dataclass(frozen=True)
@@ -128,16 +135,17 @@ def write_token_shards(
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-    infos = [
-        write_shard(staging, corpus, tokenizer, split, source, dtype, advance)
-        for split in SPLITS
-        for source in corpus.sources
-    ]
+    num_bytes = sum(corpus.counts(split).bytes for split in SPLITS)
+    with encoder(tokenizer, num_bytes) as encode:
+        infos = [
+            write_shard(staging, corpus, split, source, tokenizer.id_dtype, encode, advance)
+            for split in SPLITS
+            for source in corpus.sources
+        ]
     index = {
         "format_version": FORMAT_VERSION,
         "tokenizer_hash": tokenizer.hash,
-        "dtype": dtype.str,
+        "dtype": tokenizer.id_dtype.str,
         "end_id": tokenizer.end_id,
         "shards": [asdict(info) for info in infos],
     }
@@ -150,55 +158,91 @@ def write_token_shards(
 def write_shard(
     directory: Path,
     corpus: Corpus,
-    tokenizer: Tokenizer,
     split: Split,
     source: str,
     dtype: np.dtype[Any],
+    encode: EncodeGroups,
     advance: Callable[[float], None] | None,
 ) -> ShardInfo:
     """Write one `.bin` and its list of documents."""
     stem = shard_stem(split, source)
-    ids: list[str] = []
-    starts: list[int] = []
-    words: list[int] = []
-    sizes: list[int] = []
-    position = 0
-    with (directory / f"{stem}.bin").open("wb") as file:
-        for documents in in_groups(corpus.documents(split, source), BATCH_DOCUMENTS):
-            encoded = tokenizer.encode_batch([document.text for document in documents])
-            for document, tokens in zip(documents, encoded, strict=True):
-                array = np.array([*tokens, tokenizer.end_id], dtype=dtype)
-                file.write(array.tobytes())
-                ids.append(document.id)
-                starts.append(position)
-                words.append(len(document.text.split()))
-                sizes.append(len(document.text.encode("utf-8")))
-                position += len(array)
+    tokens = words = num_bytes = num_documents = 0
+    with (
+        (directory / f"{stem}.bin").open("wb") as file,
+        DocumentTable(directory / f"{stem}.documents.parquet") as table,
+    ):
+        groups = in_groups(corpus.documents(split, source, ("id", "text")))
+        for group, encoded in encode(groups):
+            _, offsets, ids = encoded["ids"].buffers()
+            ends = np.frombuffer(offsets, np.int64)[: len(group) + 1]
+            file.write(memoryview(ids)[: ends[-1]])
+            table.append(
+                [document.id for document in group],
+                tokens + ends[:-1] // dtype.itemsize,
+                np.array(encoded["words"]),  # copies, so that the ids can go
+                np.array(encoded["bytes"]),
+            )
+            tokens += int(ends[-1]) // dtype.itemsize
+            words += pc.sum(encoded["words"]).as_py()
+            num_bytes += pc.sum(encoded["bytes"]).as_py()
+            num_documents += len(group)
             if advance is not None:
-                advance(len(documents))
-    pq.write_table(
-        pa.table(
-            {
-                "id": pa.array(ids, pa.string()),
-                "start": pa.array(starts, pa.int64()),
-                "words": pa.array(words, pa.int64()),
-                "bytes": pa.array(sizes, pa.int64()),
-            }
-        ),
-        directory / f"{stem}.documents.parquet",
-    )
+                advance(len(group))
     return ShardInfo(
         split=split,
         source=source,
-        tokens=position,
-        documents=len(ids),
-        words=sum(words),
-        bytes=sum(sizes),
+        tokens=tokens,
+        documents=num_documents,
+        words=words,
+        bytes=num_bytes,
         weight=corpus.weights.get(source),
     )
 
 
-def in_groups(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
-    """Lists of up to `size` documents."""
-    while group := list(islice(documents, size)):
+class DocumentTable:
+    """Writes `<shard>.documents.parquet`, a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, DOCUMENTS_SCHEMA)
+        self._waiting = DOCUMENTS_SCHEMA.empty_table()
+        self._num_written = 0
+
+    def append(self, *columns: Sequence[str] | NDArray[np.int64]) -> None:
+        """Add documents, given as the columns of the schema."""
+        rows = pa.table(columns, schema=DOCUMENTS_SCHEMA)
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        while self._waiting.num_rows >= ROW_GROUP_DOCUMENTS:
+            self._write(self._waiting[:ROW_GROUP_DOCUMENTS])
+            self._waiting = self._waiting[ROW_GROUP_DOCUMENTS:]
+
+    def _write(self, rows: pa.Table) -> None:
+        # In one piece: the pages of the file do not depend on how the documents were grouped.
+        self._writer.write_table(rows.combine_chunks(), ROW_GROUP_DOCUMENTS)
+        self._num_written += rows.num_rows
+
+    def __enter__(self) -> "DocumentTable":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and (self._waiting.num_rows or not self._num_written):
+            self._write(self._waiting)
+        self._writer.close()
+
+
+def in_groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Neighbouring documents, together at most `GROUP_CHARACTERS`; longer ones alone."""
+    group: list[Document] = []
+    size = 0
+    for document in documents:
+        if group and size + len(document.text) > GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(document)
+        size += len(document.text)
+    if group:
         yield group

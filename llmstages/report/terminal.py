@@ -57,10 +57,11 @@ def table(
     *,
     to_output: bool = False,
 ) -> None:
-    """Print a table; columns that hold only numbers are right-aligned."""
+    """Print a table; columns that hold only numbers, or nothing, are right-aligned."""
     grid = Table(title=title or None, title_justify="left")
     for index, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        cells = [row[index] for row in rows if row[index] is not None]
+        numeric = bool(cells) and all(isinstance(cell, (int, float)) for cell in cells)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell_text(value)) for value in row))

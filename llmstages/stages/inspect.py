@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmstages.config.stages import InspectConfig
-from llmstages.data.corpus import MANIFEST_FILE, SPLITS, Corpus
+from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
 from llmstages.data.labelled import (
     Conversation,
     LabelledText,
@@ -23,11 +23,14 @@ from llmstages.data.labelled import (
     read_conversations,
     read_labelled_texts,
 )
+from llmstages.data.opening import check_file
+from llmstages.data.rows import Row
 from llmstages.data.split import normalised_text
-from llmstages.data.table import Row, check_file, read_rows
+from llmstages.data.table import read_rows
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport
 from llmstages.report.classification import render_classification
+from llmstages.report.corpus import show_corpus
 from llmstages.report.terminal import cell_text, output_console, progress, table
 
 MAX_LABELS_SHOWN = 30
@@ -254,70 +257,57 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
     _facts(str(path), facts)
     table(
         "sources",
-        ("source", "kind", "licence", "weight", "documents read", "dropped"),
+        ("source", "kind", "licence", "weight", "priority", "inputs"),
         [
             (
-                *(source.name, source.kind, source.license, source.weight),
-                *(source.extracted.documents, sum(source.dropped.values())),
+                source.name,
+                source.kind,
+                source.license,
+                source.weight,
+                source.priority,
+                len(source.inputs),
             )
             for source in manifest.sources
         ],
         to_output=True,
     )
-    sizes: list[tuple[object, ...]] = [
-        (source.name, split, counts.documents, counts.words, counts.bytes)
-        for source in manifest.sources
-        for split, counts in (("train", source.train), ("validation", source.validation))
-    ]
-    if len(manifest.sources) > 1:
-        for split in SPLITS:
-            total = corpus.counts(split)
-            sizes.append(("all", split, total.documents, total.words, total.bytes))
-    table("texts", ("source", "split", "documents", "words", "bytes"), sizes, to_output=True)
-    drops = [
-        (source.name, rule, count)
-        for source in manifest.sources
-        for rule, count in sorted(source.dropped.items(), key=lambda drop: -drop[1])
-    ]
-    if drops:
-        table("dropped", ("source", "rule", "documents"), drops, to_output=True)
+    show_corpus(path, manifest, to_output=True)
     for document in islice(corpus.documents("train"), config.num_examples):
         _passage(f"{document.id} ({document.source}) {document.url or ''}".rstrip(), document.text)
 
 
 def _show_document(corpus: Corpus, wanted: str) -> None:
     """A document of the corpus, or why it was dropped; the start of an id is enough."""
-    for split in SPLITS:
-        for document in corpus.documents(split):
-            if document.id.startswith(wanted):
-                _facts(
-                    document.id,
-                    {
-                        "split": split,
-                        "source": document.source,
-                        "url": document.url,
-                        "language": document.language,
-                        "metadata": json.dumps(document.metadata, ensure_ascii=False),
-                        "words": len(document.text.split()),
-                        "bytes": len(document.text.encode()),
-                    },
-                )
-                output_console().print(Text(document.text))
-                return
-    for dropped in corpus.dropped():
-        if dropped.id.startswith(wanted):
-            _facts(
-                dropped.id,
-                {
-                    "dropped by": dropped.rule,
-                    "value": dropped.value,
-                    "threshold": dropped.threshold,
-                    "duplicate of": dropped.duplicate_of,
-                    "source": dropped.source,
-                },
-            )
-            output_console().print(Text(dropped.text))
-            return
+    found = corpus.find(wanted)
+    if isinstance(found, DroppedDocument):
+        _facts(
+            found.id,
+            {
+                "dropped by": found.rule,
+                "value": found.value,
+                "threshold": found.threshold,
+                "duplicate of": found.duplicate_of,
+                "source": found.source,
+            },
+        )
+        output_console().print(Text(found.text))
+        return
+    if found is not None:
+        split, document = found
+        _facts(
+            document.id,
+            {
+                "split": split,
+                "source": document.source,
+                "url": document.url,
+                "language": document.language,
+                "metadata": json.dumps(document.metadata, ensure_ascii=False),
+                "words": len(document.text.split()),
+                "bytes": len(document.text.encode()),
+            },
+        )
+        output_console().print(Text(document.text))
+        return
     raise UserError(
         f"{corpus.directory}: no document, kept or dropped, has the id {wanted}: "
         "`llmstages inspect` without id= shows some"

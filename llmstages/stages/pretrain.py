@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from llmstages.evaluate.perplexity import Likelihood, likelihood
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.transformer import Transformer, TransformerConfig
-from llmstages.report.terminal import clipped, progress, say, warn
+from llmstages.report.terminal import clipped, progress, say, table, warn
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -124,6 +124,9 @@ def run(config: PretrainConfig) -> float:
                 f"{length.steps:,} steps read the corpus {epochs:.1f} times; beyond "
                 f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
             )
+    show_epochs(
+        corpus, data, length.steps * data.tokens_per_step if length.steps else expected_tokens
+    )
     cadence_tokens = config.evaluate.max_tokens
     metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
     lr = (
@@ -224,6 +227,26 @@ def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig
     """The shape of the `model` group with the tokenizer's vocabulary."""
     fields = {key: value for key, value in asdict(shape).items() if key not in ("name", "layout")}
     return TransformerConfig(vocab_size=vocab_size, **fields)
+
+
+def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:
+    """Say how often the run will see each source of a mixture."""
+    published = {source.name: source.published_epochs for source in corpus.manifest.sources}
+    rows: list[Sequence[object]] = [
+        [
+            shard.info.source,
+            shard.info.tokens,
+            100 * float(share),
+            float(share) * tokens / shard.info.tokens,
+            published[shard.info.source],
+        ]
+        for shard, share in zip(data.shards, data.shares, strict=True)
+    ]
+    columns = ["source", "tokens", "share in %", "epochs", "published epochs"]
+    if not any(published.values()):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    if len(rows) > 1:
+        table(f"{tokens:,.0f} tokens of {corpus.directory}", columns, rows)
 
 
 def asked_weights(config: PretrainConfig, corpus: Corpus) -> dict[str, float]:

@@ -9,7 +9,10 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import tokenizers
+
+from llmstages.text.ids import Ids, id_dtype
 
 
 class HuggingFaceBackend:
@@ -43,6 +46,11 @@ class HuggingFaceBackend:
         """Ids of each text."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """The same as arrays."""
+        dtype = id_dtype(self.vocab_size)
+        return [np.array(ids, dtype) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, as the tokenizer's own decoder writes it."""

@@ -8,18 +8,25 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sentencepiece
 
+from llmstages.text.ids import Ids, id_dtype
 from llmstages.text.sentencepiece_export import to_tokenizer_json
 from llmstages.text.sentencepiece_proto import Piece, PieceType, read_model
+
+if TYPE_CHECKING:
+    from llmstages.text.word_encoder import WordEncoder
 
 SPACE_MARK = "\u2581"  # SentencePiece writes spaces so, and would read it back as a space
 SPACE_MARK_OR_NOT = re.compile("\u2581|[^\u2581]+")
 LONG_CHARACTERS = 4000
 LINES = re.compile(rf".{{{LONG_CHARACTERS}}}[^\n]*\n+|.+", re.DOTALL)
-MIN_PARALLEL_CHARACTERS = 4000  # threads take some 60 microseconds to start, as 600 characters do
+UNTOUCHED = " \ufb01 \u00a0 A "  # what normalisation, stripping or a prefix would change
+SHORT_CHARACTERS = 4000  # quickest by the model alone, on one thread
 
 
 class SentencePieceBackend:
@@ -45,6 +52,38 @@ class SentencePieceBackend:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; a space mark in a text is spelled in its three byte pieces."""
+        if sum(map(len, texts)) < SHORT_CHARACTERS or self._words is None:
+            return self._encode_whole(texts)
+        return [ids.tolist() for ids in self._words.encode(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """The same as arrays."""
+        if self._words is None:
+            dtype = id_dtype(self.vocab_size)
+            return [np.array(ids, dtype) for ids in self._encode_whole(texts)]
+        return self._words.encode(texts)
+
+    @cached_property
+    def _words(self) -> "WordEncoder | None":
+        """The fast way; None for models that do more than cut a text, as none made here does."""
+        from llmstages.text.word_encoder import WordEncoder  # brings pyarrow
+
+        kinds = {piece.type for piece in self._pieces}
+        if (
+            self.kind == "word"
+            or PieceType.USER_DEFINED in kinds
+            or self._processor.normalize(UNTOUCHED) != UNTOUCHED.replace(" ", SPACE_MARK)
+        ):
+            return None
+        texts = [
+            piece.text.replace(SPACE_MARK, " ")
+            for piece in self._pieces
+            if piece.type in (PieceType.NORMAL, PieceType.UNUSED)
+        ]
+        return WordEncoder(texts, self._encode_whole, id_dtype(self.vocab_size))
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, by the model."""
         parts = [self._parts(text) for text in texts]
         encoded = iter(self._encode([run for runs in parts for run in runs]))
         return [self._join(runs, encoded) for runs in parts]
@@ -60,7 +99,7 @@ class SentencePieceBackend:
         return [lines for part in parts for lines in LINES.findall(part)]
 
     def _encode(self, parts: Sequence[str]) -> list[list[int]]:
-        if len(parts) == 1 or sum(map(len, parts)) < MIN_PARALLEL_CHARACTERS:
+        if len(parts) == 1 or sum(map(len, parts)) < SHORT_CHARACTERS:
             return [self._processor.encode(part) for part in parts]
         batch: list[list[int]] = self._processor.encode(parts, num_threads=os.cpu_count() or 1)
         return batch

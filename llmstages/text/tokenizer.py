@@ -18,6 +18,7 @@ from llmstages.config.groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
 from llmstages.text.huggingface_backend import HuggingFaceBackend
+from llmstages.text.ids import Ids, id_dtype
 from llmstages.text.sentencepiece_backend import SentencePieceBackend
 from llmstages.text.sentencepiece_training import (
     END,
@@ -41,6 +42,9 @@ class Backend(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, which holds no lone surrogates."""
 
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """The same as arrays; several threads may call it at once."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; control ids are left out."""
 
@@ -60,11 +64,11 @@ class Backend(Protocol):
 class Tokenizer:
     """Text to ids and back.
 
-    Attributes: `vocab_size` (size of the id space), `end_id` (ends every document in pretraining
-    and every text in classification), `pad_id` (never the end token), `turn_start_id` and
-    `turn_end_id` (of chat turns; both None when the vocabulary lacks one of them) and `hash`
-    (sha256, hex: equal when two tokenizers give equal ids for equal reasons, kept by save and
-    load).
+    Attributes: `vocab_size` (size of the id space), `id_dtype` (of arrays of ids), `end_id`
+    (ends every document in pretraining and every text in classification), `pad_id` (never the end
+    token), `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks
+    one of them) and `hash` (sha256, hex: equal when two tokenizers give equal ids for equal
+    reasons, kept by save and load).
     """
 
     def __init__(self, backend: Backend, end_token: str, pad_token: str) -> None:
@@ -73,6 +77,7 @@ class Tokenizer:
         self._end_token = end_token
         self._pad_token = pad_token
         self.vocab_size = backend.vocab_size
+        self.id_dtype = id_dtype(backend.vocab_size)
         self.end_id = backend.vocabulary[end_token]
         self.pad_id = backend.vocabulary[pad_token]
         has_turns = TURN_START in backend.vocabulary and TURN_END in backend.vocabulary
@@ -168,8 +173,12 @@ class Tokenizer:
         return self._backend.encode_batch([well_formed(text)])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, on all cores."""
+        """Ids of each text."""
         return self._backend.encode_batch([well_formed(text) for text in texts])
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids of each text as an array of `id_dtype`; several threads may call it at once."""
+        return self._backend.encode_arrays([well_formed(text) for text in texts])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, control ids left out; bytes that are no UTF-8 become U+FFFD."""

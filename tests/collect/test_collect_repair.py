@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstages.collect.repair import repair, valid_unicode
+from llmstages.collect.cleaning.repair import repair, valid_unicode
 
 
 @pytest.mark.parametrize(

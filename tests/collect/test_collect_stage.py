@@ -12,12 +12,14 @@ import pytest
 from llmstages.config.groups import (
     CorpusConfig,
     DedupConfig,
+    LanguageConfig,
+    PiiConfig,
     QualityConfig,
     SourceConfig,
     TokenizerConfig,
 )
 from llmstages.config.stages import CollectConfig
-from llmstages.data.corpus import Corpus
+from llmstages.data.corpus import SPLITS, Corpus
 from llmstages.data.shards import open_token_shards
 from llmstages.errors import UserError
 from llmstages.stages.collect import run, tokenizer_sample
@@ -75,7 +77,11 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture
 
     (source,) = corpus.manifest.sources
     assert source.extracted.documents == 32
-    assert source.dropped == {"duplicate": 1, "empty": 1}
+    assert {rule: counts.documents for rule, counts in source.dropped.items()} == {
+        "duplicate": 1,
+        "empty": 1,
+    }
+    assert source.dropped["duplicate"].words == 62
     assert source.train.documents + source.validation.documents == 30
     assert [entry.locator for entry in source.inputs][:2] == ["00.txt", "01.txt"]
     text = (corpus.directory / "manifest.json").read_text()
@@ -88,7 +94,7 @@ def test_a_folder_becomes_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture
     assert sorted(path.name for path in corpus.directory.iterdir()) == [
         *("collect.json", "documents", "dropped", "manifest.json", "tokenizer", "tokens"),
     ]
-    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == ["local"]
+    assert sorted(path.name for path in (tmp_path / "corpora").iterdir()) == ["local", "local.work"]
 
 
 def test_the_manifest_is_equal_wherever_and_whenever_it_is_made(tmp_path: Path) -> None:
@@ -113,11 +119,20 @@ def test_worker_processes_change_nothing(
     (folder / "latin.txt").write_bytes(("Größe und Straße " + story(40)).encode("latin-1"))
     run(config(folder, tmp_path / "a"))
     capsys.readouterr()
-    monkeypatch.setattr("llmstages.collect.pipeline.PARALLEL_BYTES", 0)
+    for step in ("read", "measure", "write"):
+        monkeypatch.setattr(f"llmstages.collect.steps.{step}.PARALLEL_BYTES", 0)
+    monkeypatch.setattr("llmstages.collect.steps.read.TASK_BYTES", 2_000)
+    monkeypatch.setattr("llmstages.collect.steps.measure.BUCKET_BYTES", 4_000)
     run(config(folder, tmp_path / "b"))
     assert "latin.txt: read as latin-1" in capsys.readouterr().err
-    hashes = {Corpus.open(tmp_path / name / "local").manifest_hash for name in ("a", "b")}
-    assert len(hashes) == 1
+    texts = [
+        [
+            (document.id, document.text)
+            for document in Corpus.open(path / "local").documents("train")
+        ]
+        for path in (tmp_path / "a", tmp_path / "b")
+    ]
+    assert texts[0] == texts[1]
     (folder / "bad.jsonl").write_text('{"foo": 1, "bar": 2}\n')
     with pytest.raises(UserError, match=r"bad\.jsonl: no text column"):
         run(config(folder, tmp_path / "c"))
@@ -131,7 +146,7 @@ def test_one_book_gives_its_end_for_validation(tmp_path: Path) -> None:
     corpus = Corpus.open(tmp_path / "corpora" / "local")
     (head,), (tail,) = corpus.documents("train"), corpus.documents("validation")
     assert head.text + tail.text == book
-    assert head.id != tail.id
+    assert tail.id == f"{head.id}-end"
     assert (head.metadata["part"], tail.metadata["part"]) == ("start", "end")
     assert 0.05 < len(tail.text) / len(book) < 0.15
 
@@ -142,12 +157,12 @@ def test_paths_are_added_to_a_recipe_and_recipes_mix(tmp_path: Path) -> None:
     recipe = CorpusConfig(
         name="mix", sources={"books": SourceConfig(paths=[str(one)], weight=0.5, license="CC0-1.0")}
     )
-    run(config(two, tmp_path / "corpora", corpus=recipe, dedup=DedupConfig(exact=False)))
+    run(config(two, tmp_path / "corpora", corpus=recipe, dedup=DedupConfig(False, False)))
     corpus = Corpus.open(tmp_path / "corpora" / "mix")
     assert corpus.sources == ["books", "files"]
     assert corpus.weights == {"books": 0.5}
     assert corpus.manifest.sources[0].license == "CC0-1.0"
-    assert corpus.manifest.sources[0].dropped == {"empty": 1}  # the duplicate stays
+    assert set(corpus.manifest.sources[0].dropped) == {"empty"}  # the duplicate stays
     assert len(list(corpus.documents("train", "files"))) > 20
 
 
@@ -169,7 +184,7 @@ def test_a_finished_corpus_is_kept_unless_told(
         run(config(folder, corpora))
     run(config(folder, corpora, overwrite=True))
     assert Corpus.open(corpora / "local").manifest.sources[0].extracted.documents == 33
-    assert sorted(path.name for path in corpora.iterdir()) == ["local"]
+    assert sorted(path.name for path in corpora.iterdir()) == ["local", "local.work"]
 
 
 def test_too_little_text_leaves_nothing(tmp_path: Path) -> None:
@@ -223,16 +238,108 @@ def test_the_tokenizer_sample_is_bounded_and_spread(tmp_path: Path) -> None:
     assert list(tokenizer_sample(corpus, size)) == texts
 
 
-def test_collecting_imports_no_torch() -> None:
+def test_collecting_imports_no_torch(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in")
     code = (
-        "import sys, daft\n"
-        "from llmstages.collect.pipeline import *\n"
-        "from llmstages.config.groups import QualityConfig\n"
-        "row = dict.fromkeys(['source', 'url', 'metadata', 'note', 'error'], [None])\n"
-        "frame = daft.from_pydict({'id': ['a'], 'text': ['b']} | row)\n"
-        "quality = QualityConfig(min_words=1, max_duplicate_lines_share=0.5, min_stop_words=1)\n"
-        "frame = judge(mend(measure(frame), CollectConfig()), CollectConfig(quality=quality))\n"
-        "frame.to_arrow()\n"
-        "sys.exit('torch' in sys.modules)\n"
+        "import sys\n"
+        "from llmstages import cli\n"
+        "status = cli.main()\n"
+        "sys.exit(status or 'torch' in sys.modules)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    arguments = ["collect", str(folder), f"corpora_dir={tmp_path}", "tokenizer.vocab_size=400"]
+    command = [sys.executable, "-c", code, *arguments, "pii=replace", "language=identify"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def tale(index: int) -> str:
+    """A text that shares no two words in a row with others."""
+    return f"Tale {index}\n" + " ".join(f"{WORDS[i % 12]}{index}x{i}" for i in range(200))
+
+
+def mixed(tmp_path: Path, **settings: object) -> Corpus:
+    """Two sources that share a text, another one nearly, and one of which nothing is shared."""
+    for name in ("web", "books"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for index in range(25):
+            (folder / f"{index}.txt").write_text(tale(index + (100 if name == "web" else 0)))
+    (tmp_path / "web" / "same.txt").write_text(tale(3))
+    (tmp_path / "web" / "nearly.txt").write_text(tale(4) + " and one word more")
+    recipe = CorpusConfig(
+        name="mix",
+        validation_share=0.2,
+        sources={
+            "books": SourceConfig(paths=[str(tmp_path / "books")], priority=1),
+            "web": SourceConfig(paths=[str(tmp_path / "web")]),
+        },
+    )
+    values = {"corpus": recipe, "paths": []} | settings
+    run(config(tmp_path, tmp_path / "corpora", **values))
+    return Corpus.open(tmp_path / "corpora" / "mix")
+
+
+def test_of_duplicates_the_source_of_higher_priority_keeps_its_own(tmp_path: Path) -> None:
+    corpus = mixed(tmp_path)
+    dropped = {entry.rule: entry for entry in corpus.dropped()}
+    assert {rule: entry.source for rule, entry in dropped.items()} == {
+        "duplicate": "web",
+        "near_duplicate": "web",
+    }
+    survivor = corpus.find(dropped["near_duplicate"].duplicate_of or "")
+    assert isinstance(survivor, tuple)
+    assert survivor[1].text == tale(4)
+    assert 0.8 <= (dropped["near_duplicate"].value or 0) < 1
+    assert dropped["near_duplicate"].threshold == 0.8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_near_duplicates_that_stay_never_straddle_the_split(tmp_path: Path, seed: int) -> None:
+    corpus = mixed(tmp_path, dedup=DedupConfig(False, False), seed=seed)
+    sides = {}
+    for split in ("train", "validation"):
+        for document in corpus.documents(split):  # type: ignore[arg-type]
+            sides.setdefault(document.text.split("\n")[0], set()).add(split)
+    assert len(sides) == 50
+    assert all(len(where) == 1 for where in sides.values())
+
+
+def test_evaluation_text_is_cut_out(tmp_path: Path) -> None:
+    question = " ".join(f"question{index}" for index in range(20))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"query": question, "gold": 1}) + "\n")
+    folder = write_folder(tmp_path / "in")
+    before, after = story(200, 100), story(201, 100)
+    (folder / "leak.txt").write_text(f"{before} {question} {after}")
+    (folder / "small.txt").write_text(f"It says: {question}, and no more.")
+    cleaned = config(folder, tmp_path / "corpora")
+    cleaned.decontaminate.against = [str(tmp_path / "test.jsonl")]
+    run(cleaned)
+    corpus = Corpus.open(tmp_path / "corpora" / "local")
+    texts = [document for split in SPLITS for document in corpus.documents(split)]
+    assert not any("question7" in document.text for document in texts)
+    pieces = [document for document in texts if "-" in document.id]
+    assert sorted(document.id[-2:] for document in pieces) == ["-0", "-1"]
+    assert all(document.text in f"{before} {after}" for document in pieces)
+    assert {entry.rule for entry in corpus.dropped()} == {"duplicate", "empty", "contaminated"}
+    assert corpus.manifest.config["decontaminate"]["against"]  # a hash, no path
+
+
+def test_personal_data_and_language(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in")
+    (folder / "mail.txt").write_text("Please write to jane.roe@example.com, she will know. " * 9)
+    (folder / "fremd.txt").write_text("Der Hund läuft schnell über die Straße zum alten Haus. " * 9)
+    run(
+        config(
+            folder,
+            tmp_path / "corpora",
+            pii=PiiConfig(replace_emails=True),
+            language=LanguageConfig(identify=True),
+        )
+    )
+    corpus = Corpus.open(tmp_path / "corpora" / "local")
+    found = {
+        document.text[:8]: document for split in SPLITS for document in corpus.documents(split)
+    }
+    assert "<email>" in found["Please w"].text
+    assert "jane" not in found["Please w"].text
+    assert found["Der Hund"].language == "de"
+    assert found["Please w"].language == "en"

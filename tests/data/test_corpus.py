@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmstages.data.corpus import (
@@ -11,14 +12,14 @@ from llmstages.data.corpus import (
     Corpus,
     Counts,
     Document,
+    DroppedDocument,
     InputRecord,
     Manifest,
-    PartWriter,
     SourceManifest,
 )
 from llmstages.errors import UserError
 
-GOLDEN_HASH = "ec773b31c43e1319fbfb8700a4c9dac91a35cadb10265f0e6f5a7fce93c342a0"
+GOLDEN_HASH = "67a18fc864d0e73469660da408822de64df30d69ad1366a0e1d6ee8db99f1bac"
 
 
 def manifest() -> Manifest:
@@ -30,15 +31,19 @@ def manifest() -> Manifest:
             kind="files",
             license=None,
             weight=weight,
+            priority=0,
+            published_tokens=None,
+            published_epochs=None,
             inputs=[InputRecord("a.txt", 12, "00")],
+            skipped={"redirect": 2},
             extracted=Counts(3, 6, 30),
-            dropped={"empty": 1},
+            dropped={"empty": Counts(1, 0, 1)},
             train=Counts(1, 2, 10),
             validation=Counts(1, 2, 10),
             documents_sha256="11",
         )
 
-    return Manifest(1, "한국어", [source("books", 0.5), source("web", None)], {"seed": 0}, {})
+    return Manifest(2, "한국어", [source("books", 0.5), source("web", None)], {"seed": 0}, {})
 
 
 def test_manifest_has_its_golden_hash(tmp_path: Path) -> None:
@@ -56,22 +61,30 @@ def test_manifest_is_read_back_equal(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def write_part(
+    directory: Path, folder: str, source: str, part: int, rows: list[dict[str, object]]
+) -> None:
+    """One Parquet part; columns that are not given are null."""
+    schema = DROPPED_SCHEMA if folder == "dropped" else DOCUMENT_SCHEMA
+    path = directory / folder / f"{source}-{part:05d}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    full = [
+        dict.fromkeys(schema.names) | {"source": source, "metadata": "{}"} | row for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(full, schema=schema), path)
+
+
 def test_documents_come_back_in_order_with_only_the_columns_asked_for(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path, manifest())
     for source in ("web", "books"):
-        with PartWriter(tmp_path / "documents" / "train", source, DOCUMENT_SCHEMA) as writer:
-            rows = [
-                {
-                    "id": f"{source}{index}",
-                    "text": f"text {index}",
-                    "source": source,
-                    "url": None,
-                    "language": "en",
-                    "metadata": '{"line": "3"}',
-                }
-                for index in range(2)
-            ]
-            writer.write(pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA))
+        for part in (1, 0):
+            row = {
+                "id": f"{source}{part}",
+                "text": f"text {part}",
+                "language": "en",
+                "metadata": '{"line": "3"}',
+            }
+            write_part(tmp_path, "documents/train", source, part, [row])
     documents = list(corpus.documents("train"))
     assert [document.id for document in documents] == ["books0", "books1", "web0", "web1"]
     assert documents[0] == Document("books0", "text 0", "books", None, "en", metadata={"line": "3"})
@@ -82,15 +95,18 @@ def test_documents_come_back_in_order_with_only_the_columns_asked_for(tmp_path: 
     assert list(corpus.documents("validation")) == []
 
 
-def test_parts_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstages.data.corpus.PART_BYTES", 1)
-    row = dict.fromkeys(DROPPED_SCHEMA.names) | {"id": "x", "text": "t", "source": "web"}
-    with PartWriter(tmp_path / "dropped", "web", DROPPED_SCHEMA) as writer:
-        for _ in range(2):
-            writer.write(pa.Table.from_pylist([row | {"rule": "empty"}], schema=DROPPED_SCHEMA))
-    names = sorted(path.name for path in (tmp_path / "dropped").iterdir())
-    assert names == ["web-00000.parquet", "web-00001.parquet"]
-    assert [entry.rule for entry in Corpus(tmp_path, manifest()).dropped()] == ["empty"] * 2
+def test_a_document_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, manifest())
+    write_part(
+        *(tmp_path, "documents/train", "books", 0),
+        [{"id": name, "text": name} for name in ("0a1", "0a2", "ff")],
+    )
+    write_part(tmp_path, "documents/validation", "web", 3, [{"id": "b7-end", "text": "x"}])
+    write_part(tmp_path, "dropped", "web", 0, [{"id": "c0", "text": "y", "rule": "empty"}])
+    assert corpus.find("0a2") == ("train", Document("0a2", "0a2", "books"))
+    assert corpus.find("b7") == ("validation", Document("b7-end", "x", "web"))
+    assert corpus.find("c") == DroppedDocument("c0", "y", "web", "empty", None, None, None)
+    assert corpus.find("0b") is None
 
 
 @pytest.mark.parametrize(
@@ -98,8 +114,8 @@ def test_parts_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (None, "not a corpus, it has no manifest.json"),
         ("{", "not a readable corpus manifest"),
-        ('{"format_version": 99}', "corpus format 99, this version reads 1"),
-        ('{"format_version": 1}', "not a readable corpus manifest"),
+        ('{"format_version": 99}', "corpus format 99, this version reads 2"),
+        ('{"format_version": 2}', "not a readable corpus manifest"),
     ],
 )
 def test_what_is_no_corpus_is_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -1,11 +1,17 @@
 """Token shards: the corpus's own text, complete, written once for each tokenizer."""
 
 import json
+import shutil
+from itertools import chain
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llmstages.config.groups import TokenizerConfig
+from llmstages.data import encoding
+from llmstages.data import shards as shards_module
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, write_token_shards
 from llmstages.errors import UserError
@@ -24,8 +30,6 @@ def tokenizer(tiny_corpus):
 
 @pytest.fixture
 def copied(tiny_corpus, tmp_path):
-    import shutil
-
     return Corpus.open(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
 
 
@@ -39,7 +43,7 @@ def test_shards_hold_every_document_and_its_end(corpus, tokenizer):
     ]
     for shard in shards.shards:
         documents = list(corpus.documents(shard.info.split, shard.info.source))
-        assert shard.document_ids == [document.id for document in documents]
+        assert shard.document_ids.to_pylist() == [document.id for document in documents]
         bounds = [*shard.starts.tolist(), len(shard.ids)]
         for document, begin, end in zip(documents, bounds, bounds[1:], strict=False):
             ids = shard.ids[begin:end].tolist()
@@ -54,13 +58,48 @@ def test_shards_hold_every_document_and_its_end(corpus, tokenizer):
         assert shard.ids.dtype == np.uint16
 
 
+@pytest.mark.parametrize(
+    ("group_characters", "min_bytes_for_processes"), [(1, 10**9), (10**7, 10**9), (3000, 0)]
+)
+def test_files_do_not_depend_on_how_the_work_is_cut(
+    copied, tokenizer, monkeypatch, group_characters, min_bytes_for_processes
+):
+    """Byte for byte what one document after the other gives, written at once."""
+    monkeypatch.setattr(encoding, "MIN_BYTES_FOR_PROCESSES", min_bytes_for_processes)
+    monkeypatch.setattr(encoding, "num_cores", lambda: 2)
+    shutil.rmtree(copied.directory / "tokens")
+    monkeypatch.setattr(shards_module, "GROUP_CHARACTERS", group_characters)
+    monkeypatch.setattr(shards_module, "ROW_GROUP_DOCUMENTS", 7)
+    advanced = []
+    shards = write_token_shards(copied, tokenizer, advanced.append)
+    for shard in shards.shards:
+        documents = list(copied.documents(shard.info.split, shard.info.source))
+        ids = [[*tokenizer.encode(document.text), tokenizer.end_id] for document in documents]
+        lengths = [len(document) for document in ids]
+        path = shards.directory / f"{shard.stem}.bin"
+        assert path.read_bytes() == np.array(list(chain(*ids)), "<u2").tobytes()
+        table = pa.table(
+            {
+                "id": pa.array([document.id for document in documents], pa.string()),
+                "start": pa.array(np.cumsum([0, *lengths])[:-1], pa.int64()),
+                "words": pa.array([len(document.text.split()) for document in documents]),
+                "bytes": pa.array([len(document.text.encode()) for document in documents]),
+            }
+        )
+        whole = copied.directory / "whole.parquet"
+        pq.write_table(table, whole, row_group_size=7)
+        written = shards.directory / f"{shard.stem}.documents.parquet"
+        assert written.read_bytes() == whole.read_bytes()
+    assert sum(advanced) == sum(shard.info.documents for shard in shards.shards)
+
+
 def test_the_document_at_a_position(corpus, tokenizer):
     shard = write_token_shards(corpus, tokenizer).of_split("train")[0]
     second = int(shard.starts[1])
     assert shard.document_at(0) == shard.document_at(second - 1)
-    assert shard.document_at(0) == f"texts/{shard.document_ids[0]}"
-    assert shard.document_at(second) == f"texts/{shard.document_ids[1]}"
-    assert shard.document_at(len(shard.ids) - 1) == f"texts/{shard.document_ids[-1]}"
+    assert shard.document_at(0) == f"texts/{shard.document_ids[0].as_py()}"
+    assert shard.document_at(second) == f"texts/{shard.document_ids[1].as_py()}"
+    assert shard.document_at(len(shard.ids) - 1) == f"texts/{shard.document_ids[-1].as_py()}"
 
 
 def test_shards_are_reused(corpus, tokenizer, monkeypatch):

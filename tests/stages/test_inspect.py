@@ -82,7 +82,9 @@ def test_corpus(tiny_corpus, look):
     assert "│ vocabulary │ 512 │" in shown
     assert "│ texts │ files │ │ 0.25" in shown
     counts = corpus.counts("train")
-    assert f"│ all │ train │ {counts.documents:,} │ {counts.words:,} │ {counts.bytes:,} │" in shown
+    assert f"│ all │ {counts.documents:,} │ {counts.words:,} │" in shown
+    (read, *_) = (source.extracted for source in corpus.manifest.sources)
+    assert f"│ read │ {read.documents:,} │ {read.words:,} │" in shown
     first = next(corpus.documents("train"))
     assert first.id in shown
     assert " ".join(first.text[:200].split()) in shown

@@ -1,13 +1,17 @@
 """Where documents come from: `list_inputs` finds what a recipe names, `read_input` reads one.
 
-Listing is quick, happens first and refuses what is wrong, so that nothing is built on a mistake. An
-`Input` is one file or one installed package: small enough to be a unit of parallel work, and its
-hash is what tells whether a corpus is up to date. Reading yields raw documents and notes.
+Listing happens first and refuses what is wrong, so that nothing is built on a mistake. An `Input`
+is one file, one shard of fetched pages or one installed package: a unit of parallel work, whose
+hash tells whether a corpus is up to date. Reading yields raw documents, notes and what was skipped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from llmstages.collect.sources.files import list_files, read_file
+from llmstages.collect.sources.files import read_file
+from llmstages.collect.sources.links import list_links, read_links
+from llmstages.collect.sources.listing import list_files
 from llmstages.collect.sources.python_docs import (
     list_packages,
     list_stdlib,
@@ -16,40 +20,63 @@ from llmstages.collect.sources.python_docs import (
     read_stdlib,
     read_topics,
 )
-from llmstages.collect.sources.records import Input, Note, RawDocument
-from llmstages.config.groups import SourceConfig
+from llmstages.collect.sources.records import Found, Input, Note, RawDocument, Skipped
+from llmstages.config.groups import FetchConfig, SourceConfig
 from llmstages.errors import UserError
 
-__all__ = ["Input", "Note", "RawDocument", "list_inputs", "read_input"]
+__all__ = ["Input", "Listing", "Note", "RawDocument", "Skipped", "list_inputs", "read_input"]
 
 
-def list_inputs(sources: Mapping[str, SourceConfig]) -> tuple[dict[str, list[Input]], list[Note]]:
-    """What each source reads, by source name, and what was left aside.
+@dataclass
+class Listing:
+    """What the sources of a recipe read, by source name."""
+
+    inputs: dict[str, list[Input]] = field(default_factory=dict)
+    skipped: dict[str, list[Skipped]] = field(default_factory=dict)
+    """What was left aside before reading, such as links that are no outbound links."""
+    notes: list[Note] = field(default_factory=list)
+
+    def add(self, source: str, inputs: list[Input], others: Sequence[Note | Skipped]) -> None:
+        """Add one source."""
+        self.inputs[source] = inputs
+        self.skipped[source] = [found for found in others if isinstance(found, Skipped)]
+        self.notes += [found for found in others if isinstance(found, Note)]
+
+
+def list_inputs(
+    sources: Mapping[str, SourceConfig],
+    fetch: FetchConfig,
+    cache_dir: Path,
+    advance: Callable[[int], None],
+) -> Listing:
+    """Find all inputs; pages behind links are fetched into `cache_dir`, `advance(pages)` at a time.
 
     Raises:
         UserError: a path does not exist or holds no text.
     """
-    inputs: dict[str, list[Input]] = {}
-    notes: list[Note] = []
+    listing = Listing()
     for name, source in sources.items():
         if source.kind == "files":
-            inputs[name], more = list_files(name, source.paths)
+            listing.add(name, *list_files(name, source.paths, source.format))
+        elif source.kind == "links":
+            listing.add(name, *list_links(name, source, fetch, cache_dir, advance))
         elif source.kind == "python_topics":
-            inputs[name], more = list_topics()
+            listing.add(name, *list_topics())
         elif source.kind == "python_stdlib":
-            inputs[name], more = list_stdlib()
+            listing.add(name, *list_stdlib())
         else:
-            inputs[name], more = list_packages()
-        notes += more
-    if not any(inputs.values()):
+            listing.add(name, *list_packages())
+    if not any(listing.inputs.values()):
         raise UserError(f"nothing to read in the sources {', '.join(sources)}")
-    return inputs, notes
+    return listing
 
 
-def read_input(entry: Input, source: SourceConfig, bad_rows: str) -> Iterator[RawDocument | Note]:
-    """The documents of one input, in order. Raises `UserError` when it cannot be read."""
+def read_input(entry: Input, source: SourceConfig, bad_rows: str) -> Iterator[Found]:
+    """What one input holds, in order. Raises `UserError` when it cannot be read."""
     if source.kind == "files":
-        return read_file(entry, source.text_column, bad_rows)
+        return read_file(entry, source, bad_rows)
+    if source.kind == "links":
+        return read_links(entry)
     if source.kind == "python_topics":
         return read_topics(entry)
     if source.kind == "python_stdlib":

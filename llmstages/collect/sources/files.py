@@ -1,268 +1,197 @@
-"""Files, folders and globs: text, Markdown, HTML, JSON Lines, JSON, CSV, TSV, Parquet.
+"""Reading a file, whatever it is: its format is found out and the reader of that format called.
 
-All may be packed with gzip or Zstandard. Folders are searched for every readable format; what is
-no text is left aside and counted. A text file or page is one document, a row of a table is one.
-Every encoding other than UTF-8 is said.
+Broken data end the reading of a file, or of one member of an archive, never that of a source: with
+`bad_rows=skip` they are counted and said, with `bad_rows=refuse` they are a `UserError`. What was
+handed out before is sound.
 """
 
-import glob
-import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO
 
-from llmstages.collect.sources.html import page_text
-from llmstages.collect.sources.records import Input, Note, RawDocument
-from llmstages.data.table import column_key, decode_bytes, open_bytes, read_rows
+from llmstages.collect.sources.archives import (
+    BROKEN_ARCHIVE,
+    MAX_DEPTH,
+    TOO_DEEP,
+    read_tar,
+    read_zip,
+)
+from llmstages.collect.sources.formats import (
+    READABLE,
+    SNIFF_BYTES,
+    find_format,
+    is_tar,
+    is_zip,
+    needs_head,
+)
+from llmstages.collect.sources.listing import kinds_of
+from llmstages.collect.sources.opening import as_seekable, open_raw
+from llmstages.collect.sources.records import BrokenInput, Found, Input, Note, Skipped
+from llmstages.collect.sources.tables import NoTextColumn, read_table
+from llmstages.collect.sources.text import read_page, read_text
+from llmstages.config.groups import SourceConfig
+from llmstages.data.opening import UNREADABLE, inner_suffix, packing, unpacked, with_head
 from llmstages.errors import UserError
 
-TEXT_SUFFIXES = frozenset(
-    (
-        *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asc", ".log"),
-        *(".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".java", ".js", ".ts"),
-        *(".kt", ".lua", ".php", ".pl", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift"),
-    )
-)
-HTML_SUFFIXES = frozenset((".html", ".htm", ".xhtml"))
-TABLE_SUFFIXES = frozenset(
-    (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", ".pq")
-)
-PACKED_SUFFIXES = (".gz", ".zst")
-
-TEXT_COLUMNS = (
-    *("text", "content", "body", "document", "raw_content", "article", "passage", "story"),
-    *("page", "markdown", "message", "abstract", "description", "sentence", "code"),
-)
-"""Names by which the text column of a table is found, likeliest first."""
-TITLE_COLUMNS = ("title", "date", "timestamp", "author", "license", "language")
-"""Columns kept in the metadata."""
-
-SNIFF_BYTES = 8192
+BROKEN_DATA = "broken or cut-off data"
+EMPTY = "empty file"
+NO_TEXT_COLUMN = "no text column"
+PACKED_BYTES = 2**20
+"""So much of a packed file is enough to unpack its first bytes; bzip2's blocks are the largest."""
 
 
-def list_files(source: str, paths: Sequence[str]) -> tuple[list[Input], list[Note]]:
-    """The readable files under `paths`, sorted by locator, with their hashes.
+def read_file(entry: Input, source: SourceConfig, bad_rows: str) -> Iterator[Found]:
+    """The documents of one file, in order, what was skipped and what is to be said.
 
     Raises:
-        UserError: a path does not exist, a glob matches nothing, a file is not text, or no
-            readable file is found.
+        UserError: the file cannot be opened, or has no text column; with `bad_rows="refuse"`, it is
+            broken or has a bad row.
     """
-    found: dict[str, str] = {}  # absolute path -> locator
-    aside: Counter[str] = Counter()
-    for given in paths:
-        for root in _expand(given):
-            if root.is_dir():
-                files, unread = _walk(root)
-                if not files:
-                    kinds = f" (only {_kinds(unread)})" if unread else ""
-                    raise UserError(
-                        f"{given}: no text in this directory{kinds}: readable are .txt .md .html "
-                        ".jsonl .json .csv .tsv .parquet, plain, .gz or .zst"
-                    )
-                aside.update(unread)
-                for path in files:
-                    found.setdefault(str(path.resolve()), path.relative_to(root).as_posix())
-            elif _format(root) is None:
+    reader = _Reader(entry.path, source, bad_rows)
+    with open_raw(entry.path) as raw:
+        yield from reader.read(raw, entry.locator)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What is the same for a file and for the members of an archive."""
+
+    path: str
+    """Names the file in messages."""
+    source: SourceConfig
+    bad_rows: str
+
+    def read(self, raw: IO[bytes], locator: str) -> Iterator[Found]:
+        """What a file holds that lies on its own."""
+        format = self.source.format
+        try:
+            packed, raw = with_head(raw, PACKED_BYTES)
+            head = _unpacked_head(packed, is_known=bool(format) or not needs_head(locator))
+            if not head:
+                yield Skipped(EMPTY)
+                yield Note(locator, EMPTY)
+                return
+            format = format or find_format(locator, head)
+            if format is None:
                 raise UserError(
-                    f"{given}: not a text file: readable are .txt .md .html .jsonl .json .csv "
-                    ".tsv .parquet, plain, .gz or .zst"
+                    f"{self.path}: not a text file: readable are {READABLE}, plain or packed"
                 )
-            else:
-                found.setdefault(str(root.resolve()), root.name)
-    if not found:
-        raise UserError(
-            f"source {source} has no paths: name files or folders, as in "
-            "`llmstages collect corpus=local my_texts/`"
-        )
-    found = _distinct(found)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = list(pool.map(_sha256, found))
-    inputs = [
-        Input(locator, path, os.path.getsize(path), digest)
-        for (path, locator), digest in zip(found.items(), hashes, strict=True)
-    ]
-    notes = [Note(source, f"left aside, no readable text: {_kinds(aside)}")] if aside else []
-    return sorted(inputs, key=lambda entry: entry.locator), notes
+            yield from self._dispatch(raw, head, format, locator, depth=0)
+        except (BrokenInput, *UNREADABLE, *BROKEN_ARCHIVE) as error:
+            yield from self._broken(error, locator)
 
+    def read_member(
+        self, raw: IO[bytes], name: str, locator: str, depth: int, aside: Counter[str]
+    ) -> Iterator[Found]:
+        """What a member of an archive holds; `aside` counts those that are not read."""
+        try:
+            packed, raw = with_head(raw, PACKED_BYTES)
+            head = _unpacked_head(packed, is_known=not needs_head(name))
+            if not head:
+                yield Skipped(EMPTY)
+                return
+            format = find_format(name, head, maybe_text=not inner_suffix(name))
+            wanted = self.source.format in (None, "archive", format)
+            if format is None or not (wanted or format == "archive"):
+                aside[inner_suffix(name) or "no suffix"] += 1
+                return
+            yield from self._dispatch(raw, head, format, locator, depth)
+        except NoTextColumn as error:
+            if self.bad_rows == "refuse":
+                raise
+            yield Skipped(NO_TEXT_COLUMN)
+            yield Note(locator, str(error).removeprefix(f"{self._path(locator, depth)}: "))
+        except (BrokenInput, *UNREADABLE, *BROKEN_ARCHIVE) as error:
+            yield from self._broken(error, locator)
 
-def read_file(entry: Input, text_column: str | None, bad_rows: str) -> Iterator[RawDocument | Note]:
-    """The documents of one file."""
-    path = Path(entry.path)
-    kind = _format(path)
-    if kind == "table":
-        if entry.bytes == 0:
-            yield Note(entry.locator, "empty file")
+    def _dispatch(
+        self, raw: IO[bytes], head: bytes, format: str, locator: str, depth: int
+    ) -> Iterator[Found]:
+        """Call the reader of a format; `head` are the first unpacked bytes."""
+        if format == "archive" or is_tar(head) or (is_zip(head) and format != "epub"):
+            yield from self._read_archive(raw, locator, depth)
             return
-        yield from _read_table(entry, text_column, bad_rows)
-        return
-    try:
-        with open_bytes(path) as stream:
-            data = stream.read()
-    except (OSError, EOFError) as error:
-        raise UserError(
-            f"{path}: broken or cut-off data ({error}): fetch the file again"
-        ) from error
-    if kind == "html":
-        text, encoding = page_text(data)
-    else:
-        text, encoding = decode_bytes(data)
-    if encoding not in ("utf-8", "ascii"):
-        yield Note(entry.locator, f"read as {encoding}")
-    yield RawDocument(entry.locator, 0, text, metadata={"file": entry.locator})
+        if format == "warc":
+            from llmstages.collect.sources.warc import read_warc
 
+            # It takes the packed bytes: each record is packed on its own, and one may be broken.
+            as_packed = packing(with_head(raw, SNIFF_BYTES)[0]) not in ("bz2", "xz")
+            yield from read_warc(raw if as_packed else unpacked(raw), locator)
+            return
+        stream = unpacked(raw)
+        if format == "text":
+            yield from read_text(stream, locator)
+        elif format == "html":
+            yield from read_page(stream, locator)
+        elif format == "table":
+            path = self._path(locator, depth)
+            yield from read_table(stream, locator, path, self.source, self.bad_rows)
+        elif format == "wikipedia":
+            from llmstages.collect.sources.wikipedia import read_wikipedia
 
-def _read_table(
-    entry: Input, text_column: str | None, bad_rows: str
-) -> Iterator[RawDocument | Note]:
-    """One document a row."""
-    path = Path(entry.path)
-    # Quiet: in a worker process nobody hears the logger; encoding and bad rows are said below.
-    table = read_rows(path, bad_rows="skip", quiet=True)
-    if table.encoding and table.encoding != "utf-8" and table.format != "parquet":
-        yield Note(entry.locator, f"read as {table.encoding}")
-    column = _text_column(path, table.columns, text_column)
-    keys = {column_key(name): name for name in table.columns}
-    url_column = keys.get("url") or keys.get("uri")
-    kept = [keys[key] for key in TITLE_COLUMNS if key in keys and keys[key] != column]
-    bad: list[tuple[int, str]] = []
-    for ordinal, row in enumerate(table.rows):
-        text = row.values.get(column)
-        if not isinstance(text, str):
-            bad.append((row.line, f"no text in {column!r}"))
-            continue
-        metadata = {"file": entry.locator, "line": str(row.line)}
-        for name in kept:
-            value: Any = row.values.get(name)
-            if isinstance(value, (str, int, float)) and value != "":
-                metadata[name] = str(value)
-        url = row.values.get(url_column) if url_column else None
-        yield RawDocument(
-            entry.locator, ordinal, text, url if isinstance(url, str) else None, metadata
-        )
-    bad = sorted(bad + table.skipped)
-    if bad:
-        line, reason = bad[0]
-        rows = f"{len(bad):,} bad row{'s' if len(bad) > 1 else ''}"
-        if bad_rows == "refuse":
+            yield from read_wikipedia(stream, locator)
+        elif format == "epub":
+            from llmstages.collect.sources.books import read_epub
+
+            yield from read_epub(stream, locator)
+        elif format == "pdf":
+            from llmstages.collect.sources.articles import read_pdf
+
+            yield from read_pdf(stream, locator)
+        elif format == "jats":
+            from llmstages.collect.sources.articles import read_jats
+
+            yield from read_jats(stream, locator)
+        else:
+            from llmstages.collect.sources.mail import read_mail
+
+            yield from read_mail(stream, locator)
+
+    def _read_archive(self, raw: IO[bytes], locator: str, depth: int) -> Iterator[Found]:
+        if depth >= MAX_DEPTH:
+            yield Skipped(TOO_DEEP)
+            return
+        aside: Counter[str] = Counter()
+
+        def read_member(stream: IO[bytes], name: str, inner: str) -> Iterator[Found]:
+            return self.read_member(stream, name, inner, depth + 1, aside)
+
+        head, stream = with_head(unpacked(raw), SNIFF_BYTES)
+        if is_zip(head):
+            with as_seekable(stream) as file:
+                yield from read_zip(file, locator, read_member)
+        elif is_tar(head):
+            yield from read_tar(stream, locator, read_member)
+        else:
+            raise BrokenInput("neither a zip nor a tar archive")
+        if aside:
+            yield Note(locator, f"left aside, no readable text: {kinds_of(aside)}")
+
+    def _path(self, locator: str, depth: int) -> str:
+        """How messages name what is read."""
+        return self.path if depth == 0 else f"{self.path}: {locator}"
+
+    def _broken(self, error: Exception, locator: str) -> Iterator[Found]:
+        what = " ".join(str(error).split()) or type(error).__name__
+        if self.bad_rows == "refuse":
             raise UserError(
-                f"{path}:{line}: {reason} ({rows} in the file; correct them, or leave them out "
-                "with bad_rows=skip)"
-            )
-        yield Note(entry.locator, f"{rows} skipped, the first on line {line}: {reason}")
+                f"{self.path}: {BROKEN_DATA} ({what}): fetch the file again, or leave it out with "
+                "bad_rows=skip"
+            ) from None
+        yield Skipped(BROKEN_DATA)
+        yield Note(locator, f"{BROKEN_DATA}: {what}")
 
 
-def _text_column(path: Path, columns: Sequence[str], wanted: str | None) -> str:
-    """The column that holds the text."""
-    listed = ", ".join(columns) or "none"
-    if wanted is not None:
-        if wanted not in columns:
-            raise UserError(f"{path}: no column {wanted!r}, its columns are: {listed}")
-        return wanted
-    if len(columns) == 1:
-        return columns[0]
-    keys = {column_key(name): name for name in columns}
-    for name in TEXT_COLUMNS:
-        if name in keys:
-            return keys[name]
-    raise UserError(
-        f"{path}: no text column found, its columns are: {listed}: name it in the recipe with "
-        "text_column"
-    )
+def _unpacked_head(packed: bytes, is_known: bool) -> bytes:
+    """The first bytes after unpacking, from the first packed ones.
 
-
-def _expand(given: str) -> list[Path]:
-    """The path itself, or what a glob matches."""
-    path = Path(given).expanduser()
-    if path.exists():
-        return [path]
-    if glob.has_magic(given):
-        matches = sorted(glob.glob(str(path), recursive=True))
-        if not matches:
-            raise UserError(f"{given}: matches no file")
-        return [Path(match) for match in matches if _wanted(Path(match))]
-    parent = path.parent
-    names = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
-    near = get_close_matches(path.name, names, n=1, cutoff=0.5)
-    hint = f": did you mean {parent / near[0]}?" if near else ": check the path"
-    raise UserError(f"{given}: no such file or directory{hint}")
-
-
-def _wanted(path: Path) -> bool:
-    return path.is_dir() or _format(path) is not None
-
-
-def _walk(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Readable files under a folder in a fixed order, and the suffixes of the others, counted."""
-    files: list[Path] = []
-    aside: Counter[str] = Counter()
-    for directory, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(directory) / name
-            if name.startswith(".") or not path.is_file():
-                continue
-            # In a folder an unknown suffix is more often data than prose (.xml, .svg, .lock).
-            suffix = _suffix(path)
-            if (suffix and suffix not in _KNOWN_SUFFIXES) or _format(path) is None:
-                aside[_suffix(path) or "no suffix"] += 1
-            else:
-                files.append(path)
-    return files, aside
-
-
-_KNOWN_SUFFIXES = TEXT_SUFFIXES | HTML_SUFFIXES | TABLE_SUFFIXES
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that tells the format: that before `.gz` or `.zst`."""
-    name = path.name.lower()
-    for packed in PACKED_SUFFIXES:
-        name = name.removesuffix(packed)
-    return Path(name).suffix
-
-
-def _format(path: Path) -> str | None:
-    """`table`, `html` or `text`; None when it is not readable."""
-    suffix = _suffix(path)
-    if suffix in TABLE_SUFFIXES:
-        return "table"
-    if suffix in HTML_SUFFIXES:
-        return "html"
-    if suffix in TEXT_SUFFIXES or _looks_like_text(path):
-        return "text"
-    return None
-
-
-def _looks_like_text(path: Path) -> bool:
-    """Whether the first bytes of a file without a telling suffix are text."""
+    When they are broken and the format is known without them, its reader says what is wrong.
+    """
     try:
-        with open_bytes(path) as stream:
-            head = stream.read(SNIFF_BYTES)
-    except (OSError, EOFError, UserError):
-        return False
-    text, _ = decode_bytes(head)
-    odd = sum(character < " " and character not in "\t\n\r\f" for character in text)
-    return bool(text) and (odd + text.count("\ufffd")) * 100 <= len(text)
-
-
-def _distinct(found: dict[str, str]) -> dict[str, str]:
-    """Locators made unique: where two are equal, all become relative to the common folder."""
-    if len(set(found.values())) == len(found):
-        return found
-    common = os.path.commonpath([os.path.dirname(path) for path in found])
-    return {path: Path(path).relative_to(common).as_posix() for path in found}
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _kinds(aside: Counter[str]) -> str:
-    total = sum(aside.values())
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in aside.most_common(5))
-    return f"{total} file{'s' if total > 1 else ''} ({kinds})"
+        return with_head(unpacked(BytesIO(packed)), SNIFF_BYTES)[0]
+    except UNREADABLE:
+        if is_known:
+            return packed[:SNIFF_BYTES]
+        raise

@@ -1,0 +1,1 @@
+"""What changes a text: Unicode repair, personal data, lines taken out."""

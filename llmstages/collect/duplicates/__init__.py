@@ -1,0 +1,1 @@
+"""What occurs twice: exact and near duplicates, and evaluation text in the corpus."""

@@ -1,0 +1,93 @@
+"""What runs the pipeline: Daft in this process on all cores, or Daft on Ray over many machines.
+
+Both run the same program on the same files, so they give the same corpus. On Ray every machine has
+to see the inputs and the corpus directory under the same paths (a shared file system).
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import daft
+from daft import DataType, col
+
+from llmstages.config.groups import EngineConfig
+from llmstages.errors import UserError
+
+Task = Callable[[str], str]
+"""A piece of work: a name in, a report out, results in files."""
+
+
+class Engine:
+    """A running engine."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Start Daft, and Ray where it is asked for.
+
+        Raises:
+            UserError: Ray is not installed or cannot be reached, or this process already runs
+                another engine.
+        """
+        self.distributed = config.name == "ray"
+        self.num_workers = os.cpu_count() or 1
+        # Daft's own engine starts by itself; a process keeps the first it used.
+        running = daft.get_or_infer_runner_type()
+        if self.distributed and running != "ray":
+            self.num_workers = _start_ray(config)
+        elif not self.distributed and running == "ray":
+            raise UserError("engine=embedded: this process already runs on Ray: start another one")
+
+    def run(self, task: Task, names: Sequence[str], parallel: bool = True) -> Iterator[str]:
+        """Run the task on every name, on all workers; its reports come in any order.
+
+        A task is Python code and holds the interpreter's lock, so each worker is a process;
+        `parallel=False` spares starting them where there is little to do.
+        """
+        if not names:
+            return
+        function = daft.func(
+            task,
+            return_dtype=DataType.string(),
+            use_process=self.distributed or (parallel and len(names) > 1 and self.num_workers > 1),
+        )
+        frame = daft.from_pydict({"task": list(names)})
+        if self.distributed:
+            frame = frame.into_partitions(min(len(names), 4 * self.num_workers))
+        reports = frame.into_batches(1).select(function(col("task")).alias("report"))
+        for batch in reports.to_arrow_iter():
+            yield from batch.to_pydict()["report"]
+
+
+def _start_ray(config: EngineConfig) -> int:
+    """Connect to a Ray cluster, or start one here; the number of its processors."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("engine=ray needs Ray: run pip install 'llmstages[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of Ray to come
+    import ray
+
+    try:
+        ray.init(
+            address=config.address or "local",
+            num_cpus=None if config.address else config.num_workers,
+            include_dashboard=None if config.address else False,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}},
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"engine.address={config.address}: Ray does not answer ({reason}): start it with "
+            "`ray start --head`, or leave the address out for a local cluster"
+        ) from error
+    try:
+        daft.set_runner_ray(noop_if_initialized=True)
+    except Exception:
+        raise UserError(
+            "engine=ray: this process already runs Daft's own engine: start another one"
+        ) from None
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 1))

@@ -1,0 +1,1 @@
+"""Web pages: from bytes to readable text."""

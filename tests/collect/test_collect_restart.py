@@ -1,0 +1,179 @@
+"""A run that was killed goes on where it was; another threshold needs no new reading."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmstages.config.groups import CorpusConfig, DedupConfig, QualityConfig, TokenizerConfig
+from llmstages.config.stages import CollectConfig
+from llmstages.data.corpus import Corpus
+from llmstages.errors import UserError
+from llmstages.stages.collect import run
+
+NUM_KILLS = 10
+
+DRIVER = """
+import sys
+from llmstages.collect.steps import measure, read
+from llmstages import cli
+# Many small tasks, groups and buckets, so that there is much to be interrupted in.
+read.TASK_BYTES, read.PARALLEL_BYTES = 100_000, 10**12
+measure.GROUP_BYTES, measure.BUCKET_BYTES = 150_000, 200_000
+sys.exit(cli.main())
+"""
+
+
+def write_texts(folder: Path, count: int, seed: int = 0) -> Path:
+    """Files of different texts, some of them duplicates, of 20 kB each."""
+    rng = random.Random(seed)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(2000)]
+    folder.mkdir(parents=True)
+    for index in range(count):
+        words = rng.choices(vocabulary, k=3000)
+        lines = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
+        (folder / f"{index:03d}.txt").write_text("\n".join(lines))
+        if index % 10 == 0:
+            (folder / f"{index:03d}-copy.txt").write_text("\n".join(["Another line.", *lines]))
+    return folder
+
+
+def collect(texts: Path, corpora: Path) -> "subprocess.Popen[bytes]":
+    """Start the command on a folder."""
+    arguments = ["collect", str(texts), f"corpora_dir={corpora}", "tokenizer.vocab_size=500"]
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def test_killed_at_random_moments_the_corpus_is_the_same(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "texts", 60)
+    started = time.monotonic()
+    assert collect(texts, tmp_path / "whole").wait() == 0
+    seconds = time.monotonic() - started
+    expected = Corpus.open(tmp_path / "whole" / "local").manifest_hash
+
+    rng = random.Random(1)
+    done_before: dict[str, int] = {}
+    work = tmp_path / "killed" / "local.work"
+    kills = 0
+    for _ in range(NUM_KILLS):
+        process = collect(texts, tmp_path / "killed")
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        # What was finished before this run is the same file still: it was not done again.
+        done = {
+            str(path): path.stat().st_ino
+            for pattern in ("read-*/*.json", "measured-*/group-*")
+            for path in work.glob(pattern)
+        }
+        assert done_before.items() <= done.items()
+        done_before = done
+    assert kills >= 3
+    assert collect(texts, tmp_path / "killed").wait() == 0
+    assert Corpus.open(tmp_path / "killed" / "local").manifest_hash == expected
+
+
+def config(texts: Path, corpora: Path, **settings: object) -> CollectConfig:
+    """Collect one folder."""
+    values = {
+        "corpus": CorpusConfig(validation_share=0.1),
+        "tokenizer": TokenizerConfig(vocab_size=400),
+        "paths": [str(texts)],
+        "corpora_dir": str(corpora),
+    }
+    return CollectConfig(**(values | settings))  # type: ignore[arg-type]
+
+
+def inodes(work: Path, pattern: str) -> dict[str, int]:
+    """Which files there are: a file made again is another one."""
+    return {str(path): path.stat().st_ino for path in work.glob(pattern)}
+
+
+def test_another_threshold_reads_nothing_again(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "texts", 30)
+    (texts / "short.txt").write_text("Only these few words stand here, and no more than these.")
+    run(config(texts, tmp_path))
+    work = tmp_path / "local.work"
+    read, measured = inodes(work, "read-*/*"), inodes(work, "measured-*/*")
+    assert read
+    assert measured
+
+    strict = config(texts, tmp_path, quality=QualityConfig(min_words=50), overwrite=True)
+    run(strict)
+    assert inodes(work, "read-*/*") == read
+    assert inodes(work, "measured-*/*") == measured
+    (source,) = Corpus.open(tmp_path / "local").manifest.sources
+    assert source.dropped["min_words"].documents == 1
+
+    # Duplicates are decided anew, too; taking lines out measures anew, and still reads nothing.
+    run(config(texts, tmp_path, dedup=DedupConfig(near=False), overwrite=True))
+    assert inodes(work, "measured-*/*") == measured
+    run(config(texts, tmp_path, quality=QualityConfig(min_words_per_line=5), overwrite=True))
+    assert inodes(work, "read-*/*") == read
+    assert inodes(work, "measured-*/*") != measured
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmstages.collect.steps.read.TASK_BYTES", 10_000)
+    texts = write_texts(tmp_path / "texts", 20)
+    run(config(texts, tmp_path))
+    work = tmp_path / "local.work"
+    before = inodes(work, "read-*/*.json")
+    (texts / "new.txt").write_text("Quite another text. " * 100)
+    run(config(texts, tmp_path, overwrite=True))
+    after = inodes(work, "read-*/*.json")
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+
+
+def test_work_can_be_done_without(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "texts", 20)
+    run(config(texts, tmp_path, keep_work=False))
+    assert not (tmp_path / "local.work").exists()
+    kept = Corpus.open(tmp_path / "local").manifest_hash
+    run(config(texts, tmp_path / "other"))
+    assert Corpus.open(tmp_path / "other" / "local").manifest_hash == kept
+
+
+def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("Too few words.")
+    with pytest.raises(UserError, match="words are too few"):
+        run(config(texts, tmp_path / "corpora"))
+    assert not (tmp_path / "corpora").exists()
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    import fcntl
+
+    texts = write_texts(tmp_path / "texts", 20)
+    work = tmp_path / "local.work"
+    work.mkdir()
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is collecting this corpus"):
+            run(config(texts, tmp_path))
+
+
+def test_the_record_of_time_has_every_step(tmp_path: Path) -> None:
+    run(config(write_texts(tmp_path / "texts", 20), tmp_path))
+    record = json.loads((tmp_path / "local" / "collect.json").read_text())
+    assert [step["name"] for step in record["steps"]] == [
+        *("listing", "reading", "cleaning and measuring", "finding duplicates, deciding"),
+        *("writing documents", "training the tokenizer", "writing token shards"),
+    ]
