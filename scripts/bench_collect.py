@@ -32,6 +32,8 @@ from llmstages.report.terminal import table
 DOCUMENT_CHARACTERS = 3000
 INPUT_BYTES = 64_000_000
 """Generated text in one input file."""
+SAMPLE_SECONDS = 0.5
+"""Between two looks at the memory; each takes a few milliseconds."""
 NUM_PARAGRAPHS = 50_000
 """Paragraphs that generated documents are made of: each stands in few of them."""
 SETTINGS = ("quality=fineweb", "dedup=near", "tokenizer.vocab_size=4096")
@@ -174,7 +176,7 @@ def watched(command: list[str], cap: float) -> dict[str, Any]:
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.1):
+        while not ended.wait(SAMPLE_SECONDS):
             used = tree_memory(process.pid)
             samples.append((time.time(), used))
             if used > cap:

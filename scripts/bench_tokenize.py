@@ -174,8 +174,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "documents": len(texts),
         "tokens": num_tokens,
         "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_memory_of_a_child_megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        // 1024,
         "load_average": os.getloadavg()[0],
         "ids_sha256": digest.hexdigest(),
     }

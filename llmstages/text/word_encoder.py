@@ -3,10 +3,11 @@
 A word ends between two characters that no piece of the vocabulary holds side by side. No piece
 crosses such a place, so neither merges nor the best path of a unigram model reach over it, and the
 ids of a text are those of its words, one after the other. In running text nearly every word has
-been met before, and numpy and Arrow do all that is left at some 40 MB a second and core.
+been met before, and numpy and Arrow do all that is left.
 
-Promise: the ids of the model, of whatever text and however it is cut; bounded memory beside text
-and ids; may be called from several threads, which then work side by side.
+Promise: the ids of the model, of whatever text and however it is cut (where a unigram model's own
+sums over a very long text would be rounded, the exact ones); bounded memory beside text and ids;
+may be called from several threads.
 """
 
 from array import array
