@@ -13,7 +13,9 @@ import daft
 from daft import DataType, col
 
 from llmstages.config.groups import EngineConfig
+from llmstages.data.encoding import num_cores
 from llmstages.errors import UserError
+from llmstages.report.terminal import warn
 
 Task = Callable[[str], str]
 """A piece of work: a name in, a report out, results in files."""
@@ -30,13 +32,24 @@ class Engine:
                 another engine.
         """
         self.distributed = config.name == "ray"
-        self.num_workers = os.cpu_count() or 1
+        self.num_workers = num_cores()
+        if not self.distributed and (config.address or config.num_workers):
+            warn("engine.address and engine.num_workers are ignored without engine=ray")
+        elif config.address and config.num_workers:
+            warn("engine.num_workers is ignored: the cluster at engine.address has its own")
         # Daft's own engine starts by itself; a process keeps the first it used.
         running = daft.get_or_infer_runner_type()
         if self.distributed and running != "ray":
             self.num_workers = _start_ray(config)
         elif not self.distributed and running == "ray":
             raise UserError("engine=embedded: this process already runs on Ray: start another one")
+
+    def close(self) -> None:
+        """End a local Ray cluster, whose processes would outlive an interrupted run."""
+        if self.distributed:
+            import ray
+
+            ray.shutdown()
 
     def run(self, task: Task, names: Sequence[str], parallel: bool = True) -> Iterator[str]:
         """Run the task on every name, on all workers; its reports come in any order.

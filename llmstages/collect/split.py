@@ -1,4 +1,4 @@
-"""Which documents are kept from training, so that near duplicates never stand on both sides.
+"""Which documents are kept from training, so that duplicates found never stand on both sides.
 
 From a source with enough documents whole ones are taken, in the order of a hash of their folded
 text and the seed, until its share of bytes is reached. From a source with few (one long book) the
@@ -26,6 +26,7 @@ def split_documents(
     groups: NDArray[np.integer],
     folded: NDArray[np.uint64],
     sizes: NDArray[np.integer],
+    unfit: NDArray[np.bool_],
     validation_share: float,
     min_documents: int,
     seed: int,
@@ -37,11 +38,12 @@ def split_documents(
         groups: documents with the same number are duplicates of each other and stay together, [n].
         folded: hash of each text, by which documents are chosen, [n].
         sizes: bytes, [n].
+        unfit: documents that are no text to validate on, nor are those grouped with them, [n].
         validation_share: of the bytes of each source, as nearly as whole documents allow.
         min_documents: sources with fewer give tails.
         seed: another seed chooses other documents.
 
-    A source always keeps at least one document for training.
+    A source with more than one group of documents has one for training, and one for validation.
     """
     parts = np.full(len(sources), TRAIN, dtype=np.int8)
     if not len(sources):
@@ -60,7 +62,8 @@ def split_documents(
     taken = np.zeros(len(source_bytes))
     targets = validation_share * source_bytes
     chosen = np.zeros(len(members), dtype=bool)
-    candidates = np.flatnonzero(~few[first])
+    fit = np.bincount(group, weights=unfit) == 0
+    candidates = np.flatnonzero(~few[first] & fit)
     for index in candidates[np.argsort(ranks[candidates], kind="stable")].tolist():
         source = sources[first[index]]
         size = group_bytes[index]
@@ -72,10 +75,12 @@ def split_documents(
         left[source] -= members[index]
         chosen[index] = True
     parts[chosen[group]] = VALIDATION
-    if np.all(parts == TRAIN) and len(members) > 1:
-        # Every document is larger than the whole share: the smallest is the nearest to it.
-        smallest = np.lexsort((ranks, group_bytes))[0]
-        parts[group == smallest] = VALIDATION
+    # Where every document is larger than the whole share, the smallest is the nearest to it.
+    for source in np.setdiff1d(np.unique(sources), sources[parts != TRAIN]).tolist():
+        own = np.flatnonzero((sources[first] == source) & fit & ~chosen)
+        if len(own) and np.count_nonzero(sources[first] == source) > 1:
+            smallest = own[np.lexsort((ranks[own], group_bytes[own]))[0]]
+            parts[group == smallest] = VALIDATION
     return parts
 
 

@@ -4,6 +4,7 @@
       lock                      held while a run is on
       read-<key>/               raw documents, and a record of each finished task
       measured-<key>/           clean text with its statistics
+      evaluation-<hash>.npy     evaluation text to be taken out
       corpus-<key>/             the corpus as it grows; renamed when complete
 
 A step's key is a hash of all that determines its result: its settings, its inputs, the key of the
@@ -43,12 +44,13 @@ class Work:
             if other != directory:
                 shutil.rmtree(other)
         directory.mkdir(exist_ok=True)
+        remove_staging(directory)
         return directory
 
     def drop(self, name: str) -> None:
-        """Remove a step's directories."""
-        for directory in self.directory.glob(f"{name}-*"):
-            shutil.rmtree(directory)
+        """Remove what is called so, whatever its key."""
+        for path in self.directory.glob(f"{name}-*"):
+            _remove(path)
 
     def remove(self) -> None:
         """Remove everything."""
@@ -62,7 +64,12 @@ def open_work(directory: Path) -> Iterator[Work]:
     Raises:
         UserError: another run is using it.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be made ({error.strerror}): choose another corpora_dir="
+        ) from error
     with (directory / "lock").open("w") as lock:
         _lock(lock, directory)
         yield Work(directory)
@@ -92,6 +99,12 @@ def complete(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(staging)
         raise
+
+
+def remove_staging(directory: Path) -> None:
+    """Remove what a killed run was about to write below a directory."""
+    for path in [*directory.rglob(".*.tmp")]:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

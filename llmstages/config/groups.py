@@ -296,6 +296,11 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         problems = range_problem("language.min_confidence", self.min_confidence, 0.0, 1.0)
+        problems += [
+            f"language.keep: {code!r} is no ISO 639 code, such as en, fr or zh"
+            for code in self.keep
+            if not (code.isascii() and code.isalpha() and code.islower() and len(code) in (2, 3))
+        ]
         if self.keep and not self.identify:
             problems.append(f"language.keep={self.keep} needs language.identify=true")
         if self.min_confidence is not None and not self.identify:

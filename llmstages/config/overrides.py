@@ -10,10 +10,13 @@ from typing import get_args, get_origin
 
 from llmstages.config.schema import find_key
 from llmstages.config.stages import SUBCOMMANDS
-from llmstages.config.words import override_key
+from llmstages.config.words import override_key, quote
 
 # A number with a point or an exponent; digits may be grouped by underscores as in Python.
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,2})?")
+
+# Whatever YAML would take for a number.
+_NUMBER = re.compile(r"[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?")
 
 
 def for_hydra(subcommand: str, override: str) -> str:
@@ -26,7 +29,8 @@ def for_hydra(subcommand: str, override: str) -> str:
     if key is None or "=" not in override:
         return override
     schema = SUBCOMMANDS[subcommand]
-    return _dict_entry(schema, key, _whole_numbers(schema, key, override))
+    override = _text(schema, key, _whole_numbers(schema, key, override))
+    return _dict_entry(schema, key, override)
 
 
 def _whole_numbers(schema: type, dotted: str, override: str) -> str:
@@ -39,6 +43,15 @@ def _whole_numbers(schema: type, dotted: str, override: str) -> str:
         return override
     start, _, value = override.partition("=")
     return f"{start}={','.join(_whole(part) for part in value.split(','))}"
+
+
+def _text(schema: type, dotted: str, override: str) -> str:
+    """A text that looks like a number in quotes: `id=12e345` is hexadecimal, no infinity."""
+    key = find_key(schema, dotted)
+    start, _, value = override.partition("=")
+    if key is None or key.type is not str or not _NUMBER.fullmatch(value):
+        return override
+    return f"{start}={quote(value)}"
 
 
 def _whole(text: str) -> str:

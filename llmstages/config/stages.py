@@ -46,7 +46,9 @@ class CollectConfig:
     fetch: FetchConfig = field(default_factory=FetchConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     paths: list[str] = field(default_factory=list)
-    """Files, folders or globs, added to the recipe as a source named `files`."""
+    """Files, folders, globs or remote paths: the source `local` of the local recipe, or `files` beside the sources of another."""
+    text_column: str | None = None
+    """Column that holds the text in the tables among `paths`; tables without it are skipped. Null: found by its name."""
     name: str | None = None
     """Name of the corpus directory; null takes the recipe's name."""
     corpora_dir: str = "corpora"

@@ -202,6 +202,10 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
             # Whoever names paths means these, not the default corpus and these.
             overrides.append("corpus=local")
         return overrides
+    more = []
+    if subcommand == "pretrain" and arguments.value_of("corpus") is None:
+        # The corpus named brings its own sources; the default recipe has others.
+        more = ["corpus=local"]
     last = len(usage.keys) - 1
     if len(words) > len(usage.keys):
         if not usage.rest_is_joined:
@@ -209,7 +213,8 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
                 f"{words[len(usage.keys)]!r} is one word too many: {usage_line(subcommand)}"
             )
         words = [*words[:last], " ".join(words[last:])]
-    return [f"{key}={quote(word)}" for key, word in zip(usage.keys, words, strict=False)]
+    pairs = zip(usage.keys, words, strict=False)
+    return [*(f"{key}={quote(word)}" for key, word in pairs), *more]
 
 
 def without_interpolation(text: str) -> str:

@@ -49,6 +49,8 @@ DROPPED_SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("threshold", pa.float64()),
         ("duplicate_of", pa.string()),  # id of the document kept instead, for duplicates
+        ("url", pa.string()),
+        ("metadata", pa.string()),  # a JSON object
     ]
 )
 BATCH_ROWS = 256
@@ -78,6 +80,8 @@ class DroppedDocument:
     value: float | None
     threshold: float | None
     duplicate_of: str | None
+    url: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ class SourceManifest:
     """Before cleaning."""
     dropped: dict[str, Counts]
     """After cleaning, by rule."""
+    decontaminated: Counts
+    """Documents with evaluation text, and what was cut out of them or dropped with them."""
     train: Counts
     validation: Counts
     documents_sha256: str
@@ -163,6 +169,7 @@ class Manifest:
                         "dropped": {
                             rule: Counts(**counts) for rule, counts in source["dropped"].items()
                         },
+                        "decontaminated": Counts(**source["decontaminated"]),
                         "train": Counts(**source["train"]),
                         "validation": Counts(**source["validation"]),
                     }
@@ -273,6 +280,7 @@ class Corpus:
     def dropped(self, source: str | None = None) -> Iterator[DroppedDocument]:
         """The drop ledger in order."""
         for row in self._rows(Path("dropped"), source, None):
+            row["metadata"] = json.loads(row["metadata"] or "{}")
             yield DroppedDocument(**row)
 
     def find(self, prefix: str) -> tuple[Split, Document] | DroppedDocument | None:
@@ -285,6 +293,7 @@ class Corpus:
                 row["metadata"] = json.loads(row["metadata"])
                 return split, Document(**row)
         for row in self._rows_of(Path("dropped"), prefix):
+            row["metadata"] = json.loads(row["metadata"] or "{}")
             return DroppedDocument(**row)
         return None
 

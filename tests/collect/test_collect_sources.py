@@ -153,7 +153,10 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         (SourceConfig(), "has no paths"),
     ]:
         with pytest.raises(UserError, match=message):
-            read(source)
+            read(source, bad_rows="refuse")
+    found, notes = read(files(tmp_path / "t.jsonl", tmp_path / "novels.txt"))[:2]
+    assert [document.text for document in found] == ["x"]
+    assert "no text column found" in str(notes)
 
 
 def test_docstrings_in_order_under_their_signatures() -> None:

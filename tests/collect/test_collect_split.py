@@ -16,6 +16,7 @@ def split(
     seed: int = 0,
     sources: Sequence[int] | None = None,
     groups: Sequence[int] | None = None,
+    unfit: Sequence[int] = (),
 ) -> list[str]:
     """The names of the parts; documents are all different unless `groups` says otherwise."""
     numbers = np.arange(len(sizes)) if groups is None else np.array(groups)
@@ -24,6 +25,7 @@ def split(
         numbers,
         numbers.astype(np.uint64),
         np.array(sizes),
+        np.isin(np.arange(len(sizes)), unfit),
         share,
         MANY,
         seed,
@@ -71,6 +73,20 @@ def test_copies_across_a_small_and_a_large_source_stay_together() -> None:
     parts = split([1000] * 43, 0.2, sources=[0] * 40 + [1] * 3, groups=groups)
     for copy, original in ((40, 0), (41, 1), (42, 2)):
         assert parts[copy] == parts[original]
+
+
+def test_every_source_of_large_documents_gives_one() -> None:
+    parts = split([1000] * 900 + [20_000] * 25, 0.02, sources=[0] * 900 + [1] * 25)
+    assert parts[900:].count("validation") == 1
+    assert parts[:900].count("validation") in range(15, 22)
+
+
+def test_what_may_be_cut_to_nothing_is_not_validated_on() -> None:
+    for seed in range(10):
+        parts = split([100] * 40, 0.3, seed=seed, groups=[*range(39), 0], unfit=[*range(30)])
+        assert "validation" not in parts[:30]
+        assert parts[39] == "train"
+        assert parts[30:39].count("validation") == 9
 
 
 def test_nothing_is_split_into_nothing() -> None:

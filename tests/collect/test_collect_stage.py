@@ -134,8 +134,10 @@ def test_worker_processes_change_nothing(
     ]
     assert texts[0] == texts[1]
     (folder / "bad.jsonl").write_text('{"foo": 1, "bar": 2}\n')
+    run(config(folder, tmp_path / "c"))
+    assert "bad.jsonl: no text column" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"bad\.jsonl: no text column"):
-        run(config(folder, tmp_path / "c"))
+        run(config(folder, tmp_path / "d", bad_rows="refuse"))
     gc.collect()
 
 
@@ -155,15 +157,22 @@ def test_paths_are_added_to_a_recipe_and_recipes_mix(tmp_path: Path) -> None:
     one, two = write_folder(tmp_path / "one"), tmp_path / "two.jsonl"
     two.write_text("".join(json.dumps({"text": story(100 + i)}) + "\n" for i in range(30)))
     recipe = CorpusConfig(
-        name="mix", sources={"books": SourceConfig(paths=[str(one)], weight=0.5, license="CC0-1.0")}
+        name="mix", sources={"books": SourceConfig(paths=[str(one)], license="CC0-1.0")}
     )
     run(config(two, tmp_path / "corpora", corpus=recipe, dedup=DedupConfig(False, False)))
     corpus = Corpus.open(tmp_path / "corpora" / "mix")
     assert corpus.sources == ["books", "files"]
-    assert corpus.weights == {"books": 0.5}
+    assert corpus.weights == {}
     assert corpus.manifest.sources[0].license == "CC0-1.0"
     assert set(corpus.manifest.sources[0].dropped) == {"empty"}  # the duplicate stays
     assert len(list(corpus.documents("train", "files"))) > 20
+
+
+def test_paths_beside_weights_are_refused(tmp_path: Path) -> None:
+    source = SourceConfig(paths=[str(tmp_path)], weight=0.5)
+    recipe = CorpusConfig(name="mix", sources={"books": source})
+    with pytest.raises(UserError, match="the sources of the recipe mix have weights"):
+        run(config(tmp_path / "more.txt", tmp_path, corpus=recipe))
 
 
 def test_a_finished_corpus_is_kept_unless_told(
@@ -321,6 +330,46 @@ def test_evaluation_text_is_cut_out(tmp_path: Path) -> None:
     assert all(document.text in f"{before} {after}" for document in pieces)
     assert {entry.rule for entry in corpus.dropped()} == {"duplicate", "empty", "contaminated"}
     assert corpus.manifest.config["decontaminate"]["against"]  # a hash, no path
+
+
+def test_copies_of_a_leak_are_no_common_speech(tmp_path: Path) -> None:
+    question = " ".join(f"question{index}" for index in range(20))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"query": question}) + "\n")
+    folder = write_folder(tmp_path / "in")
+    for index in range(12):
+        (folder / f"leak{index}.txt").write_text(f"{tale(7)} {question} {tale(8)}")
+    cleaned = config(folder, tmp_path / "corpora", dedup=DedupConfig(False, False))
+    cleaned.decontaminate.against = [str(tmp_path / "test.jsonl")]
+    run(cleaned)
+    corpus = Corpus.open(tmp_path / "corpora" / "local")
+    texts = [document.text for split in SPLITS for document in corpus.documents(split)]
+    assert not any("question7" in text for text in texts)
+    assert sum(tale(7)[:40] in text for text in texts) == 12
+
+
+def test_a_contaminated_book_still_gives_its_end(tmp_path: Path) -> None:
+    question = " ".join(f"question{index}" for index in range(20))
+    (tmp_path / "test.txt").write_text(question)
+    book = " ".join(tale(index) for index in range(20))
+    (tmp_path / "book.txt").write_text(f"{book[:9000]} {question} {book[9000:]}")
+    cleaned = config(tmp_path / "book.txt", tmp_path / "corpora")
+    cleaned.decontaminate.against = [str(tmp_path / "test.txt")]
+    run(cleaned)
+    corpus = Corpus.open(tmp_path / "corpora" / "local")
+    train, (end,) = list(corpus.documents("train")), corpus.documents("validation")
+    assert [document.id[-2:] for document in train] == ["-0", "-1"]
+    assert end.id == train[0].id.replace("-0", "-end")
+    assert book.endswith(end.text)
+    assert not any("question7" in document.text for document in [*train, end])
+
+
+def test_values_on_the_bound_are_kept(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in")
+    lines = [f"line {index} of ten different ones" for index in range(7)]
+    (folder / "lines.txt").write_text("\n".join([*lines, *lines[:3]]))  # a share of 0.3
+    run(config(folder, tmp_path / "corpora", quality=QualityConfig(max_duplicate_lines_share=0.3)))
+    corpus = Corpus.open(tmp_path / "corpora" / "local")
+    assert {entry.rule for entry in corpus.dropped()} == {"duplicate", "empty"}
 
 
 def test_personal_data_and_language(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_no_such_key_always_says_what_to_do() -> None:
         ("steps=1e99999", "steps=1e99999"),
         ("steps=null", "steps=null"),
         ("epochs=1e1", "epochs=1e1"),
-        ("name=1e4", "name=1e4"),
+        ("name=1e4", "name='1e4'"),
         ("nothing=1e4", "nothing=1e4"),
         ("+corpus.sources.a.weight=1", "+corpus.sources={a:{weight:1}}"),
         ("++corpus.sources.a={kind: files}", "++corpus.sources={a:{kind: files}}"),

@@ -19,7 +19,7 @@ from llmstages.data.corpus import (
 )
 from llmstages.errors import UserError
 
-GOLDEN_HASH = "67a18fc864d0e73469660da408822de64df30d69ad1366a0e1d6ee8db99f1bac"
+GOLDEN_HASH = "8b82a6e97bc8e0bbee2e67fa2031148d828839081471d21891b52bd718439a7e"
 
 
 def manifest() -> Manifest:
@@ -38,6 +38,7 @@ def manifest() -> Manifest:
             skipped={"redirect": 2},
             extracted=Counts(3, 6, 30),
             dropped={"empty": Counts(1, 0, 1)},
+            decontaminated=Counts(1, 20, 100),
             train=Counts(1, 2, 10),
             validation=Counts(1, 2, 10),
             documents_sha256="11",

@@ -11,8 +11,6 @@ import unicodedata
 import ftfy
 from ftfy.badness import is_bad
 
-from llmstages.collect.duplicates.folding import folded_hash
-
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 _PAGE_BREAK = re.compile("[\x0b\x0c]")
 _WRONGLY_DECODED = re.compile(
@@ -68,6 +66,3 @@ def valid_unicode(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-__all__ = ["folded_hash", "repair", "valid_unicode"]

@@ -56,6 +56,7 @@ def list_inputs(
     """
     listing = Listing()
     for name, source in sources.items():
+        check_shipped_paths(name, source)
         if source.kind == "files":
             listing.add(name, *list_files(name, source.paths, source.format))
         elif source.kind == "links":
@@ -69,6 +70,16 @@ def list_inputs(
     if not any(listing.inputs.values()):
         raise UserError(f"nothing to read in the sources {', '.join(sources)}")
     return listing
+
+
+def check_shipped_paths(name: str, source: SourceConfig) -> None:
+    """Say what to do where the folders that the shipped recipes name are not there."""
+    for path in source.paths:
+        if path.startswith("raw/") and not Path(path).exists():
+            raise UserError(
+                f"{path}: no such file or directory: put texts there, or name other places with "
+                f"corpus.sources.{name}.paths=[...]"
+            )
 
 
 def read_input(entry: Input, source: SourceConfig, bad_rows: str) -> Iterator[Found]:

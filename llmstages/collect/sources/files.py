@@ -79,6 +79,8 @@ class _Reader:
                     f"{self.path}: not a text file: readable are {READABLE}, plain or packed"
                 )
             yield from self._dispatch(raw, head, format, locator, depth=0)
+        except NoTextColumn as error:
+            yield from self._without_text(error, locator, depth=0)
         except (BrokenInput, *UNREADABLE, *BROKEN_ARCHIVE) as error:
             yield from self._broken(error, locator)
 
@@ -99,12 +101,15 @@ class _Reader:
                 return
             yield from self._dispatch(raw, head, format, locator, depth)
         except NoTextColumn as error:
-            if self.bad_rows == "refuse":
-                raise
-            yield Skipped(NO_TEXT_COLUMN)
-            yield Note(locator, str(error).removeprefix(f"{self._path(locator, depth)}: "))
+            yield from self._without_text(error, locator, depth)
         except (BrokenInput, *UNREADABLE, *BROKEN_ARCHIVE) as error:
             yield from self._broken(error, locator)
+
+    def _without_text(self, error: NoTextColumn, locator: str, depth: int) -> Iterator[Found]:
+        if self.bad_rows == "refuse":
+            raise error
+        yield Skipped(NO_TEXT_COLUMN)
+        yield Note(locator, str(error).removeprefix(f"{self._path(locator, depth)}: "))
 
     def _dispatch(
         self, raw: IO[bytes], head: bytes, format: str, locator: str, depth: int

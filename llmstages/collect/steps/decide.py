@@ -5,7 +5,7 @@ document breaks is the one in the ledger. Then the validation split. Documents a
 their position in the corpus, in the order of (source, id); of the text only what looks like a near
 duplicate is read.
 
-Memory: about 200 bytes a document, in this process.
+Memory: about 350 bytes a document, in this process, and more for those with evaluation text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,13 @@ from llmstages.collect.duplicates.near_duplicates import find_near_duplicates
 from llmstages.collect.quality.rules import verdicts
 from llmstages.collect.quality.statistics import COUNTS, STATISTICS
 from llmstages.collect.split import split_documents
-from llmstages.collect.steps.measure import band_column, bucket_of, measures_path
+from llmstages.collect.steps.measure import (
+    band_column,
+    bucket_of,
+    measures_path,
+    num_rows,
+    read_texts,
+)
 from llmstages.collect.work import complete
 from llmstages.config.groups import SourceConfig
 from llmstages.config.stages import CollectConfig
@@ -89,14 +95,17 @@ def decide(
     duplicate_of = np.full(len(documents.ids), -1, dtype=np.int64)
     group = drop_exact(documents, duplicate_of, sources, config)
     group = drop_near(documents, duplicate_of, group, paths, sources, config, scratch)
-    drop_common_hits(documents, config)
+    drop_common_hits(documents, group, config)
     kept = documents.kept
     parts = np.full(len(documents.ids), -1, dtype=np.int8)
+    contaminated = np.zeros(len(parts), dtype=bool)
+    contaminated[list(documents.hits)] = True
     parts[kept] = split_documents(
         documents.sources[kept],
         group[kept],
         documents.folded[kept],
         documents.bytes[kept],
+        contaminated[kept],  # may be cut to nothing: no text to validate on
         config.corpus.validation_share,
         config.corpus.min_documents_to_split,
         config.seed,
@@ -180,7 +189,7 @@ def drop_exact(
     by_text = kept[np.lexsort((ranks(documents, kept, sources), documents.folded[kept]))]
     hashes = documents.folded[by_text]
     starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1])))
-    first_of[by_text] = np.repeat(by_text[starts], np.diff([*starts, len(by_text)]))
+    first_of[by_text] = np.repeat(by_text[starts], np.diff(starts, append=len(by_text)))
     if config.dedup.exact:
         copies = np.flatnonzero(first_of != np.arange(len(first_of)))
         documents.rule[copies] = documents.rules.index(DUPLICATE)
@@ -219,6 +228,9 @@ def drop_near(
         documents.value[marked] = similarity[marked]
         documents.threshold[marked] = config.dedup.min_similarity
         duplicate_of[marked] = group[marked]
+        # What an exact duplicate is one of may be gone now, for another one.
+        exact = np.flatnonzero(duplicate_of >= 0)
+        duplicate_of[exact] = group[exact]
     return group
 
 
@@ -255,33 +267,35 @@ def load_texts(
     index[documents.places[positions[wanted]]] = wanted
     start = 0
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            end = start + file.metadata.num_rows
-            if np.any(index[start:end] >= 0):
-                for batch in file.iter_batches(1024, columns=["text"]):
-                    here = index[start : start + batch.num_rows]
-                    rows = np.flatnonzero(here >= 0)
-                    texts = batch.column(0).take(pa.array(rows)).to_pylist()
-                    yield from zip(here[rows].tolist(), texts, strict=True)
-                    start += batch.num_rows
-            start = end
+        end = start + num_rows(path)
+        if np.any(index[start:end] >= 0):
+            for texts in read_texts(path):
+                here = index[start : start + len(texts)]
+                rows = np.flatnonzero(here >= 0)
+                found = texts.take(pa.array(rows)).to_pylist()
+                yield from zip(here[rows].tolist(), found, strict=True)
+                start += len(texts)
+        start = end
 
 
 # Evaluation text.
 
 
-def drop_common_hits(documents: Documents, config: CollectConfig) -> None:
-    """Forget hits of documents that are dropped, and n-grams that stand in many documents."""
+def drop_common_hits(documents: Documents, group: NDArray[np.int64], config: CollectConfig) -> None:
+    """Forget hits of documents that are dropped, and n-grams that stand in many documents.
+
+    Duplicates that stay count as one document: copies of a leak are no common speech.
+    """
     kept = documents.rules.index(KEPT)
     hits = {
         position: found
         for position, found in documents.hits.items()
         if documents.rule[position] == kept
     }
-    common = common_ngrams(
-        ({hit["ngram"] for hit in found} for found in hits.values()),
-        config.decontaminate.max_documents,
-    )
+    by_group: dict[int, set[int]] = {}
+    for position, found in hits.items():
+        by_group.setdefault(int(group[position]), set()).update(hit["ngram"] for hit in found)
+    common = common_ngrams(by_group.values(), config.decontaminate.max_documents)
     rare = {
         position: [hit for hit in found if hit["ngram"] not in common]
         for position, found in hits.items()

@@ -4,11 +4,12 @@ Unicode repair, personal data replaced, lines taken out; then language, statisti
 rules, a hash for exact duplicates, signatures for near duplicates, evaluation text found. A task is
 one part of the step before. It writes two files with the same rows in the same order:
 
-    <part>.text.parquet        the documents, as they will stand in the corpus
+    <part>.text.arrow          the documents, as they will stand in the corpus
     <part>.measures.parquet    what was measured; written last
 
 Rows are sorted by bucket and id. A bucket is a range of ids of one source, small enough for the
-last step to hold in memory; each is a row group of the first file, so that it is read by itself.
+last step to hold in memory; each is a batch of the first file, which finds it by itself (an Arrow
+file, because opening a Parquet file costs more than reading one bucket of it).
 """
 
 import json
@@ -48,7 +49,7 @@ PARALLEL_BYTES = 6_000_000
 BROKEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]")
 """Signs of broken decoding; repair removes them, so they are counted before."""
 BUCKETS_KEY = b"llmstages.buckets"
-"""Metadata of a text file: the bucket of each row group."""
+"""Metadata of a text file: bucket and rows of each batch."""
 
 TEXT_SCHEMA = pa.schema(
     [
@@ -107,12 +108,12 @@ def measure_documents(
     parallel = sum(reading.part_bytes) > PARALLEL_BYTES
     for _ in engine.run(run, todo, parallel):
         advance(1)
-    return [directory / f"{name}.text.parquet" for name in sorted(names)]
+    return [directory / f"{name}.text.arrow" for name in sorted(names)]
 
 
 def measures_path(text_path: Path) -> Path:
     """The measures of the documents in a text file."""
-    return text_path.with_name(text_path.name.replace(".text.", ".measures."))
+    return text_path.with_name(text_path.name.replace(".text.arrow", ".measures.parquet"))
 
 
 def measure_part(
@@ -126,7 +127,7 @@ def measure_part(
     names = bucket_of(texts["source"].to_pylist(), texts["id"].to_pylist(), buckets)
     order = np.lexsort((texts["id"].to_numpy().astype("S"), np.array(names)))
     name = raw_path.stem
-    with complete(directory / f"{name}.text.parquet") as staging:
+    with complete(directory / f"{name}.text.arrow") as staging:
         write_by_bucket(texts, [names[row] for row in order], order, staging)
     with complete(directory / f"{name}.measures.parquet") as staging:
         pq.write_table(measures.take(pa.array(order)), staging, compression="lz4")
@@ -178,8 +179,7 @@ def measured(
     for name in COUNTS:
         documents[name] = pa.array(statistics[name]).cast(pa.int64(), safe=False)
     for name in dict.fromkeys([*COUNTS, *STATISTICS]):
-        kind = pa.int64() if name in COUNTS else pa.float32()
-        measures[name] = pa.array(statistics[name]).cast(kind, safe=False)
+        measures[name] = pa.array(statistics[name])
     for number, band in enumerate(band_hashes(texts, settings.dedup)):
         measures[band_column(number)] = pa.array(band)
     hits = index.hits(texts) if index else {}
@@ -191,8 +191,11 @@ def measured(
 
 
 def num_buckets(source_bytes: Mapping[str, int]) -> dict[str, int]:
-    """Buckets of each source; ids are hashes, so they share its documents out evenly."""
-    return {source: max(1, math.ceil(size / BUCKET_BYTES)) for source, size in source_bytes.items()}
+    """Buckets of each source, a power of two; ids are hashes, so all have about equal size."""
+    return {
+        source: 1 << max(0, math.ceil(math.log2(max(size, 1) / BUCKET_BYTES)))
+        for source, size in source_bytes.items()
+    }
 
 
 def bucket_of(sources: Sequence[str], ids: Sequence[str], buckets: Mapping[str, int]) -> list[str]:
@@ -212,33 +215,51 @@ def source_of(bucket: str) -> str:
 def write_by_bucket(
     texts: pa.Table, buckets: Sequence[str], order: NDArray[np.int64], path: Path
 ) -> None:
-    """Write the rows in this order, each bucket as a row group."""
+    """Write the rows in this order, each bucket as a batch."""
     names, starts = np.unique(np.array(buckets), return_index=True)
     bounds = [*starts.tolist(), len(order)]
-    metadata = {BUCKETS_KEY: json.dumps(names.tolist()).encode()}
-    schema = texts.schema.with_metadata(metadata)
-    with pq.ParquetWriter(path, schema, compression="lz4") as writer:
+    index = [
+        [name, end - start] for name, (start, end) in zip(names, pairwise(bounds), strict=True)
+    ]
+    schema = texts.schema.with_metadata({BUCKETS_KEY: json.dumps(index).encode()})
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
         for start, end in pairwise(bounds):
-            rows = texts.take(pa.array(order[start:end])).replace_schema_metadata(metadata)
-            writer.write_table(rows, row_group_size=max(1, end - start))
+            rows = texts.take(pa.array(order[start:end])).combine_chunks()
+            file.write_batch(rows.to_batches()[0].replace_schema_metadata(schema.metadata))
 
 
 def read_bucket(paths: Sequence[Path], bucket: str) -> pa.Table:
     """All documents of a bucket, sorted by id."""
-    tables = []
+    batches = []
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            groups = buckets_of(file)
-            if bucket in groups:
-                tables.append(file.read_row_group(groups.index(bucket)))
-    table = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+        with pa.memory_map(str(path)) as source:
+            file = pa.ipc.open_file(source)
+            for number, (name, _) in enumerate(buckets_of(file.schema)):
+                if name == bucket:
+                    batches.append(file.get_batch(number).replace_schema_metadata())
+    table = pa.Table.from_batches(batches, TEXT_SCHEMA)
     return table.take(pa.array(np.argsort(table["id"].to_numpy().astype("S"), kind="stable")))
 
 
-def buckets_of(file: pq.ParquetFile) -> list[str]:
-    """The bucket of each row group of a text file."""
-    names: list[str] = json.loads(file.schema_arrow.metadata[BUCKETS_KEY])
-    return names
+def read_texts(path: Path) -> Iterator[pa.Array]:
+    """The texts of a text file, in the order of its rows, a bucket at a time."""
+    only_text = pa.ipc.IpcReadOptions(included_fields=[TEXT_SCHEMA.get_field_index("text")])
+    with pa.memory_map(str(path)) as source:
+        file = pa.ipc.open_file(source, options=only_text)
+        for number in range(file.num_record_batches):
+            yield file.get_batch(number).column(0)
+
+
+def num_rows(path: Path) -> int:
+    """Rows of a text file."""
+    with pa.memory_map(str(path)) as source:
+        return sum(rows for _, rows in buckets_of(pa.ipc.open_file(source).schema))
+
+
+def buckets_of(schema: pa.Schema) -> list[tuple[str, int]]:
+    """Bucket and rows of each batch of a text file."""
+    return [(name, rows) for name, rows in json.loads(schema.metadata[BUCKETS_KEY])]
 
 
 def line_settings(config: QualityConfig) -> dict[str, object]:

@@ -24,13 +24,14 @@ from llmstages.config.groups import SourceConfig
 from llmstages.errors import UserError
 
 TASK_BYTES = 16_000_000
-"""Small inputs are read together up to this size on disk: a task takes seconds."""
+"""Small inputs are read together, about so many bytes on disk: a task takes seconds."""
 TASK_INPUTS = 512
-"""And up to this number."""
+"""And about so many of them."""
 PART_BYTES = (4_000_000, 64_000_000)
-"""Least and most text in one part of the result: the next step works on whole parts."""
+"""Least and most text in one part of the result: the next step works on whole parts. The size is
+the first of these, doubled until there are fewer than twice `PARTS` of them: many, so that all
+workers end at about the same time, and seldom another when an input is added."""
 PARTS = 32
-"""Parts aimed at between these bounds, so that all workers end at about the same time."""
 ROWS_BYTES = 4_000_000
 """Text written at once."""
 LONGEST_CHARACTERS = 16 * 1024 * 1024
@@ -88,57 +89,70 @@ def read_inputs(
     """Write the raw documents of all inputs into `directory`.
 
     Raises:
-        UserError: an input cannot be read; the one that comes first in the order of tasks.
+        UserError: an input cannot be read.
     """
-    tasks = {task_name(task): task for task in deal(inputs)}
+    total = sum(entry.bytes for entries in inputs.values() for entry in entries)
+    part_bytes = part_size(total)
+    tasks = {task_name(task, part_bytes): task for task in deal(inputs)}
     todo = [name for name in tasks if not (directory / f"{name}.json").exists()]
     for name in todo:
         write_json(directory / f"{name}.task", [(s, asdict(entry)) for s, entry in tasks[name]])
     size = sum(entry.bytes for name in todo for _, entry in tasks[name])
 
-    total = sum(entry.bytes for task in tasks.values() for _, entry in task)
-    part_bytes = min(max(total // PARTS, PART_BYTES[0]), PART_BYTES[1])
-
     def run(name: str) -> str:
         return run_task(name, directory, sources, bad_rows, part_bytes)
 
-    failures = {}
     for report in engine.run(run, todo, parallel=size > PARALLEL_BYTES):
-        name, documents, error = json.loads(report)
+        documents, error = json.loads(report)
         advance(documents)
         if error:
-            failures[name] = error
-            break
-    if failures:
-        raise UserError(next(iter(failures.values())))
+            raise UserError(error)
     reading = Reading()
     for name in sorted(tasks):
         reading.add(read_json(directory / f"{name}.json"))
     remove_others(directory, set(tasks))
+    for name in tasks:
+        (directory / f"{name}.task").unlink(missing_ok=True)
     reading.notes.sort(key=lambda note: (note.text, note.locator))
     return reading
 
 
+def part_size(total: int) -> int:
+    """Text in one part, for so much input."""
+    size = PART_BYTES[0]
+    while size < PART_BYTES[1] and total >= 2 * PARTS * size:
+        size *= 2
+    return size
+
+
 def deal(inputs: Mapping[str, Sequence[Input]]) -> list[list[tuple[str, Input]]]:
-    """Tasks of (source, input), largest first, so that no worker ends long after the others."""
+    """Tasks of (source, input), largest first, so that no worker ends long after the others.
+
+    A task ends at an input whose name says so, by a hash, the likelier the larger it is. So an
+    input that is added changes the task that it falls into and no other.
+    """
     tasks: list[list[tuple[str, Input]]] = []
     for source in sorted(inputs):
         task: list[tuple[str, Input]] = []
-        size = 0
         for entry in inputs[source]:
-            if task and (size + entry.bytes > TASK_BYTES or len(task) >= TASK_INPUTS):
-                tasks.append(task)
-                task, size = [], 0
             task.append((source, entry))
-            size += entry.bytes
+            if _ends_task(entry):
+                tasks.append(task)
+                task = []
         if task:
             tasks.append(task)
     return sorted(tasks, key=lambda task: -sum(entry.bytes for _, entry in task))
 
 
-def task_name(task: Sequence[tuple[str, Input]]) -> str:
-    """A task's name: equal for equal content under equal names."""
-    return step_key([(source, entry.locator, entry.sha256) for source, entry in task])
+def _ends_task(entry: Input) -> bool:
+    share = entry.bytes / TASK_BYTES + 1 / TASK_INPUTS
+    digest = hashlib.blake2b(entry.locator.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "little") < share * 2**32
+
+
+def task_name(task: Sequence[tuple[str, Input]], part_bytes: int) -> str:
+    """A task's name: equal for equal content under equal names, cut into parts of equal size."""
+    return step_key([(source, entry.locator, entry.sha256) for source, entry in task], part_bytes)
 
 
 def remove_others(directory: Path, names: set[str]) -> None:
@@ -170,14 +184,14 @@ def run_task(
                         reasons[found.reason] = reasons.get(found.reason, 0) + found.count
                     else:
                         reading.documents += 1
+                        found.metadata.setdefault("file", entry.locator)
                         size = parts.add(source, found)
                         reading.source_bytes[source] = reading.source_bytes.get(source, 0) + size
     except UserError as error:
-        return json.dumps([name, 0, str(error)])
+        return json.dumps([0, str(error)])
     reading.parts, reading.part_bytes = parts.names, parts.sizes
     write_json(directory / f"{name}.json", asdict(reading))
-    (directory / f"{name}.task").unlink()
-    return json.dumps([name, reading.documents, None])
+    return json.dumps([reading.documents, None])
 
 
 class PartsWriter:

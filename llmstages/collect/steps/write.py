@@ -65,6 +65,7 @@ def write_documents(
     def run(bucket: str) -> str:
         return write_bucket(bucket, paths, decisions_dir, share, rules, directory)
 
+    advance(len(buckets) - len(todo))
     for _ in engine.run(run, todo, parallel=size > PARALLEL_BYTES):
         advance(1)
     records: dict[str, list[dict[str, Any]]] = {}
@@ -118,6 +119,7 @@ def write_bucket(
         folder = directory / "documents" / split
         write_part(bucket, split, documents, DOCUMENT_SCHEMA, folder, record)
     record[CONTAMINATED] = asdict(pieces.contaminated)
+    record["decontaminated"] = asdict(pieces.decontaminated)
     write_json(directory / "buckets" / f"{bucket}.json", record)
     return json.dumps(bucket)
 
@@ -143,7 +145,8 @@ def write_part(
 
 def drop_ledger(documents: pa.Table, decisions: pa.Table) -> pa.Table:
     """What the ledger says of the documents that a rule drops."""
-    columns = {name: documents[name] for name in ("id", "text", "source", "words", "bytes")}
+    kept = ("id", "text", "source", "url", "metadata", "words", "bytes")
+    columns = {name: documents[name] for name in kept}
     columns |= {name: decisions[name] for name in ("rule", "value", "threshold", "duplicate_of")}
     return pa.table(columns).select(SIZED_DROPPED_SCHEMA.names).cast(SIZED_DROPPED_SCHEMA)
 
@@ -153,6 +156,9 @@ class Pieces:
 
     def __init__(self, validation_share: float, rules: DecontaminateConfig) -> None:
         self.contaminated = Counts()
+        """Dropped whole."""
+        self.decontaminated = Counts()
+        """Documents with evaluation text, and what went with it."""
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*SPLITS, "dropped")}
         self._validation_share = validation_share
         self._rules = rules
@@ -168,10 +174,18 @@ class Pieces:
         hits = [(hit["start"], hit["end"]) for hit in decision["hits"] or ()]
         ranges = cut(row["text"], hits, self._rules)
         if ranges is not None:
-            for number, (start, end) in enumerate(ranges):
-                self._keep(split, row, str(number), row["text"][start:end], f"piece {number}")
+            left = [sizes(row["text"][start:end]) for start, end in ranges]
+            self.decontaminated += Counts(
+                1,
+                row["words"] - sum(size["words"] for size in left),
+                row["bytes"] - sum(size["bytes"] for size in left),
+            )
             if not ranges:
                 self._drop(row, len(hits))
+            elif decision["part"] == BOTH:
+                self._end(row, ranges)
+            else:
+                self._pieces(split, row, ranges)
             return
         head, tail = cut_tail(row["text"], self._validation_share)
         if decision["part"] == BOTH and tail.split():
@@ -179,6 +193,18 @@ class Pieces:
             self._keep("validation", row, "end", tail, "end")
         else:
             self._keep(split, row, None, row["text"], None)
+
+    def _pieces(self, split: str, row: dict[str, Any], ranges: Sequence[tuple[int, int]]) -> None:
+        for number, (start, end) in enumerate(ranges):
+            self._keep(split, row, str(number), row["text"][start:end], f"piece {number}")
+
+    def _end(self, row: dict[str, Any], ranges: Sequence[tuple[int, int]]) -> None:
+        """All pieces for training, but for the end of the last one."""
+        start, end = ranges[-1]
+        share = self._validation_share * sum(end - start for start, end in ranges) / (end - start)
+        head, tail = cut_tail(row["text"][start:end], min(share, 0.5))
+        self._pieces("train", row, [*ranges[:-1], (start, start + len(head))])
+        self._keep("validation", row, "end", tail, "end")
 
     def _keep(
         self, split: str, row: dict[str, Any], suffix: str | None, text: str, part: str | None
@@ -218,7 +244,7 @@ def source_manifest(
     """What the manifest says of one source."""
     sums = {
         key: sum((Counts(**record[key]) for record in records), Counts())
-        for key in ("extracted", "train", "validation", CONTAMINATED)
+        for key in ("extracted", "train", "validation", CONTAMINATED, "decontaminated")
     }
     rules = dict(dropped)
     if sums[CONTAMINATED].documents:
@@ -241,6 +267,7 @@ def source_manifest(
         skipped=dict(sorted(reasons.items())),
         extracted=sums["extracted"],
         dropped=dict(sorted(rules.items())),
+        decontaminated=sums["decontaminated"],
         train=sums["train"],
         validation=sums["validation"],
         documents_sha256=digest.hexdigest(),
