@@ -17,7 +17,6 @@ import os
 import platform
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -126,7 +125,7 @@ def perturbed(texts: list[str], size: int) -> Iterator[str]:
     """Documents put together from paragraphs of the texts, each with a word replaced."""
     rng = random.Random(0)
     paragraphs = list(shuffled_paragraphs(texts, rng))
-    vocabulary = list({word for text in texts for word in text.split()})
+    vocabulary = sorted({word for text in texts for word in text.split()})
 
     def paragraph() -> str:
         before, after = paragraphs[int(rng.random() * len(paragraphs))]
@@ -240,7 +239,11 @@ def report(
             }
         )
     return {
-        "command": " ".join(["python scripts/bench_collect.py", *sys.argv[1:]]),
+        # Paths of this machine are nobody else's.
+        "command": " ".join(
+            ["python", "scripts/bench_collect.py"]
+            + [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+        ),
         "settings": [word for word in command if "=" in word and "corpora_dir" not in word],
         "date": time.strftime("%Y-%m-%d"),
         "machine": {
@@ -259,7 +262,6 @@ def report(
             for source in manifest["sources"]
             for rule, counts in source["dropped"].items()
         },
-        "disk_free_bytes": shutil.disk_usage(corpus).free,
     }
 
 

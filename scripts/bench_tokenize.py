@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -248,7 +249,15 @@ def main() -> None:
             to_output=True,
         )
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+        record = {
+            # Paths of this machine are nobody else's.
+            "command": " ".join(["python", "scripts/bench_tokenize.py", *words]),
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+            "results": results,
+        }
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def row(result: dict[str, Any]) -> list[str]:

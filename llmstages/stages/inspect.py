@@ -37,6 +37,8 @@ MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
 # Distinct values of a column are counted up to this many; more is "many".
 MAX_DISTINCT = 100_000
+MAX_LEDGER_ROWS = 20_000
+"""Read of a ledger, which may be as long as the corpus, to show some of it."""
 EXAMPLE_CHARACTERS = 600
 
 Item = TypeVar("Item")
@@ -282,7 +284,7 @@ def show_some_dropped(corpus: Corpus, num_examples: int) -> None:
     shown: Counter[str] = Counter()
     wanted = {rule for source in corpus.manifest.sources for rule in source.dropped}
     rows: list[tuple[object, ...]] = []
-    for dropped in corpus.dropped():
+    for dropped in islice(corpus.dropped(), MAX_LEDGER_ROWS):
         if shown[dropped.rule] < num_examples:
             shown[dropped.rule] += 1
             text = " ".join(dropped.text[:200].split())[:40]

@@ -42,7 +42,7 @@ from llmstages.config.groups import DedupConfig, PiiConfig, QualityConfig
 SLICE_ROWS = 1024
 SLICE_BYTES = 8_000_000
 """Documents measured at a time: enough for vectors to pay, little to hold a few times."""
-BUCKET_BYTES = 64_000_000
+BUCKET_BYTES = 32_000_000
 """Text in one bucket."""
 PARALLEL_BYTES = 6_000_000
 """Below this much text, starting worker processes takes longer than measuring."""
