@@ -24,7 +24,7 @@ from llmstages.data.corpus import Corpus
 from llmstages.report.terminal import output_console, table
 
 DEMO_DIR = Path("demo")
-PRETRAIN_SECONDS = 220
+PRETRAIN_SECONDS = 195
 INSTRUCT_SECONDS = 50
 CLASSIFY_SECONDS = 45
 

@@ -30,7 +30,7 @@ def waterfall(source: SourceManifest) -> list[list[object]]:
         documents, words, megabytes = sizes(counts)
         rows.append([f"- {rule}", -documents, -words, -megabytes])
     cut = changed(source)
-    if cut != Counts():
+    if cut.documents or cut.words:  # not for a few line ends
         rows.append(["cut and cleaned", *sizes(cut)])
     for split, counts in (("train", source.train), ("validation", source.validation)):
         rows.append([split, *sizes(counts)])
@@ -62,4 +62,4 @@ def show_sources(directory: Path, manifest: Manifest, to_output: bool) -> None:
 
 def sizes(counts: Counts) -> tuple[int, int, float]:
     """Documents, words and megabytes."""
-    return counts.documents, counts.words, round(counts.bytes / 1e6, 3)
+    return counts.documents, counts.words, round(counts.bytes / 1e6, 3) + 0.0  # no -0
