@@ -31,12 +31,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from llmstages.collect.cleaning.lines import clean_lines
-from llmstages.collect.cleaning.repair import repair, valid_unicode
+from llmstages.collect.cleaning.repair import repair
 from llmstages.collect.quality.rules import rules, verdicts
 from llmstages.collect.quality.statistics import SHORT_LINE_CHARACTERS, STOP_WORDS, measure_both
 from llmstages.collect.quality.word_rules import SENTENCE_ENDS
 from llmstages.config.groups import LanguageConfig, QualityConfig
 from llmstages.errors import UserError
+from llmstages.text.unicode import well_formed
 
 QUALITY_DIR = Path(__file__).parent.parent / "conf" / "quality"
 
@@ -101,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     filters = datatrove_filters()
     texts = [
-        "\n".join(line.rstrip() for line in repair(valid_unicode(text)).split("\n"))
+        "\n".join(line.rstrip() for line in repair(well_formed(text)).split("\n"))
         for path in arguments.paths
         for text in read_texts(path, arguments.max_documents)
     ]

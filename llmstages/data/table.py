@@ -22,7 +22,7 @@ from typing import Literal, cast
 
 from llmstages.data.columns import HEADER_NAMES, column_key
 from llmstages.data.delimited import delimited_rows, find_layout
-from llmstages.data.encodings import decode_bytes, detect_encoding
+from llmstages.data.encodings import detect_encoding
 from llmstages.data.json_rows import is_json, json_lines, json_list
 from llmstages.data.opening import UNREADABLE, check_file, inner_suffix, open_bytes
 from llmstages.data.parquet_rows import parquet_columns, parquet_rows
@@ -38,9 +38,6 @@ from llmstages.data.rows import (
     text_lines,
 )
 from llmstages.errors import UserError
-
-# decode_bytes and open_bytes are still imported from here by the collect stage.
-__all__ = ["Table", "decode_bytes", "open_bytes", "open_table", "read_rows"]
 
 logger = logging.getLogger("llmstages")
 

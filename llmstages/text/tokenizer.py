@@ -27,6 +27,7 @@ from llmstages.text.sentencepiece_training import (
     TURN_START,
     train_sentencepiece,
 )
+from llmstages.text.unicode import well_formed
 
 
 class Backend(Protocol):
@@ -196,15 +197,6 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """
     model = train_sentencepiece((well_formed(text) for text in texts), config)
     return Tokenizer(SentencePieceBackend(model), END, PAD)
-
-
-def well_formed(text: str) -> str:
-    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def choose_pad_token(

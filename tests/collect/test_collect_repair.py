@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstages.collect.cleaning.repair import repair, valid_unicode
+from llmstages.collect.cleaning.repair import repair
+from llmstages.text.unicode import well_formed
 
 
 @pytest.mark.parametrize(
@@ -41,11 +42,11 @@ def test_sound_text_stays(sound: str) -> None:
 
 @given(st.text())
 def test_repair_gives_text_that_can_be_stored(text: str) -> None:
-    mended = repair(valid_unicode(text))
+    mended = repair(well_formed(text))
     mended.encode("utf-8")
     assert "\r" not in mended
 
 
 def test_surrogates() -> None:
-    assert valid_unicode("\ud83d\ude00") == "😀"
-    assert valid_unicode("a\ud83d") == "a\ufffd"
+    assert well_formed("\ud83d\ude00") == "😀"
+    assert well_formed("a\ud83d") == "a\ufffd"

@@ -8,6 +8,7 @@ import lzma
 import os
 import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from llmstages.collect.fetch.cache import Fetched, PageCache
+from llmstages.collect.fetch.failures import NEVER, NEXT_RUN
 from llmstages.collect.sources.links import LinkTable, find_links, list_links, read_links
 from llmstages.collect.sources.records import Input, Note, RawDocument, Skipped
 from llmstages.config.groups import FetchConfig, SourceConfig
@@ -414,3 +416,16 @@ def test_real_submissions() -> None:
     }
     easylist = data / "cc_text_jsonl" / "easylist.txt.gz"
     assert found(data / "linklists" / "reddit_top", blocked=[str(easylist)])[0] == urls
+
+
+def test_one_reason_for_now_and_for_good_is_counted_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = Counter({("HTTP 4xx", NEVER): 3, ("HTTP 4xx", NEXT_RUN): 2})
+    monkeypatch.setattr("llmstages.collect.sources.links._shards", lambda *_: ([], failures))
+    monkeypatch.setattr("llmstages.collect.fetch.crawl.fetch_pages", lambda *_: None)
+    (tmp_path / "links.txt").write_text("http://a.example/\n")
+    source = SourceConfig(kind="links", paths=[str(tmp_path / "links.txt")])
+    _, others = list_links("web", source, FetchConfig(), tmp_path, lambda _: None)
+    assert Skipped("HTTP 4xx", 5) in others
+    assert Note("web", "2 pages may be had in another run (2 HTTP 4xx)") in others

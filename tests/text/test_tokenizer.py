@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from llmstages.config.groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.text.sentencepiece_training import spread_sample
-from llmstages.text.tokenizer import Tokenizer, train_tokenizer, well_formed
+from llmstages.text.tokenizer import Tokenizer, train_tokenizer
+from llmstages.text.unicode import well_formed
 
 CONTROLS = ["<|pad|>", "<|endoftext|>", "<|unk|>", "<|im_start|>", "<|im_end|>"]
 

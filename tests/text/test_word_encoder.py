@@ -19,7 +19,8 @@ from llmstages.text import word_encoder
 from llmstages.text.huggingface_backend import HuggingFaceBackend
 from llmstages.text.ids import id_dtype
 from llmstages.text.sentencepiece_backend import SentencePieceBackend
-from llmstages.text.tokenizer import Tokenizer, train_tokenizer, well_formed
+from llmstages.text.tokenizer import Tokenizer, train_tokenizer
+from llmstages.text.unicode import well_formed
 
 AWKWARD = [
     *[" ", "  ", "    ", "\n", "\n\n", " \n", "\n ", "\t", "\r\n", "\0", "\x1f", "\x7f", "\u2581"],

@@ -57,12 +57,3 @@ def _mend_line(line: str) -> str:
     if line.isascii() or not _WRONGLY_DECODED.search(line) or not is_bad(line):
         return line
     return ftfy.fix_encoding(line, _MOJIBAKE_ONLY)
-
-
-def valid_unicode(text: str) -> str:
-    """The text with surrogate pairs joined; lone ones, which no file can hold, become U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text

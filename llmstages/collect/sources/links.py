@@ -91,7 +91,8 @@ def list_links(
         fetch_pages(table, fetch, cache_dir, advance)
         inputs, failures = _shards(table, cache_dir)
     counts = Counter({item.reason: item.count for item in skipped})
-    counts.update({reason: count for (reason, _), count in failures.items()})
+    for (reason, _), count in failures.items():  # one reason may be for now, or for good
+        counts[reason] += count
     later = {reason: count for (reason, again), count in failures.items() if again == NEXT_RUN}
     if later:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(later.items()))

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmstages.collect.cleaning.repair import valid_unicode
 from llmstages.collect.engine import Engine
 from llmstages.collect.sources import read_input
 from llmstages.collect.sources.records import Input, Note, RawDocument, Skipped
 from llmstages.collect.work import complete, read_json, step_key, write_json
 from llmstages.config.groups import SourceConfig
 from llmstages.errors import UserError
+from llmstages.text.unicode import well_formed
 
 TASK_BYTES = 16_000_000
 """Small inputs are read together, about so many bytes on disk: a task takes seconds."""
@@ -223,15 +223,15 @@ class PartsWriter:
     def add(self, source: str, document: RawDocument) -> int:
         """Add a document; returns its size in bytes."""
         size = 0
-        metadata = valid_unicode(json.dumps(document.metadata, ensure_ascii=False))
+        metadata = well_formed(json.dumps(document.metadata, ensure_ascii=False))
         for ordinal, piece in pieces(document):
-            text = valid_unicode(piece)
+            text = well_formed(piece)
             self._rows.append(
                 {
                     "id": document_id(source, document.locator, ordinal),
                     "text": text,
                     "source": source,
-                    "url": document.url and valid_unicode(document.url),
+                    "url": document.url and well_formed(document.url),
                     "metadata": metadata,
                 }
             )
