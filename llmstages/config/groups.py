@@ -393,7 +393,7 @@ class ModelConfig:
     name: str = "micro"
     """Name of the size, for display."""
     layout: str = "qwen3"
-    """Family layout: names and switches on disk."""
+    """Family: `qwen3` (every engine reads it) or `nanochat` (squared ReLU, norms without weights, soft cap on the logits; transformers reads it)."""
     num_layers: int = 6
     """Transformer blocks."""
     hidden_size: int = 256
@@ -405,7 +405,7 @@ class ModelConfig:
     head_dim: int = 64
     """Width of one head."""
     intermediate_size: int = 640
-    """Inner width of the SwiGLU feed-forward layer."""
+    """Inner width of the feed-forward layer: three matrices in `qwen3` (SwiGLU), two in `nanochat`."""
     context_length: int = 256
     """Longest sequence, in tokens."""
     tie_embeddings: bool = True
@@ -416,7 +416,7 @@ class ModelConfig:
     """Epsilon of RMSNorm."""
 
     def __post_init__(self) -> None:
-        problems = choice_problem("model.layout", self.layout, ("qwen3",))
+        problems = choice_problem("model.layout", self.layout, ("qwen3", "nanochat"))
         for key in (
             "num_layers",
             "hidden_size",
@@ -448,6 +448,12 @@ class OptimConfig:
     """Peak rate of embeddings, heads and norms; null: three times `lr` under muon, `lr` under adamw."""
     momentum: float = 0.95
     """Muon's momentum (Nesterov)."""
+    num_iterations: int = 5
+    """Newton-Schulz iterations by which Muon makes an update orthogonal."""
+    neuron_beta: float = 0.95
+    """Decay of the running size of each neuron's update (NorMuon, Li et al. 2025); 0 switches that scaling off."""
+    cautious_decay: bool = True
+    """Muon's weight decay leaves out weights that the update makes larger (Chen et al. 2025)."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -465,6 +471,8 @@ class OptimConfig:
             + range_problem("optim.lr", self.lr, 0.0, 10.0)
             + range_problem("optim.embedding_lr", self.embedding_lr, 0.0, 10.0)
             + range_problem("optim.momentum", self.momentum, 0.0, 0.9999)
+            + range_problem("optim.num_iterations", self.num_iterations, 1, 5)
+            + range_problem("optim.neuron_beta", self.neuron_beta, 0.0, 0.9999)
             + range_problem("optim.beta1", self.beta1, 0.0, 0.9999)
             + range_problem("optim.beta2", self.beta2, 0.0, 0.99999)
             + range_problem("optim.weight_decay", self.weight_decay, 0.0)

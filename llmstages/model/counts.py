@@ -7,14 +7,16 @@ def num_parameters(config: TransformerConfig) -> int:
     """Parameters, embeddings included; tied ones are counted once."""
     h = config.hidden_size
     attention = h * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
-    norms = 2 * h + 2 * config.head_dim
-    block = attention + 3 * h * config.intermediate_size + norms
+    matrices = 3 if config.activation == "swiglu" else 2
+    norms = 2 * h + 2 * config.head_dim if config.norm_weights else 0
+    block = attention + matrices * h * config.intermediate_size + norms
     embedding = config.vocab_size * h
     if config.num_labels is not None:
         head = config.num_labels * h
     else:
         head = 0 if config.tie_embeddings else embedding
-    return embedding + config.num_layers * block + h + head
+    last_norm = h if config.norm_weights else 0
+    return embedding + config.num_layers * block + last_norm + head
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:

@@ -1,9 +1,13 @@
 """The one transformer of all stages: a decoder with rotary positions and one of two heads.
 
-Block (the Qwen3 layout; Yang et al. 2025, "Qwen3 Technical Report"), pre-norm and residual:
+Block, pre-norm and residual:
 
     x = x + Attention(RMSNorm(x))      grouped-query, per-head RMSNorm of queries and keys, RoPE
-    x = x + SwiGLU(RMSNorm(x))         down(silu(gate(x)) * up(x))
+    x = x + FeedForward(RMSNorm(x))    down(silu(gate(x)) * up(x)), or down(relu(up(x))^2)
+
+A family of models is a set of switches of `TransformerConfig` (llmstages/model/layouts.py): Qwen3
+(Yang et al. 2025, "Qwen3 Technical Report") and NanoChat (squared ReLU, norms without weights, a
+norm after the embedding, a soft cap on the logits).
 
 Head: `vocab_size` logits (language model, weights tied to the embedding or not) or `num_labels`
 logits (classification). Both heads read the same hidden state, so a classifier is this transformer
@@ -26,7 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmstages.model.attention import attention
 from llmstages.model.cache import KVCache
+from llmstages.model.functions import relu_squared, rms_norm, rotate
 
 
 @dataclass(frozen=True)
@@ -44,20 +50,32 @@ class TransformerConfig:
     tie_embeddings: bool = True
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    activation: str = "swiglu"
+    """Of the feed-forward layer: `swiglu` (Shazeer 2020) or `relu2` (So et al. 2021)."""
+    norm_weights: bool = True
+    """RMSNorm has a learned weight."""
+    embedding_norm: bool = False
+    """The embedding is normalised before the first block."""
+    logit_softcap: float | None = None
+    """Language-model logits are cap * tanh(logits / cap) (Gemma 2; Riviere et al. 2024)."""
+    rotary_sign: int = 1
+    """Direction of the rotation: -1 in NanoChat's files."""
+    layout: str = "qwen3"
+    """Family whose switches and names on disk these are (llmstages/model/layouts.py)."""
     num_labels: int | None = None
     """None: language-model head; otherwise a classification head with this many logits."""
 
 
 class RMSNorm(nn.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019), computed in float32."""
+    """Root mean square normalisation, with a weight or without."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, config: TransformerConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size)) if config.norm_weights else None
+        self.eps = config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class RotaryTable(nn.Module):
@@ -71,21 +89,14 @@ class RotaryTable(nn.Module):
         half = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         frequencies = 1.0 / (config.rope_theta**half)
         angles = torch.outer(torch.arange(config.context_length).float(), frequencies)
-        angles = torch.cat((angles, angles), dim=-1)
         self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.register_buffer("sin", config.rotary_sign * angles.sin(), persistent=False)
 
     def forward(self, position_ids: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """Tables for positions [B, T], shaped [B, 1, T, head_dim]; None means 0..length-1."""
+        """Tables for positions [B, T], shaped [B, T, 1, head_dim/2]; None means 0..length-1."""
         if position_ids is None:
-            return self.cos[None, None, :length], self.sin[None, None, :length]
-        return self.cos[position_ids].unsqueeze(1), self.sin[position_ids].unsqueeze(1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + head_dim/2]) of x [B, heads, T, head_dim] by their angles."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+            return self.cos[None, :length, None], self.sin[None, :length, None]
+        return self.cos[position_ids].unsqueeze(2), self.sin[position_ids].unsqueeze(2)
 
 
 class Attention(nn.Module):
@@ -102,8 +113,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.value = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.output = nn.Linear(query_size, config.hidden_size, bias=False)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.query_norm = RMSNorm(config.head_dim, config)
+        self.key_norm = RMSNorm(config.head_dim, config)
 
     def forward(
         self,
@@ -117,32 +128,30 @@ class Attention(nn.Module):
         query = self.query(x).view(batch, length, self.num_heads, self.head_dim)
         key = self.key(x).view(batch, length, self.num_kv_heads, self.head_dim)
         value = self.value(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        query = rotate(self.query_norm(query).transpose(1, 2), *rotary).to(value.dtype)
-        key = rotate(self.key_norm(key).transpose(1, 2), *rotary).to(value.dtype)
+        query = rotate(self.query_norm(query), *rotary).transpose(1, 2)
+        key = rotate(self.key_norm(key), *rotary).transpose(1, 2)
         if cache is not None:
             key, value = cache.append(layer, key, value)
-        if self.num_kv_heads != self.num_heads:
-            repeats = self.num_heads // self.num_kv_heads
-            key = key.repeat_interleave(repeats, dim=1)
-            value = value.repeat_interleave(repeats, dim=1)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None and length > 1
-        )
+        mixed = attention(query, key, value, mask)
         result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
         return result
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
+    """The two or three matrices between which each position is alone."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.gate: nn.Linear | None = None
+        if config.activation == "swiglu":
+            self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        up = self.up(x)
+        inner = relu_squared(up) if self.gate is None else F.silu(self.gate(x)) * up
+        result: Tensor = self.down(inner)
         return result
 
 
@@ -151,9 +160,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention_norm = RMSNorm(config.hidden_size, config)
         self.attention = Attention(config)
-        self.feed_forward_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.feed_forward_norm = RMSNorm(config.hidden_size, config)
         self.feed_forward = FeedForward(config)
 
     def forward(
@@ -182,7 +191,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config)
         self.head: nn.Linear | None = None
         if config.num_labels is not None:
             self.head = nn.Linear(config.hidden_size, config.num_labels, bias=False)
@@ -220,6 +229,8 @@ class Transformer(nn.Module):
             mask = document_mask(document_ids)
         rotary = self.rotary(position_ids, length)
         x = self.embedding(tokens)
+        if self.config.embedding_norm:
+            x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, mask, cache, layer)
         if cache is not None:
@@ -227,10 +238,18 @@ class Transformer(nn.Module):
         hidden: Tensor = self.norm(x)
         return hidden
 
+    @property
+    def output_weight(self) -> Tensor:
+        """Matrix of the head, [vocab_size or num_labels, hidden_size]."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Head applied to hidden states [..., hidden_size] -> [..., vocab_size or num_labels]."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(hidden, weight)
+        logits = F.linear(hidden, self.output_weight)
+        cap = self.config.logit_softcap
+        if cap is None or self.config.num_labels is not None:
+            return logits
+        return cap * torch.tanh(logits.float() / cap)
 
 
 def document_mask(document_ids: Tensor) -> Tensor:

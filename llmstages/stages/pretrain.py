@@ -18,6 +18,7 @@ from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import Likelihood, likelihood
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Sampling, generate
+from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import clipped, progress, say, table, warn
 from llmstages.stages.training import (
@@ -226,7 +227,7 @@ def start_model(
 def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig:
     """The shape of the `model` group with the tokenizer's vocabulary."""
     fields = {key: value for key, value in asdict(shape).items() if key not in ("name", "layout")}
-    return TransformerConfig(vocab_size=vocab_size, **fields)
+    return make_config(shape.layout, vocab_size=vocab_size, **fields)
 
 
 def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:

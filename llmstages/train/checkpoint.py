@@ -96,7 +96,9 @@ def save_checkpoint(
     staging.mkdir(parents=True)
     classifier = labels is not None
     weights = {
-        disk_name(name, classifier=classifier): parameter.detach().cpu().contiguous()
+        disk_name(name, layout=model.config.layout, classifier=classifier): parameter.detach()
+        .cpu()
+        .contiguous()
         for name, parameter in model.named_parameters()
     }
     save_file(weights, staging / "model.safetensors", metadata={"format": "pt"})
@@ -291,7 +293,7 @@ def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_h
             if name == "head.weight" and new_head:
                 parameter.zero_()
                 continue
-            stored = disk_name(name, classifier=classifier)
+            stored = disk_name(name, layout=model.config.layout, classifier=classifier)
             tensor = weights.get(stored)
             if tensor is None:
                 raise UserError(f"{path}: it has no tensor {stored}")

@@ -6,6 +6,7 @@ import torch
 
 from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer
+from llmstages.train.muon import Muon
 
 REFERENCE_WIDTH = 128
 REFERENCE_LR = {"muon": 0.006, "adamw": 0.01}
@@ -20,14 +21,13 @@ def derived_lr(optimizer: str, hidden_size: int) -> float:
 
 
 def make_optimizers(
-    model: Transformer, config: OptimConfig, lr: float
+    model: Transformer, config: OptimConfig, lr: float, dtype: torch.dtype = torch.float32
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a model; each parameter group has its peak rate as `peak_lr`.
 
-    `muon`: matrices inside the blocks by Muon (Jordan et al. 2024), whose update is an orthogonal
-    matrix scaled to the size of AdamW's (Liu et al. 2025, "Muon is Scalable for LLM Training");
-    embeddings, heads and norms by AdamW. `adamw`: all by AdamW. Weight decay is on matrices only,
-    embeddings not among them.
+    `muon`: matrices inside the blocks by Muon (llmstages/train/muon.py), embeddings, heads and
+    norms by AdamW. `adamw`: all by AdamW. Weight decay is on matrices only, embeddings not among
+    them. dtype: of Muon's matrix products.
     """
     hidden, embeddings, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -49,12 +49,15 @@ def make_optimizers(
     ]
     if muon:
         optimizers.append(
-            torch.optim.Muon(
+            Muon(
                 [{"params": hidden, "peak_lr": lr}],
                 lr=lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
+                num_iterations=config.num_iterations,
+                neuron_beta=config.neuron_beta or None,
+                cautious=config.cautious_decay,
+                dtype=dtype,
             )
         )
     else:

@@ -5,14 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.model.layouts import make_config
+from llmstages.model.transformer import Transformer
 
 
 @pytest.fixture(scope="session")
 def random_model() -> Callable[..., Transformer]:
-    """random_model(**shape): all weights random, norms and those that start at zero included."""
+    """random_model(layout, **shape): all weights random, also norms and those that start at 0."""
 
-    def make(**shape: object) -> Transformer:
+    def make(layout: str = "qwen3", **shape: object) -> Transformer:
         defaults = {
             "vocab_size": 96,
             "num_layers": 2,
@@ -23,7 +24,7 @@ def random_model() -> Callable[..., Transformer]:
             "intermediate_size": 48,
             "context_length": 32,
         }
-        model = Transformer(TransformerConfig(**{**defaults, **shape}))
+        model = Transformer(make_config(layout, **{**defaults, **shape}))
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -3,6 +3,7 @@
 import pytest
 
 from llmstages.model.counts import flops_per_token, num_parameters
+from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer, TransformerConfig
 
 SHAPE = {
@@ -31,5 +32,7 @@ def test_counts(more, parameters, in_products):
     config = TransformerConfig(**SHAPE, **more)
     assert num_parameters(config) == parameters
     assert num_parameters(config) == sum(p.numel() for p in Transformer(config).parameters())
+    squared = make_config("nanochat", **SHAPE, **more)
+    assert num_parameters(squared) == sum(p.numel() for p in Transformer(squared).parameters())
     # attention over 16 positions: 12 * layers * heads * head_dim * length
     assert flops_per_token(config, 16) == 6 * in_products + 12 * 3 * 4 * 6 * 16

@@ -3,26 +3,38 @@
 import pytest
 
 from llmstages.errors import UserError
-from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
+from llmstages.model.layouts import LAYOUTS, config_from_disk, config_to_disk, disk_name
 
 EXTRA = {"end_id": 0, "pad_id": 1, "labels": None}
 
 
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("labels", [None, ["ham", "spam"]])
-def test_config_round_trip(random_model, tie, labels):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_config_round_trip(random_model, tie, labels, layout):
     config = random_model(
-        tie_embeddings=tie, num_labels=labels and len(labels), rope_theta=5e5, norm_eps=1e-5
+        layout,
+        tie_embeddings=tie,
+        num_labels=labels and len(labels),
+        rope_theta=5e5,
+        norm_eps=1e-5,
     ).config
     disk = config_to_disk(config, end_id=0, pad_id=1, labels=labels)
     assert config_from_disk(disk, "config.json") == config
 
 
-def test_every_parameter_has_a_name_of_its_own(random_model):
-    names = [n for n, _ in random_model(tie_embeddings=False).named_parameters()]
-    on_disk = {disk_name(name, classifier=False) for name in names}
-    assert len(on_disk) == len(names) == 2 * 11 + 3
-    assert "model.layers.1.self_attn.q_norm.weight" in on_disk
+@pytest.mark.parametrize(
+    ("layout", "number", "one"),
+    [
+        ("qwen3", 2 * 11 + 3, "model.layers.1.self_attn.q_norm.weight"),
+        ("nanochat", 2 * 6 + 2, "model.layers.1.mlp.fc1.weight"),
+    ],
+)
+def test_every_parameter_has_a_name_of_its_own(random_model, layout, number, one):
+    names = [n for n, _ in random_model(layout, tie_embeddings=False).named_parameters()]
+    on_disk = {disk_name(name, layout=layout, classifier=False) for name in names}
+    assert len(on_disk) == len(names) == number
+    assert one in on_disk
 
 
 @pytest.mark.parametrize(

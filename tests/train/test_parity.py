@@ -8,7 +8,8 @@ import torch
 from llmstages.data.examples import labelled_example
 from llmstages.errors import UserError
 from llmstages.model.generation import Sampling, generate
-from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.model.layouts import LAYOUTS, make_config
+from llmstages.model.transformer import Transformer
 from llmstages.stages.predict import scores_of
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
@@ -31,8 +32,9 @@ def tokenizer(tiny_corpus):
 def saved(tokenizer, tmp_path):
     """saved(**shape): a checkpoint with all weights random, and its directory."""
 
-    def make(labels=None, **shape):
-        config = TransformerConfig(
+    def make(layout="qwen3", labels=None, **shape):
+        config = make_config(
+            layout,
             **{
                 "vocab_size": tokenizer.vocab_size,
                 "num_layers": 2,
@@ -44,7 +46,7 @@ def saved(tokenizer, tmp_path):
                 "context_length": 64,
                 "num_labels": labels and len(labels),
                 **shape,
-            }
+            },
         )
         model = Transformer(config).eval()
         generator = torch.Generator().manual_seed(3)
@@ -61,12 +63,15 @@ def saved(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
-def test_language_model_logits(transformers, saved, tokenizer, tie, num_kv_heads):
+@pytest.mark.parametrize(
+    ("layout", "name"), [("qwen3", "Qwen3ForCausalLM"), ("nanochat", "NanoChatForCausalLM")]
+)
+def test_language_model_logits(transformers, saved, tokenizer, tie, num_kv_heads, layout, name):
     model, directory = saved(
-        tie_embeddings=tie, num_kv_heads=num_kv_heads, rope_theta=3e4, norm_eps=1e-5
+        layout, tie_embeddings=tie, num_kv_heads=num_kv_heads, rope_theta=3e4, norm_eps=1e-5
     )
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
-    assert type(theirs).__name__ == "Qwen3ForCausalLM"
+    assert type(theirs).__name__ == name
     tokens = torch.randint(0, tokenizer.vocab_size, (2, 40))
     with torch.inference_mode():
         ours = model.logits(model(tokens))
@@ -75,8 +80,9 @@ def test_language_model_logits(transformers, saved, tokenizer, tie, num_kv_heads
 
 
 @pytest.mark.parametrize("stops", [True, False])
-def test_greedy_continuation(transformers, saved, tokenizer, stops):
-    model, directory = saved()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_greedy_continuation(transformers, saved, tokenizer, stops, layout):
+    model, directory = saved(layout, tie_embeddings=layout == "qwen3")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
     stop_ids = [tokenizer.end_id, tokenizer.turn_end_id] if stops else []
     if not stops:
@@ -152,8 +158,11 @@ def test_long_texts_are_cut_as_the_pipeline_cuts_them(transformers, saved, token
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tie", [True, False])
-def test_saved_by_transformers_loads_here(transformers, saved, tokenizer, tmp_path, dtype, tie):
-    _, directory = saved(tie_embeddings=tie, rope_theta=3e4)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_saved_by_transformers_loads_here(
+    transformers, saved, tokenizer, tmp_path, dtype, tie, layout
+):
+    _, directory = saved(layout, tie_embeddings=tie, rope_theta=3e4)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     transformers.AutoTokenizer.from_pretrained(directory).save_pretrained(tmp_path / "theirs")
@@ -183,8 +192,9 @@ def test_classifier_saved_by_transformers_loads_here(transformers, saved, tmp_pa
 
 
 @pytest.mark.parametrize("labels", [None, ["ham", "spam"]])
-def test_round_trip_is_exact(saved, labels):
-    model, directory = saved(labels=labels)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round_trip_is_exact(saved, labels, layout):
+    model, directory = saved(layout, labels=labels)
     loaded = load_checkpoint(directory)
     assert loaded.model.config == model.config
     assert loaded.labels == labels
