@@ -21,22 +21,23 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x [..., size] over its root mean square (Zhang and Sennrich 2019), times weight [size]."""
-    normed: Tensor = Normalise.apply(x, eps, matmul_dtype(x) if weight is None else torch.float32)
+    normed: Tensor = Normalise.apply(x, eps, matmul_dtype(x) if weight is None else torch.float32)  # type: ignore[no-untyped-call]
     return normed if weight is None else (normed * weight).to(matmul_dtype(x))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + head_dim/2]) of x [..., head_dim] by their angles.
 
-    cos, sin: [..., head_dim/2], broadcast over x.
+    cos, sin: [..., head_dim], broadcast over x: the cosines twice, the sines negated and then as
+    they are.
     """
-    rotated: Tensor = Rotate.apply(x, cos, sin)
+    rotated: Tensor = Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return rotated
 
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (So et al. 2021, "Primer")."""
-    squared: Tensor = ReluSquared.apply(x)
+    squared: Tensor = ReluSquared.apply(x)  # type: ignore[no-untyped-call]
     return squared
 
 
@@ -46,7 +47,8 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.float()
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale)
         return (wide * scale).to(dtype)
 
@@ -54,21 +56,17 @@ class Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        normed = x * scale
-        along = (gradient * normed).mean(-1, keepdim=True)
-        return torch.addcmul(gradient, normed, along, value=-1).mul_(scale).to(x.dtype), None, None
+        # Operations between two types are slow on a CPU: one conversion of each comes first.
+        wide, gradient = x.float(), gradient.float()
+        along = (gradient * wide).mean(-1, keepdim=True).mul_(scale * scale)
+        return (gradient - wide * along).mul_(scale).to(x.dtype), None, None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation itself, in x's type."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat(
-        (
-            torch.addcmul(first * cos, second, sin, value=-1),
-            torch.addcmul(second * cos, first, sin),
-        ),
-        dim=-1,
-    ).to(x.dtype)
+    wide = x.float()
+    other = wide.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, other, sin).to(x.dtype)
 
 
 class Rotate(torch.autograd.Function):

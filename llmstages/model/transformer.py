@@ -89,11 +89,12 @@ class RotaryTable(nn.Module):
         half = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         frequencies = 1.0 / (config.rope_theta**half)
         angles = torch.outer(torch.arange(config.context_length).float(), frequencies)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", config.rotary_sign * angles.sin(), persistent=False)
+        sin = config.rotary_sign * angles.sin()
+        self.register_buffer("cos", angles.cos().repeat(1, 2), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1), persistent=False)
 
     def forward(self, position_ids: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """Tables for positions [B, T], shaped [B, T, 1, head_dim/2]; None means 0..length-1."""
+        """Tables of `rotate` for positions [B, T]: [B, T, 1, head_dim]; None means 0..length-1."""
         if position_ids is None:
             return self.cos[None, :length, None], self.sin[None, :length, None]
         return self.cos[position_ids].unsqueeze(2), self.sin[position_ids].unsqueeze(2)

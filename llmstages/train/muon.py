@@ -111,7 +111,9 @@ class Muon(torch.optim.Optimizer):
             seconds.append(state["neuron"])
         before = update.norm(dim=(-2, -1), keepdim=True)
         update = update * torch.stack(seconds).add(TINY).rsqrt()
-        return update * (before / update.norm(dim=(-2, -1), keepdim=True).add(TINY))
+        after: Tensor = update.norm(dim=(-2, -1), keepdim=True)
+        balanced: Tensor = update * (before / after.add(TINY))
+        return balanced
 
 
 def orthogonalise(matrices: Tensor, num_iterations: int) -> Tensor:

@@ -35,12 +35,13 @@ def test_norm():
 
 def test_rotation():
     angles = draw(5, 1, 4)
+    sines = torch.cat((-angles.sin(), angles.sin()), dim=-1)
 
     def plain(x):
         pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones(()), angles)
         return torch.cat((pairs.real, pairs.imag), dim=-1)
 
-    compare(lambda x: rotate(x, angles.cos(), angles.sin()), plain, draw(2, 5, 3, 8))
+    compare(lambda x: rotate(x, angles.cos().repeat(1, 1, 2), sines), plain, draw(2, 5, 3, 8))
 
 
 def test_squared_relu():
@@ -60,7 +61,7 @@ def test_gradients_keep_the_type_of_the_input(kind):
     x = draw(2, 5, 3, 8).to(torch.bfloat16).requires_grad_()
     y = {
         "normalise": lambda: Normalise.apply(x, 1e-6, torch.float32),
-        "rotate": lambda: Rotate.apply(x, torch.ones(5, 1, 4), torch.zeros(5, 1, 4)),
+        "rotate": lambda: Rotate.apply(x, torch.ones(5, 1, 8), torch.zeros(5, 1, 8)),
         "relu": lambda: ReluSquared.apply(x),
     }[kind]()
     y.float().sum().backward()
