@@ -48,7 +48,7 @@ class Normalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         wide = x.float()
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale)
         return (wide * scale).to(dtype)
 
@@ -65,7 +65,7 @@ class Normalise(torch.autograd.Function):
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation itself, in x's type."""
     wide = x.float()
-    other = wide.roll(x.shape[-1] // 2, dims=-1)
+    other: Tensor = wide.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(wide * cos, other, sin).to(x.dtype)
 
 
