@@ -24,6 +24,7 @@ from llmstages.config.groups import (
     CorpusConfig,
     EvaluateConfig,
     ModelConfig,
+    ReportConfig,
     SourceConfig,
     TokenizerConfig,
 )
@@ -93,6 +94,7 @@ def pretrain_config(tiny_corpus: Path) -> Callable[..., PretrainConfig]:
             "compile": "off",
             "evaluate": EvaluateConfig(every_steps=4, max_tokens=2000, num_samples=0),
             "checkpoint": CheckpointConfig(every_steps=2),
+            "report": ReportConfig(curves=False),
         }
         if not {"steps", "epochs", "budget"} & settings.keys():
             defaults["steps"] = 8
@@ -109,7 +111,7 @@ def tiny_run(
     from llmstages.stages import pretrain
 
     runs_dir = tmp_path_factory.mktemp("runs")
-    pretrain.run(pretrain_config(runs_dir))
+    pretrain.run(pretrain_config(runs_dir, report=ReportConfig()))
     return runs_dir / "pretrain"
 
 
@@ -155,6 +157,7 @@ def classify_config(tiny_run: Path, labelled_file: Path) -> Callable[..., Finetu
             "compile": "off",
             "evaluate": EvaluateConfig(every_steps=3),
             "checkpoint": CheckpointConfig(every_steps=2),
+            "report": ReportConfig(curves=False),
         }
         if not {"steps", "epochs", "budget"} & settings.keys():
             defaults["steps"] = 6
@@ -180,6 +183,7 @@ def instruct_config(tiny_run: Path, instruct_file: Path) -> Callable[..., Finetu
             "compile": "off",
             "evaluate": EvaluateConfig(every_steps=3, num_samples=0, num_generations=4),
             "checkpoint": CheckpointConfig(every_steps=2),
+            "report": ReportConfig(curves=False),
         }
         if not {"steps", "epochs", "budget"} & settings.keys():
             defaults["steps"] = 6
@@ -197,7 +201,7 @@ def classifier_run(
     from llmstages.stages import finetune_classify
 
     runs_dir = tmp_path_factory.mktemp("classifier")
-    finetune_classify.run(classify_config(runs_dir, baselines=True))
+    finetune_classify.run(classify_config(runs_dir, baselines=True, report=ReportConfig()))
     return runs_dir / "lines-classify"
 
 
@@ -210,7 +214,7 @@ def instruct_run(
     from llmstages.stages import finetune_instruct
 
     runs_dir = tmp_path_factory.mktemp("instruct")
-    finetune_instruct.run(instruct_config(runs_dir))
+    finetune_instruct.run(instruct_config(runs_dir, report=ReportConfig()))
     return runs_dir / "pairs-instruct"
 
 

@@ -19,6 +19,7 @@ from llmstages.config.groups import (
     OptimConfig,
     PiiConfig,
     QualityConfig,
+    ReportConfig,
     ScheduleConfig,
     TokenizerConfig,
     choice_problem,
@@ -75,6 +76,7 @@ class TrainingConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     name: str | None = None
     """Name of the run directory; null derives it from the stage and its data."""
     name_suffix: str | None = None

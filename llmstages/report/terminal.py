@@ -4,10 +4,12 @@ Progress, notes and warnings go to standard error; results (generated text, pred
 of `inspect`) go to standard output, so that they can be piped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,9 +25,28 @@ from rich.text import Text
 from llmstages.errors import UserError
 
 
+class StandardError:
+    """Standard error as it is at each use.
+
+    While a progress bar is shown rich stands in for `sys.stderr`, so that what is written comes out
+    above the bar. A console would see through that and write into the bar; through this object it
+    does not.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rich_proxied_file":
+            raise AttributeError(name)
+        return getattr(sys.stderr, name)
+
+
 def error_console() -> Console:
     """Console on standard error, made at each use so that redirection after import is respected."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(file=cast(IO[str], StandardError()), highlight=False, soft_wrap=True)
+
+
+def is_interactive() -> bool:
+    """Whether standard error is a terminal on which lines can be drawn anew."""
+    return Console(stderr=True).is_interactive
 
 
 def output_console() -> Console:
@@ -79,15 +100,30 @@ def cell_text(value: object) -> str:
     return str(value)
 
 
+class ProgressBelow(Progress):
+    """Progress bars with something above them."""
+
+    above: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.above is not None:
+            yield self.above
+        yield from super().get_renderables()
+
+
 @contextmanager
 def progress(
-    description: str, total: float | None = None, unit: str = ""
+    description: str,
+    total: float | None = None,
+    unit: str = "",
+    above: RenderableType | None = None,
 ) -> Iterator[Callable[..., None]]:
     """Show a progress bar; yields `advance(amount=1, note="")`.
 
-    `total=None` shows a spinner. In a log file (no terminal) only the last state is printed.
+    `total=None` shows a spinner. `above` is drawn above the bar, anew each time the bar is. In a
+    log file (no terminal) only the last state is printed.
     """
-    bar = Progress(
+    bar = ProgressBelow(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -99,6 +135,7 @@ def progress(
         console=Console(stderr=True),
         refresh_per_second=4,
     )
+    bar.above = above
     with bar:
         task = bar.add_task(description, total=total, note="")
 

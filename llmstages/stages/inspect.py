@@ -366,6 +366,7 @@ def inspect_run(path: Path) -> None:
     }
     for key in ("seconds", "tokens", "words", "tokens_per_second", "mfu", "peak_memory_bytes"):
         facts[key.replace("_", " ")] = summary.get(key)
+    facts["curves"] = ", ".join(str(picture) for picture in sorted(path.glob("report/*.png")))
     _facts(str(path), facts)
 
     after, before = _numbers(summary.get("metrics")), _numbers(summary.get("metrics_before"))

@@ -30,6 +30,8 @@ from llmstages.train.run import Run
 R = TypeVar("R")
 COMPILE_PAYS_AFTER_FLOPS = {"cpu": 6e13, "cuda": 5e15}
 """Training FLOPs from which `compile=auto` compiles; see docs/architecture.md."""
+CURVES_SECONDS = 1.5
+"""Set aside of a time budget for drawing the curves at its end; at most a fiftieth of it."""
 
 
 @dataclass
@@ -87,7 +89,8 @@ def choose_length(
     budget = config.budget
     if budget.seconds is not None or budget.minutes is not None:
         total = budget.seconds if budget.seconds is not None else 60 * (budget.minutes or 0.0)
-        return Length(None, total)
+        drawing = min(CURVES_SECONDS, total / 50) if config.report.curves else 0.0
+        return Length(None, total - drawing)
     if config.steps is not None:
         return Length(config.steps, None)
     if config.epochs is not None:

@@ -279,7 +279,8 @@ class Loop:
         t = self.t
         with (
             catch_interrupts() as interrupted,
-            progress(t.run.stage, total=self.steps, unit="steps") as advance,
+            t.run.observed() as chart,
+            progress(t.run.stage, total=self.steps, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
             while self.progress.step < self.steps:

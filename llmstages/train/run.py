@@ -1,14 +1,15 @@
 """A run directory: made once its inputs are known to be good, continued, or left alone.
 
 `config.yaml`, `plan.json` (what exactness needs, fixed before step 1), `metrics.jsonl`, `log.txt`,
-`checkpoints/`, the symlinks `best` and `last`, and `summary.json`, written last.
+`report/`, `checkpoints/`, the symlinks `best` and `last`, and `summary.json`, written last.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import yaml
 
 from llmstages.config.stages import TrainingConfig
 from llmstages.errors import UserError
+from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
+from llmstages.report.live import LiveChart
+from llmstages.report.observers import Observers
+from llmstages.report.tensorboard import EVENT_FILE_PREFIX, check_tensorboard
 from llmstages.report.terminal import say
 from llmstages.train.checkpoint import checkpoint_dirs, complete_checkpoints, write_json
 
@@ -35,6 +40,7 @@ NOT_SETTINGS = {
     "device",
     "checkpoint",
     "evaluate",
+    "report",
     "overwrite",
     "sample_prompts",
 }
@@ -47,6 +53,7 @@ OWN_NAMES = {
     "best",
     "last",
     "summary.json",
+    "report",
     "report.html",
     "plan.json.tmp",
     "metrics.jsonl.tmp",
@@ -57,6 +64,10 @@ OWN_NAMES = {
 """All that a run directory may hold; a directory with anything else is not touched."""
 
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp)?")
+REPORT_NAME = re.compile(
+    rf"({re.escape(LOSS_FILE)}|{re.escape(OPTIMIZER_FILE)})(\.tmp)?|tensorboard"
+)
+EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 
 
 def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -93,6 +104,9 @@ class Run:
         self.summary: dict[str, Any] | None = None
         self.plan: dict[str, Any] = {}
         self.resume_from: Path | None = None
+        self.observers: Observers | None = None
+        if config.report.tensorboard:
+            check_tensorboard()
         if directory.exists():
             self.check_ownership()
             if not config.overwrite:
@@ -166,9 +180,27 @@ class Run:
             file.write(text + "\n")
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`."""
+        """Append a line to `metrics.jsonl`, and tell those who observe the run."""
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        if self.observers is not None:
+            self.observers.record(entry)
+
+    @contextmanager
+    def observed(self) -> Iterator[LiveChart | None]:
+        """Show what is recorded inside as `report.*` asks, and draw it at the end, however it ends.
+
+        Yields the chart for the terminal, None where none is to be shown.
+        """
+        parts = self.directory.parts[-2 if self.config.name_suffix else -1 :]
+        title = f"{'/'.join(parts)} ({self.stage})"
+        observers = Observers(self.directory, title, self.config.report)
+        self.observers = observers
+        try:
+            yield observers.chart
+        finally:
+            self.observers = None
+            observers.close()
 
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will do again."""
@@ -229,10 +261,15 @@ def clear_run(directory: Path) -> None:
 def foreign_names(directory: Path) -> list[str]:
     """What a directory holds that no run of this package wrote, by path in it, sorted."""
     names = [path.name for path in directory.iterdir() if path.name not in OWN_NAMES]
-    if (directory / "checkpoints").is_dir():
-        names += [
-            f"checkpoints/{path.name}"
-            for path in (directory / "checkpoints").iterdir()
-            if CHECKPOINT_NAME.fullmatch(path.name) is None
-        ]
+    for folder, own_name in (
+        ("checkpoints", CHECKPOINT_NAME),
+        ("report", REPORT_NAME),
+        ("report/tensorboard", EVENT_FILE_NAME),
+    ):
+        if (directory / folder).is_dir():
+            names += [
+                f"{folder}/{path.name}"
+                for path in (directory / folder).iterdir()
+                if own_name.fullmatch(path.name) is None
+            ]
     return sorted(names)

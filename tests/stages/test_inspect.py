@@ -118,6 +118,8 @@ def test_run(classifier_run, look):
     assert "rows: true label, columns: predicted" in shown
     assert "step-000006" in shown
     assert "label_column: null" in shown  # config.yaml
+    assert "│ curves │ " in shown
+    assert "/report/optimizer.png" in shown.replace(" │ │ │ ", "")
 
 
 def test_unfinished_run(run_copy, look):

@@ -23,6 +23,7 @@ def test_what_a_run_holds(tiny_run):
         "plan.json",
         "metrics.jsonl",
         "log.txt",
+        "report",
         "checkpoints",
         "best",
         "last",
@@ -132,7 +133,10 @@ def test_overwrite_replaces_a_finished_run(run_copy, pretrain_config):
     assert [p.name for p in (run_copy / "checkpoints").iterdir()] == ["step-000002"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/my_model.pt"])
+@pytest.mark.parametrize(
+    "name",
+    ["notes.txt", "checkpoints/my_model.pt", "report/my.png", "report/tensorboard/notes.txt"],
+)
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_what_no_run_wrote_is_never_deleted(tmp_path, pretrain_config, name, overwrite):
     path = tmp_path / "pretrain" / name
