@@ -55,6 +55,8 @@ class CollectConfig:
     """Where corpora are kept."""
     seed: int = 0
     """Seed of the validation split."""
+    repair: bool = True
+    """Mend wrongly decoded text, line ends, control characters and the Unicode form (NFC); false: texts stay as decoded."""
     bad_rows: str = "skip"
     """What cannot be read (a broken row, record or file) is skipped and counted (`skip`) or ends the run (`refuse`)."""
     keep_work: bool = True
