@@ -141,6 +141,9 @@ class PretrainConfig(TrainingConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     corpora_dir: str = "corpora"
     """Where corpora are kept; `data` defaults to `<corpora_dir>/<corpus.name>`."""
+    mask_documents: bool = False
+    """Attention and positions stay inside a document. Off: a row is read through, over the ends of documents, which
+    costs nothing; worth it where documents are much shorter than the context."""
     sample_prompts: list[str] = field(default_factory=list)
     """Prompts continued at each evaluation; empty takes openings of validation documents."""
 

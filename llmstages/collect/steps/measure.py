@@ -1,8 +1,9 @@
 """Step 2, measure: raw documents -> clean text, and all that decisions need to know of it.
 
 Unicode repair (unless `repair=false`), personal data replaced, lines taken out; then language,
-statistics for the quality rules, a hash for exact duplicates, signatures for near duplicates, evaluation text found. A task is
-one part of the step before. It writes two files with the same rows in the same order:
+statistics for the quality rules, a hash for exact duplicates, signatures for near duplicates,
+evaluation text found. A task is one part of the step before. It writes two files with the same rows
+in the same order:
 
     <part>.text.arrow          the documents, as they will stand in the corpus
     <part>.measures.parquet    what was measured; written last
