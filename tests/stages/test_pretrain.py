@@ -8,10 +8,17 @@ from unittest import mock
 import pytest
 import torch
 
-from llmstages.config.groups import BudgetConfig, EvaluateConfig, ModelConfig
+from llmstages.config.groups import (
+    BudgetConfig,
+    CorpusConfig,
+    EvaluateConfig,
+    ModelConfig,
+    SourceConfig,
+)
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import write_token_shards
 from llmstages.data.streams import PretrainingData
+from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.stages import pretrain
 from llmstages.stages.pretrain import derived_batch_tokens, warn_of_repeats
@@ -91,6 +98,30 @@ def test_a_corpus_too_small_is_said_before_the_first_step(tmp_path, pretrain_con
         pretrain.run(config)
     shown = capfd.readouterr().err
     assert re.search(r"training tokens are few for [\d,]+ parameters: read 4 times", shown)
+
+
+def test_weights_at_pretraining_decide_the_mixture(tmp_path, pretrain_config):
+    def started(**weights):
+        sources = {name: SourceConfig(weight=weight) for name, weight in weights.items()}
+        config = pretrain_config(tmp_path, corpus=CorpusConfig(sources=sources))
+        with mock.patch.object(pretrain, "train", side_effect=Stopped) as train:
+            with pytest.raises(Stopped):
+                pretrain.run(config)
+            return train.call_args.args[0]
+
+    assert started().data.shares.tolist() == [0.25, 0.75]  # as collected: texts, topics
+    training = started(texts=3, topics=1)
+    assert training.data.shares.tolist() == [0.75, 0.25]
+    assert "3" in training.run.settings["inputs"]["weights"]  # another run than the one without
+    seen = [
+        reference.split("/")[0]
+        for step in range(10)
+        for batch in training.data.micro_batches(step)
+        for reference in batch.document_refs
+    ]
+    assert seen.count("texts") == pytest.approx(60, abs=2)
+    with pytest.raises(UserError, match=r"sources\.books\.weight is given.*texts, topics"):
+        started(books=1)
 
 
 def test_masking_documents_trains_and_evaluates(tmp_path, pretrain_config):
