@@ -36,7 +36,7 @@ from llmstages.data.corpus import Counts, SourceManifest
 from llmstages.errors import UserError
 from llmstages.report.steps import Steps
 
-VERSION = {"read": 1, "measure": 1, "decide": 1}
+VERSION = {"read": 2, "measure": 2, "decide": 2}
 """Of each step: to be raised when its code gives another result."""
 READING = (
     *("charset-normalizer", "idna", "lxml", "pyarrow", "pypdfium2", "resiliparse", "selectolax"),
@@ -91,6 +91,7 @@ def clean(
     measure_key = step_key(
         read_key,
         buckets,
+        config.repair,
         line_settings(config.quality),
         asdict(config.pii),
         config.language.identify,
@@ -109,7 +110,12 @@ def clean(
                 index.save(staging)
     with step("cleaning and measuring", len(reading.parts), "parts") as advance:
         settings = Measuring(
-            config.quality, config.pii, config.language.identify, config.dedup, index_path
+            config.repair,
+            config.quality,
+            config.pii,
+            config.language.identify,
+            config.dedup,
+            index_path,
         )
         paths = measure_documents(reading, raw_dir, settings, measured_dir, engine, advance)
 
@@ -117,7 +123,8 @@ def clean(
     write_key = step_key(
         measure_key,
         reading.parts,
-        [config.corpus.validation_share, config.corpus.min_documents_to_split, config.seed],
+        [config.corpus.split, config.corpus.validation_share],
+        [config.corpus.min_documents_to_split, config.seed],
         [asdict(part) for part in (config.quality, config.dedup, config.language)],
         # What is looked for is in the key of the step before, by its content.
         {**asdict(config.decontaminate), "against": None},

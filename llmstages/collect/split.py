@@ -1,10 +1,14 @@
 """Which documents are kept from training, so that duplicates found never stand on both sides.
 
-From a source with enough documents whole ones are taken, in the order of a hash of their folded
-text and the seed, until its share of bytes is reached. From a source with few (one long book) the
-end of each document is taken instead, so that every source is measured.
+From a source with enough texts whole ones are taken, in the order of a hash of their folded text
+and the seed, until its share of bytes is reached. From a source with few (one long book) the end of
+each text is taken instead, so that every source is measured.
+
+A text may be in pieces, of which each is a document: a very long file. It is held out whole, or cut
+at one place.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -27,29 +31,115 @@ def split_documents(
     folded: NDArray[np.uint64],
     sizes: NDArray[np.integer],
     unfit: NDArray[np.bool_],
+    texts: NDArray[np.int64],
+    pieces: NDArray[np.integer],
+    characters: NDArray[np.integer],
     validation_share: float,
-    min_documents: int,
+    min_texts: int,
     seed: int,
-) -> NDArray[np.int8]:
-    """The part of each of n documents: `TRAIN`, `VALIDATION`, or `BOTH`: its tail is validated on.
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """The part of each of n documents, and where those of the part `BOTH` are to be cut.
 
     Args:
-        sources: number of each document's source, [n].
-        groups: documents with the same number are duplicates of each other and stay together, [n].
-        folded: hash of each text, by which documents are chosen, [n].
-        sizes: bytes, [n].
-        unfit: documents that are no text to validate on, nor are those grouped with them, [n].
-        validation_share: of the bytes of each source, as nearly as whole documents allow.
-        min_documents: sources with fewer give tails.
-        seed: another seed chooses other documents.
+        texts: documents with the same number are the pieces of one text, [n].
+        pieces: their order within it, [n].
+        characters: length of each, [n].
+        min_texts: of a source with fewer, the ends of all are taken.
+        The others are those of `split_texts`.
 
-    A source with more than one group of documents has one for training, and one for validation.
+    Returns:
+        Parts, [n], and character positions in the documents, [n], -1 where there is no cut. Of the
+        characters of a text that is cut, int((1 - validation_share) * characters) are in front.
+    """
+    _, first, text = np.unique(texts, return_index=True, return_inverse=True)
+    text_parts = split_texts(
+        sources[first],
+        joined(groups, texts)[first],
+        folded[first],
+        np.bincount(text, weights=sizes).astype(np.int64),
+        np.bincount(text, weights=unfit) > 0,
+        validation_share,
+        min_texts,
+        seed,
+    )
+    parts = text_parts[text]
+    cuts = np.full(len(parts), -1, dtype=np.int64)
+    both = parts == BOTH
+    cuts[both] = characters[both] * (1 - validation_share)
+    for rows in in_pieces(texts):
+        if not both[rows[0]]:
+            continue
+        if len(np.unique(groups[rows])) < len(rows):
+            parts[rows], cuts[rows] = TRAIN, -1  # the end repeats what is in front of it
+            continue
+        rows = rows[np.argsort(pieces[rows], kind="stable")]
+        ends = characters[rows].cumsum()
+        inside = int(ends[-1] * (1 - validation_share)) - (ends - characters[rows])
+        parts[rows] = np.where(inside <= 0, VALIDATION, TRAIN)
+        cuts[rows] = -1
+        cut = (inside > 0) & (inside < characters[rows])
+        parts[rows[cut]], cuts[rows[cut]] = BOTH, inside[cut]
+    return parts, cuts
+
+
+def in_pieces(texts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Positions of the documents of each text that is in more than one piece."""
+    order = np.argsort(texts, kind="stable")
+    _, counts = np.unique(texts, return_counts=True)
+    ends = counts.cumsum()
+    for end, count in zip(ends[counts > 1], counts[counts > 1], strict=True):
+        yield order[end - count : end]
+
+
+def joined(groups: NDArray[np.integer], texts: NDArray[np.int64]) -> NDArray[np.integer]:
+    """The groups, those of all pieces of one text made one."""
+    joined_to: dict[int, int] = {}
+
+    def root(group: int) -> int:
+        while group in joined_to:
+            group = joined_to[group]
+        return group
+
+    for rows in in_pieces(texts):
+        kept = root(int(groups[rows[0]]))
+        for group in groups[rows].tolist():
+            if (other := root(group)) != kept:
+                joined_to[other] = kept
+    if not joined_to:
+        return groups
+    known, place = np.unique(groups, return_inverse=True)
+    return np.array([root(group) for group in known.tolist()])[place]
+
+
+def split_texts(
+    sources: NDArray[np.integer],
+    groups: NDArray[np.integer],
+    folded: NDArray[np.uint64],
+    sizes: NDArray[np.integer],
+    unfit: NDArray[np.bool_],
+    validation_share: float,
+    min_texts: int,
+    seed: int,
+) -> NDArray[np.int8]:
+    """The part of each of n texts: `TRAIN`, `VALIDATION`, or `BOTH`: its tail is validated on.
+
+    Args:
+        sources: number of each text's source, [n].
+        groups: texts with the same number are duplicates of each other and stay together, [n].
+        folded: hash of each text, by which texts are chosen, [n].
+        sizes: bytes, [n].
+        unfit: what is no text to validate on, nor are those grouped with it, [n].
+        validation_share: of the bytes of each source, as nearly as whole texts allow.
+        min_texts: sources with fewer give tails.
+        seed: another seed chooses other texts.
+
+    A source with more than one group of texts has one for training, and one for validation.
     """
     parts = np.full(len(sources), TRAIN, dtype=np.int8)
     if not len(sources):
         return parts
     _, group, members = np.unique(groups, return_inverse=True, return_counts=True)
-    few = np.bincount(sources)[sources] < min_documents
+    few = np.bincount(sources)[sources] < min_texts
     # The tail of one copy would be in the head of another that is cut elsewhere.
     parts[few & (members[group] == 1)] = BOTH
 
@@ -100,13 +190,20 @@ def cut_tail(text: str, validation_share: float) -> tuple[str, str]:
     """
     if len(text) < SHORTEST_TO_CUT:
         return text, ""
-    target = round(len(text) * (1 - validation_share))
+    start = tail_start(text, round(len(text) * (1 - validation_share)), validation_share)
+    return text[:start], text[start:]
+
+
+def tail_start(text: str, target: int, validation_share: float) -> int:
+    """The boundary between paragraphs, lines or words that is nearest to `target`.
+
+    It is off by at most half of the share of the text; `target` itself where there is none so near.
+    """
     reach = max(1, round(len(text) * validation_share / 2))
     for mark in ("\n\n", "\n", " "):
-        before = text.rfind(mark, target - reach, target)
+        before = text.rfind(mark, max(0, target - reach), target)
         after = text.find(mark, target, target + reach)
         places = [place + len(mark) for place in (before, after) if place >= 0]
         if places:
-            cut = min(places, key=lambda place: abs(place - target))
-            return text[:cut], text[cut:]
-    return text[:target], text[target:]
+            return min(places, key=lambda place: abs(place - target))
+    return target

@@ -42,6 +42,7 @@ SOURCE_KINDS = ("files", "links", "python_topics", "python_stdlib", "python_pack
 FORMATS = (
     *("text", "html", "table", "warc", "wikipedia", "epub", "pdf", "jats", "mail", "archive"),
 )
+CORPUS_SPLITS = ("auto", "characters")
 
 
 @dataclass
@@ -94,8 +95,12 @@ class CorpusConfig:
     """Sources by name."""
     validation_share: float = 0.05
     """Share of the text kept out of training, to measure the model on."""
+    split: str = "auto"
+    """What is kept out: `auto`: whole documents, or of a source with few the ends of all, from a paragraph on;
+    `characters`: the end of every document, exactly this share of its characters."""
     min_documents_to_split: int = 20
-    """With fewer documents, the end of each document is the validation text, not whole ones."""
+    """With fewer documents `split=auto` takes the end of each, so that every source is measured; the pieces of a
+    very long file count as one."""
 
     def __post_init__(self) -> None:
         weights = {name: source.weight for name, source in self.sources.items()}
@@ -107,6 +112,7 @@ class CorpusConfig:
         )
         refuse(
             partly
+            + choice_problem("corpus.split", self.split, CORPUS_SPLITS)
             + range_problem("corpus.validation_share", self.validation_share, 0.001, 0.5)
             + range_problem("corpus.min_documents_to_split", self.min_documents_to_split, 2)
         )

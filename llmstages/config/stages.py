@@ -56,6 +56,8 @@ class CollectConfig:
     """Where corpora are kept."""
     seed: int = 0
     """Seed of the validation split."""
+    repair: bool = True
+    """Mend wrongly decoded text, line ends, control characters and the Unicode form (NFC); false: texts stay as decoded."""
     bad_rows: str = "skip"
     """What cannot be read (a broken row, record or file) is skipped and counted (`skip`) or ends the run (`refuse`)."""
     keep_work: bool = True
@@ -141,6 +143,9 @@ class PretrainConfig(TrainingConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     corpora_dir: str = "corpora"
     """Where corpora are kept; `data` defaults to `<corpora_dir>/<corpus.name>`."""
+    mask_documents: bool = False
+    """Attention and positions stay inside a document. Off: a row is read through, over the ends of documents, which
+    costs nothing; worth it where documents are much shorter than the context."""
     sample_prompts: list[str] = field(default_factory=list)
     """Prompts continued at each evaluation; empty takes openings of validation documents."""
 

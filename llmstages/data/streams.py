@@ -4,10 +4,12 @@ Row r of the endless training order belongs to a source chosen by a low-discrepa
 (multiples of the golden ratio, so that every stretch of rows has the asked-for shares), and is the
 k-th row of that source; k falls into an epoch and, by that epoch's permutation, onto a window.
 Nothing is remembered between steps, so a run can start at any step.
+
+Validation text is read in windows of the same length, one after the other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,12 +70,15 @@ class PretrainingData:
         rows_per_micro_batch: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
+        mask_documents: bool = False,
     ) -> None:
+        """mask_documents: attention and positions stay inside a document."""
         self.shards = list(shards)
         self.context_length = context_length
         self.rows_per_step = rows_per_step
         self.rows_per_micro_batch = rows_per_micro_batch
         self.seed = seed
+        self.mask_documents = mask_documents
         self.shares = mixture_shares(shards, weights)
         self.bounds = self.shares.cumsum()
         self.start = generator_for("mixture", seed).random()
@@ -101,7 +106,9 @@ class PretrainingData:
             rows.append(self.window(source, int(ranks[source])))
             ranks[source] += 1
         for begin in range(0, len(rows), self.rows_per_micro_batch):
-            yield stack_rows(rows[begin : begin + self.rows_per_micro_batch])
+            yield stack_windows(
+                rows[begin : begin + self.rows_per_micro_batch], self.mask_documents
+            )
 
     def sources_of(self, first: int, count: int) -> NDArray[np.int64]:
         """Source number of rows first..first+count-1."""
@@ -121,13 +128,12 @@ class PretrainingData:
             self.counted_rows += count
         return self.counts.copy()
 
-    def window(self, source: int, rank: int) -> tuple[NDArray[np.int64], str]:
-        """Row number `rank` of a source: its ids (at most context_length + 1) and its reference."""
+    def window(self, source: int, rank: int) -> "Window":
+        """Row number `rank` of a source."""
         shard = self.shards[source]
         epoch = self.source_epoch(source, rank)
         begin = epoch.shift + int(epoch.order[rank % len(epoch.order)]) * self.context_length
-        ids = np.asarray(shard.ids[begin : begin + self.context_length + 1], dtype=np.int64)
-        return ids, f"{shard.document_at(begin)}+{begin}"
+        return Window(shard, begin, min(self.context_length, len(shard.ids) - 1 - begin))
 
     def source_epoch(self, source: int, rank: int) -> SourceEpoch:
         """The pass over a source in which its row number `rank` falls."""
@@ -161,6 +167,46 @@ class PretrainingData:
         return sum(self.windows_of(source) for source in range(len(self.shards)))
 
 
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a shard: `length` tokens from `begin` on, each of which predicts the next."""
+
+    shard: Shard
+    begin: int
+    length: int
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Its tokens and the one after them, [length + 1]."""
+        return np.asarray(self.shard.ids[self.begin : self.begin + self.length + 1], dtype=np.int64)
+
+    @property
+    def reference(self) -> str:
+        """Document at its beginning, and position in the shard."""
+        return f"{self.shard.document_at(self.begin)}+{self.begin}"
+
+    def borders(self) -> NDArray[np.int64]:
+        """Where in the window a document begins, other than at its first token.
+
+        The end token in front of a document counts as its beginning: so the first token of a text
+        is predicted from that alone, and not from the document before.
+        """
+        return self._starts(self.begin + 2, self.begin + self.length) - 1
+
+    def ends(self) -> NDArray[np.int64]:
+        """Where in the window the next token is an end token."""
+        found = self._starts(self.begin + 2, self.begin + self.length + 1) - 2
+        last = len(self.shard.ids) - 2 - self.begin
+        return np.append(found, last) if last < self.length else found
+
+    def _starts(self, first: int, last: int) -> NDArray[np.int64]:
+        """Starts of documents from position `first` to `last`, counted from the window's begin."""
+        starts = self.shard.starts
+        low, high = np.searchsorted(starts, (first, last + 1))
+        found: NDArray[np.int64] = starts[low:high] - self.begin
+        return found
+
+
 def stack_rows(rows: Sequence[tuple[NDArray[np.int64], str]]) -> Batch:
     """Batch of rows of ids, each predicting its own next ids; short rows are padded."""
     length = max(len(ids) for ids, _ in rows) - 1
@@ -181,29 +227,64 @@ def stack_rows(rows: Sequence[tuple[NDArray[np.int64], str]]) -> Batch:
     )
 
 
-def validation_batches(
-    shards: Sequence[Shard], *, context_length: int, rows_per_batch: int, max_tokens: int | None
-) -> Iterator[tuple[str, Batch]]:
-    """(source, batch) over the validation text from its start.
+def stack_windows(windows: Sequence[Window], mask_documents: bool = False) -> Batch:
+    """Batch of windows, with the documents they are in when attention is to stay inside these."""
+    batch = stack_rows([(window.ids, window.reference) for window in windows])
+    if not mask_documents:
+        return batch
+    begins = np.zeros(batch.tokens.shape, dtype=bool)
+    for row, window in enumerate(windows):
+        begins[row, window.borders()] = True
+    places = np.arange(begins.shape[1])
+    begin = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    return replace(
+        batch,
+        position_ids=torch.from_numpy(places - begin),
+        document_ids=torch.from_numpy(begins.cumsum(axis=1)),
+    )
 
-    Every token of a source but its first is predicted once.
 
-    max_tokens: stop after about so many targets, shared out over the sources by their size.
+def validation_windows(
+    shards: Sequence[Shard], *, context_length: int, max_tokens: int | None = None
+) -> list[list[Window]]:
+    """For each shard the windows that it is measured on, in order.
+
+    All of them: every token but the first of the shard is predicted once, from the tokens of its
+    window before it.
+
+    max_tokens: only so many predictions, shared out over the shards by size, in windows spread
+    evenly over each: the same ones whenever it is called.
     """
-    total = sum(len(shard.ids) for shard in shards)
+    total = sum(len(shard.ids) - 1 for shard in shards)
+    windows = []
     for shard in shards:
-        end = len(shard.ids) - 1
+        end = wanted = len(shard.ids) - 1
         if max_tokens is not None and total > max_tokens:
-            end = max(1, min(end, round(max_tokens * len(shard.ids) / total)))
-        starts = range(0, end, context_length)
-        for first in range(0, len(starts), rows_per_batch):
-            rows = [
-                (
-                    np.asarray(
-                        shard.ids[begin : min(begin + context_length, end) + 1], dtype=np.int64
-                    ),
-                    shard.info.source,
-                )
-                for begin in starts[first : first + rows_per_batch]
+            wanted = min(end, max(1, round(max_tokens * end / total)))
+        # Of each of `count` equal stretches of the shard's windows the one in the middle.
+        count, of = -(-wanted // context_length), -(-end // context_length)
+        chosen = [(2 * index + 1) * of // (2 * count) for index in range(count)]
+        lengths = [min(context_length, end - number * context_length) for number in chosen]
+        if lengths:
+            lengths[0] -= max(0, sum(lengths) - wanted)
+        windows.append(
+            [
+                Window(shard, number * context_length, length)
+                for number, length in zip(chosen, lengths, strict=True)
             ]
-            yield shard.info.source, stack_rows(rows)
+        )
+    return windows
+
+
+def validation_batches(
+    windows: Sequence[Window], rows_per_batch: int, *, mask_documents: bool = False
+) -> Iterator[Batch]:
+    """Batches of windows in which end tokens are no targets: what is measured is the text."""
+    for first in range(0, len(windows), rows_per_batch):
+        rows = windows[first : first + rows_per_batch]
+        batch = stack_windows(rows, mask_documents)
+        for number, row in enumerate(rows):
+            ends = torch.from_numpy(row.ends())
+            batch.targets[number, ends] = IGNORED
+            batch.weights[number, ends] = 0.0
+        yield batch

@@ -13,13 +13,14 @@ from llmstages.config.groups import ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import Shard, token_shards_dir, write_token_shards
-from llmstages.data.streams import PretrainingData, validation_batches
+from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
-from llmstages.evaluate.perplexity import Likelihood, likelihood
+from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, progress, say, table, warn
 from llmstages.stages.training import (
     Clock,
@@ -79,9 +80,8 @@ def run(config: PretrainConfig) -> float:
             f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
             f"{context_length}: collect more text, or set model.context_length lower"
         )
-    default_tokens = min(
-        TOKENS_PER_PARAMETER * num_parameters(model.config), MAX_DEFAULT_EPOCHS * corpus_tokens
-    )
+    parameters = num_parameters(model.config)
+    default_tokens = min(TOKENS_PER_PARAMETER * parameters, MAX_DEFAULT_EPOCHS * corpus_tokens)
     model.to(machine.device)
     rows_per_micro_batch = max(1, machine.micro_batch_tokens // context_length)
 
@@ -93,6 +93,7 @@ def run(config: PretrainConfig) -> float:
             rows_per_micro_batch=min(rows_per_micro_batch, rows_per_step),
             seed=config.seed,
             weights=weights,
+            mask_documents=config.mask_documents,
         )
 
     if the_run.resume_from is not None:  # what was decided before step 1 holds
@@ -112,22 +113,23 @@ def run(config: PretrainConfig) -> float:
         tokens_per_step=data.tokens_per_step,
         default_steps=round(default_tokens / data.tokens_per_step),
     )
-    evaluate = evaluator(model, validation_shards, machine, context_length, rows_per_micro_batch)
+    evaluate = evaluator(
+        config, model, validation_shards, machine, context_length, rows_per_micro_batch
+    )
     say(
-        f"{num_parameters(model.config):,} parameters, {corpus_tokens:,} training tokens, "
+        f"{parameters:,} parameters, {corpus_tokens:,} training tokens, "
         f"{data.tokens_per_step:,} a step, on {machine.device.type} in "
         f"{str(machine.dtype).removeprefix('torch.')}"
     )
-    if length.steps is not None:
-        epochs = length.steps * data.tokens_per_step / corpus_tokens
-        if epochs > MAX_DEFAULT_EPOCHS * 1.05:
-            warn(
-                f"{length.steps:,} steps read the corpus {epochs:.1f} times; beyond "
-                f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
-            )
-    show_epochs(
-        corpus, data, length.steps * data.tokens_per_step if length.steps else expected_tokens
-    )
+    run_tokens = length.steps * data.tokens_per_step if length.steps else expected_tokens
+    show_epochs(corpus, data, run_tokens)
+    warn_of_repeats(data, run_tokens, measured=length.steps is None)
+    if is_default_length(config) and default_tokens < TOKENS_PER_PARAMETER * parameters:
+        warn(
+            f"{corpus_tokens:,} training tokens are few for {parameters:,} parameters: read "
+            f"{MAX_DEFAULT_EPOCHS} times they are {default_tokens / parameters:.1f} a parameter, "
+            f"about {TOKENS_PER_PARAMETER} are best; collect more text, or take a smaller model="
+        )
     cadence_tokens = config.evaluate.max_tokens
     metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
     lr = (
@@ -175,6 +177,12 @@ def run(config: PretrainConfig) -> float:
     best = load_checkpoint(directory)
     model.load_state_dict(best.model.state_dict())
     metrics = evaluate(None)
+    show_sources(
+        {shard.info.source: shard.info.tokens for shard in validation_shards},
+        metrics_before,
+        metrics,
+        " (before: on a sample)" if validation_tokens > cadence_tokens else "",
+    )
     words_per_token = sum(s.info.words for s in train_shards) / corpus_tokens
     write_summary(
         the_run,
@@ -250,6 +258,36 @@ def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:
         table(f"{tokens:,.0f} tokens of {corpus.directory}", columns, rows)
 
 
+def is_default_length(config: PretrainConfig) -> bool:
+    """Whether the stage chooses how long to train."""
+    budget = config.budget
+    given = (config.steps, config.epochs, budget.seconds, budget.minutes, budget.tokens)
+    return all(length is None for length in given)
+
+
+def warn_of_repeats(data: PretrainingData, tokens: float, *, measured: bool) -> None:
+    """Say which sources the run reads more often than repeated text is worth.
+
+    measured: the number of tokens is what the machine's speed lets one expect of the time given.
+    """
+    most = MAX_DEFAULT_EPOCHS * 1.05
+    passes = {
+        shard.info.source: float(share) * tokens / shard.info.tokens
+        for shard, share in zip(data.shards, data.shares, strict=True)
+    }
+    if max(passes.values()) <= most:
+        return
+    if len(passes) == 1 or min(passes.values()) > most:
+        often = f"the corpus {tokens / data.num_tokens:.1f} times"
+    else:
+        named = [f"{source} {count:.1f} times" for source, count in passes.items() if count > most]
+        often = ", ".join(named)
+    warn(
+        f"{'about ' if measured else ''}{tokens:,.0f} tokens read {often}; beyond "
+        f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
+    )
+
+
 def asked_weights(config: PretrainConfig, corpus: Corpus) -> dict[str, float]:
     """Mixture weights given at pretraining (corpus.sources.NAME.weight=...), by source."""
     weights = {
@@ -315,27 +353,26 @@ def derived_batch_tokens(total_tokens: float) -> int:
 
 
 def evaluator(
-    model: Transformer, shards: list[Shard], machine: Machine, context_length: int, rows: int
+    config: PretrainConfig,
+    model: Transformer,
+    shards: list[Shard],
+    machine: Machine,
+    context_length: int,
+    rows: int,
 ) -> Callable[[int | None], dict[str, float]]:
-    """evaluate(max_tokens) -> loss in nats a token and bits a byte over the validation text."""
+    """evaluate(max_tokens) -> metrics on so much of the validation text, read as in training."""
 
     def evaluate(max_tokens: int | None) -> dict[str, float]:
-        nats = targets = num_bytes = 0.0
-        by_source = {shard.info.source: shard.info for shard in shards}
-        batches = validation_batches(
+        return held_out_metrics(
+            model,
             shards,
             context_length=context_length,
             rows_per_batch=rows,
+            device=machine.device,
+            dtype=machine.dtype,
             max_tokens=max_tokens,
+            mask_documents=config.mask_documents,
         )
-        for source, batch in batches:
-            part = likelihood(model, dense_loss, [batch], machine.device, machine.dtype)
-            info = by_source[source]
-            nats += part.nats
-            targets += part.targets
-            num_bytes += part.targets * info.bytes / max(1, info.tokens - 1)
-        total = Likelihood(nats, targets)
-        return {"val_loss": total.loss, "val_bits_per_byte": total.bits_per_byte(num_bytes)}
 
     return evaluate
 

@@ -257,7 +257,9 @@ def write_summary(
         }
     )
     shown = "  ".join(
-        f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)
+        f"{key} {value:.4g}"
+        for key, value in metrics.items()
+        if isinstance(value, float) and "/" not in key
     )
     run.log(f"{run.stage}: {shown}")
     run.log(f"best checkpoint: {Path(run.directory) / 'best'}")

@@ -396,6 +396,8 @@ class Loop:
         """Measure, keep the figures, and save."""
         t = self.t
         begin = time.monotonic()
+        # When these weights were reached: a curve against time has training alone in between.
+        reached = {"tokens": self.progress.tokens, "seconds": round(self.spent(), 3)}
         metrics = t.evaluate()
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
@@ -403,9 +405,14 @@ class Loop:
         if better:
             self.progress.best_metric, self.progress.best_step = value, self.progress.step
         t.run.record(
-            {"step": self.progress.step, "event": "evaluation", **prefixed("val", metrics)}
+            {
+                "step": self.progress.step,
+                "event": "evaluation",
+                **reached,
+                **prefixed("val", metrics),
+            }
         )
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)
         t.run.log(f"step {self.progress.step:,}: {shown}")
         if t.show_samples is not None:
             t.show_samples(self.progress.step)

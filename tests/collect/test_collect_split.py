@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from llmstages.collect.split import PARTS, cut_tail, split_documents
+from llmstages.collect.split import PARTS, cut_tail, split_documents, split_texts
 
 MANY = 20
 
@@ -20,7 +20,7 @@ def split(
 ) -> list[str]:
     """The names of the parts; documents are all different unless `groups` says otherwise."""
     numbers = np.arange(len(sizes)) if groups is None else np.array(groups)
-    parts = split_documents(
+    parts = split_texts(
         np.array(sources or [0] * len(sizes)),
         numbers,
         numbers.astype(np.uint64),
@@ -91,6 +91,64 @@ def test_what_may_be_cut_to_nothing_is_not_validated_on() -> None:
 
 def test_nothing_is_split_into_nothing() -> None:
     assert split([], 0.1) == []
+
+
+def split_pieces(
+    pieces_of: Sequence[int],
+    characters: Sequence[int],
+    min_texts: int,
+    groups: Sequence[int] | None = None,
+    share: float = 0.1,
+) -> list[tuple[str, int]]:
+    """Part and cut of each document; `pieces_of` names the text each is a piece of, in order."""
+    count = len(pieces_of)
+    numbers = np.arange(count) if groups is None else np.array(groups)
+    parts, cuts = split_documents(
+        np.zeros(count, dtype=np.int16),
+        numbers,
+        numbers.astype(np.uint64),
+        np.array(characters),
+        np.zeros(count, dtype=bool),
+        np.array(pieces_of),
+        np.array([pieces_of[:index].count(text) for index, text in enumerate(pieces_of)]),
+        np.array(characters),
+        share,
+        min_texts,
+        seed=0,
+    )
+    return [(PARTS[part], cut) for part, cut in zip(parts.tolist(), cuts.tolist(), strict=True)]
+
+
+def test_the_pieces_of_a_text_are_on_one_side() -> None:
+    texts = [index // 3 for index in range(90)]
+    found = split_pieces(texts, [100] * 90, min_texts=30)
+    assert {cut for _, cut in found} == {-1}
+    assert [part for part, _ in found].count("validation") == 9  # three texts of three pieces
+    for start in range(0, 90, 3):
+        assert len(set(found[start : start + 3])) == 1
+    # Pieces do not make many texts of few.
+    assert ("both", 70) in split_pieces(texts, [100] * 90, min_texts=31)
+
+
+def test_a_text_in_pieces_is_cut_at_one_place() -> None:
+    # Of 1,000 characters the last 100 are held out, of 700 the last 70; a whole document beside.
+    texts, characters = [0, 0, 0, 1, 1, 2], [400, 550, 50, 630, 70, 115]
+    assert split_pieces(texts, characters, min_texts=20) == [
+        *[("train", -1), ("both", 500), ("validation", -1)],
+        *[("train", -1), ("validation", -1), ("both", int(115 * 0.9))],
+    ]
+
+
+def test_a_copy_of_one_piece_keeps_two_texts_together() -> None:
+    texts = [0, 0, 0, 1, 1, *range(2, 12)]
+    groups = [0, 1, 2, 3, 1, *range(5, 15)]
+    for share in (0.05, 0.2, 0.4):
+        found = split_pieces(texts, [100] * 15, 2, groups, share)
+        assert len(set(found[:5])) == 1
+        assert ("validation", -1) in found
+    # Nor is either cut: its end would be in the other. A text that repeats itself is not, too.
+    assert split_pieces(texts, [100] * 15, 20, groups)[:5] == [("train", -1)] * 5
+    assert split_pieces([0, 0, 1], [100] * 3, 20, [0, 0, 1])[:2] == [("train", -1)] * 2
 
 
 @pytest.mark.parametrize("joint", ["\n\n", "\n", " ", ""])

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from llmstages.data.batch import IGNORED
-from llmstages.data.streams import PretrainingData, mixture_shares, stack_rows, validation_batches
+from llmstages.data.streams import (
+    PretrainingData,
+    Window,
+    mixture_shares,
+    stack_windows,
+    validation_batches,
+    validation_windows,
+)
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import Likelihood
 
@@ -154,32 +161,120 @@ def test_weights_that_make_no_mixture(make_shard):
         mixture_shares([make_shard(text(50), "c", weight=0.0)])
 
 
+def ended(*lengths, first=1):
+    """Documents of ids that are all different, each followed by the end token 0."""
+    ids = []
+    for length in lengths:
+        ids += [*range(first, first + length), 0]
+        first += length
+    return np.array(ids)
+
+
+def predicted(windows, rows=4):
+    """Targets of the windows, in order."""
+    return [
+        target
+        for batch in validation_batches(windows, rows)
+        for target in batch.targets.flatten().tolist()
+        if target != IGNORED
+    ]
+
+
 @pytest.mark.parametrize("rows", [1, 3, 100])
-def test_validation_predicts_every_token_but_the_first_once(make_shard, rows):
-    shards = [make_shard(text(83), "a"), make_shard(text(30, 1000), "b")]
-    found = {"a": [], "b": []}
-    settings = {"context_length": 8, "rows_per_batch": rows, "max_tokens": None}
-    for source, batch in validation_batches(shards, **settings):
-        assert len(batch.tokens) <= rows
-        found[source] += [t for t in batch.targets.flatten().tolist() if t != IGNORED]
-    assert found == {"a": list(range(2, 84)), "b": list(range(1001, 1030))}
+def test_validation_predicts_every_token_of_the_text_but_the_first_once(make_shard, rows):
+    # Documents that end at every place of a window, its first and last tokens included.
+    lengths = [*range(1, 20), 7, 6, 8, 15, 16, 17]
+    shards = [make_shard(ended(*lengths), "a"), make_shard(ended(30, first=1000), "b")]
+    first, second = validation_windows(shards, context_length=8)
+    assert all(len(batch.tokens) <= rows for batch in validation_batches(first, rows))
+    assert predicted(first, rows) == list(range(2, 1 + sum(lengths)))
+    assert predicted(second, rows) == list(range(1001, 1030))
+    for batch in validation_batches(first, rows):
+        assert torch.equal(batch.weights, (batch.targets != IGNORED).float())
 
 
-def test_part_of_the_validation_text_is_shared_out(make_shard):
-    shards = [make_shard(text(800), "a"), make_shard(text(200, 1000), "b")]
-    counts = Counter()
-    for source, batch in validation_batches(
-        shards, context_length=8, rows_per_batch=4, max_tokens=100
-    ):
-        counts[source] += batch.num_real_tokens
-    assert counts == {"a": 80, "b": 20}
+def test_a_sample_of_the_validation_text_is_spread_over_it(make_shard):
+    shards = [make_shard(ended(800), "a"), make_shard(ended(*[19] * 10, first=1000), "b")]
+    sample = validation_windows(shards, context_length=8, max_tokens=100)
+    assert [sum(window.length for window in own) for own in sample] == [80, 20]
+    assert [[window.begin for window in own] for own in sample] == [
+        [40 + 80 * index for index in range(10)],  # one from the middle of each tenth
+        [32, 96, 160],
+    ]
+    again = validation_windows(shards, context_length=8, max_tokens=100)
+    assert again == sample
+    whole = validation_windows(shards, context_length=8, max_tokens=10**6)
+    assert whole == validation_windows(shards, context_length=8)
+    seen = predicted(sample[0])
+    assert len(seen) == len(set(seen)) == 80
 
 
-def test_stacked_rows_of_different_lengths():
-    batch = stack_rows([(np.array([5, 6, 7]), "a"), (np.array([1, 2]), "b")])
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 64, 65])
+@pytest.mark.parametrize("max_tokens", [1, 7, 8, 9, 60, 63, 64])
+def test_a_sample_has_the_size_asked_for(make_shard, length, max_tokens):
+    (windows,) = validation_windows(
+        [make_shard(ended(length))], context_length=8, max_tokens=max_tokens
+    )
+    lengths = [window.length for window in windows]
+    assert sum(lengths) <= min(length, max_tokens)
+    assert sum(lengths) > min(length, max_tokens) - 8
+    assert all(1 <= window.length <= 8 for window in windows)
+    assert all(window.begin + window.length <= length for window in windows)
+
+
+def test_stacked_rows_of_different_lengths(make_shard):
+    ids = [5, 6, 7, 0, 1, 2, 3]
+    shard = make_shard(ids)
+    batch = stack_windows([Window(shard, 0, 2), Window(shard, 4, 1)])
     assert batch.tokens.tolist() == [[5, 6], [1, 0]]
     assert batch.targets.tolist() == [[6, 7], [2, IGNORED]]
-    assert batch.document_refs == ("a", "b")
+    assert batch.document_refs == ("source/document-0+0", "source/document-1+4")
+    assert batch.position_ids is None
+    assert batch.document_ids is None
+
+
+def test_attention_and_positions_stay_inside_documents(make_shard):
+    shard = make_shard([5, 6, 7, 0, 1, 2, 3, 0, 8, 0, 9, 4])
+    batch = stack_windows([Window(shard, 0, 10), Window(shard, 1, 4)], mask_documents=True)
+    # An end token is read as the beginning of the document after it.
+    assert batch.document_ids[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1, 0]
+    assert batch.document_ids[1, :4].tolist() == [0, 0, 1, 1]
+    assert batch.position_ids[1, :4].tolist() == [0, 1, 0, 1]
+    plain = stack_windows([Window(shard, 0, 10), Window(shard, 1, 4)])
+    assert torch.equal(plain.tokens, batch.tokens)
+    assert torch.equal(plain.targets, batch.targets)
+
+
+def test_masked_steps_are_the_plain_ones_with_documents(make_shard):
+    rng = np.random.default_rng(0)
+    shards = [
+        make_shard(ended(*rng.integers(1, 9, 80)), "a", weight=2),
+        make_shard(ended(*rng.integers(1, 9, 90), first=1000), "b", weight=1),
+    ]
+    plain = PretrainingData(shards, **SETTINGS)
+    masked = PretrainingData(shards, **SETTINGS, mask_documents=True)
+    late = PretrainingData(shards, **SETTINGS, mask_documents=True)
+    for step in reversed(range(20)):
+        for one, two, three in zip(
+            plain.micro_batches(step),
+            masked.micro_batches(step),
+            late.micro_batches(step),
+            strict=True,
+        ):
+            assert content(one) == content(two)
+            assert torch.equal(two.document_ids, three.document_ids)
+            for tokens, positions, documents in zip(
+                two.tokens.tolist(),
+                two.position_ids.tolist(),
+                two.document_ids.tolist(),
+                strict=True,
+            ):
+                number = place = -1
+                for index, token in enumerate(tokens):
+                    begins = index == 0 or token == 0
+                    number, place = (number + 1, 0) if begins else (number, place + 1)
+                    assert (documents[index], positions[index]) == (number, place)
 
 
 def test_bits_per_byte():

@@ -1,23 +1,33 @@
 """Pretraining as a stage: its metrics are exact, and its derived values are what the text says."""
 
 import json
-import math
 import os
+import re
+from unittest import mock
 
 import pytest
 import torch
 
-from llmstages.config.groups import EvaluateConfig, ModelConfig
+from llmstages.config.groups import (
+    BudgetConfig,
+    CorpusConfig,
+    EvaluateConfig,
+    ModelConfig,
+    SourceConfig,
+)
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import write_token_shards
-from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.data.streams import PretrainingData
+from llmstages.errors import UserError
+from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.stages import pretrain
-from llmstages.stages.pretrain import derived_batch_tokens, evaluator
-from llmstages.stages.training import Machine
+from llmstages.stages.pretrain import derived_batch_tokens, warn_of_repeats
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import load_checkpoint
 
-MACHINE = Machine(torch.device("cpu"), torch.float32, 1024)
+
+class Stopped(Exception):
+    """Ends a stage where training would begin."""
 
 
 @pytest.fixture
@@ -27,35 +37,100 @@ def validation(tiny_corpus):
     return shards.of_split("validation")
 
 
-def test_bits_per_byte_of_a_uniform_model_are_exact(validation):
-    vocab_size = 512
-    model = Transformer(TransformerConfig(vocab_size, 1, 8, 2, 1, 4, 8, 64))
-    with torch.no_grad():
-        model.embedding.weight.zero_()  # every logit is 0
-    metrics = evaluator(model, validation, MACHINE, model.config.context_length, 4)(None)
-    num_targets = sum(shard.info.tokens - 1 for shard in validation)
-    num_bytes = sum(shard.info.bytes for shard in validation)
-    assert metrics["val_loss"] == pytest.approx(math.log(vocab_size), rel=1e-6)
-    expected = num_targets * math.log2(vocab_size) / num_bytes
-    assert metrics["val_bits_per_byte"] == pytest.approx(expected, rel=1e-6)
-    part = evaluator(model, validation, MACHINE, model.config.context_length, 4)(500)
-    assert part["val_bits_per_byte"] == pytest.approx(expected, rel=0.2)
-
-
-def test_evaluation_does_not_depend_on_the_batch(validation, tiny_run):
-    model = load_checkpoint(tiny_run).model
-    one, many = (
-        evaluator(model, validation, MACHINE, model.config.context_length, rows)(None)
-        for rows in (1, 16)
-    )
-    assert one == pytest.approx(many, abs=1e-5)
-
-
 def test_headline_is_that_of_the_best_checkpoint(validation, tiny_run):
     summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
     model = load_checkpoint(tiny_run).model
-    metrics = evaluator(model, validation, MACHINE, model.config.context_length, 4)(None)
+    metrics = held_out_metrics(
+        model,
+        validation,
+        context_length=model.config.context_length,
+        rows_per_batch=4,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     assert metrics == pytest.approx(summary["metrics"], abs=1e-6)
+    assert {f"val_bits_per_byte/{source}" for source in ("texts", "topics")} < metrics.keys()
+
+
+def test_evaluations_say_when(tiny_run):
+    lines = (tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    evaluations = [entry for entry in entries if "event" in entry]
+    assert len(evaluations) == 2
+    steps = {entry["step"]: entry for entry in entries if "event" not in entry}
+    for entry in evaluations:
+        step = steps[entry["step"]]
+        assert entry["tokens"] == step["tokens"]
+        assert entry["seconds"] >= step["seconds"]
+        assert "val_bits_per_byte/texts" in entry
+
+
+def test_a_table_by_source_at_the_end(tmp_path, pretrain_config, capfd):
+    pretrain.run(pretrain_config(tmp_path, steps=1))
+    shown = capfd.readouterr().err.partition("validation text by source (before: on a sample)")[2]
+    assert re.search(r"topics +│ +[\d,]+ │ +[\d.]+ │ +[\d.]+ │", shown)
+
+
+def test_repeats_are_said_for_each_source(make_shard, capfd):
+    def warning(tokens, weights=(None, None), measured=False):
+        shards = [
+            make_shard([1] * size, name, weight=weight)
+            for name, size, weight in zip("ab", (1000, 3000), weights, strict=True)
+        ]
+        data = PretrainingData(
+            shards, context_length=8, rows_per_step=1, rows_per_micro_batch=1, seed=0
+        )
+        warn_of_repeats(data, tokens, measured=measured)
+        return capfd.readouterr().err.strip()
+
+    rest = "; beyond 4 passes repeated text teaches little"
+    assert warning(16_000) == ""
+    assert warning(20_000) == f"warning: 20,000 tokens read the corpus 5.0 times{rest}"
+    assert warning(10_000, (0.5, 0.5)) == f"warning: 10,000 tokens read a 5.0 times{rest}"
+    assert warning(8_000, (0.5, 0.5)) == ""
+    assert warning(10_000, (0.5, 0.5), measured=True).startswith("warning: about 10,000 tokens")
+
+
+def test_a_corpus_too_small_is_said_before_the_first_step(tmp_path, pretrain_config, capfd):
+    model = ModelConfig(hidden_size=256, context_length=64)
+    config = pretrain_config(tmp_path, budget=BudgetConfig(), model=model)
+    with mock.patch.object(pretrain, "train", side_effect=Stopped), pytest.raises(Stopped):
+        pretrain.run(config)
+    shown = capfd.readouterr().err
+    assert re.search(r"training tokens are few for [\d,]+ parameters: read 4 times", shown)
+
+
+def test_weights_at_pretraining_decide_the_mixture(tmp_path, pretrain_config):
+    def started(**weights):
+        sources = {name: SourceConfig(weight=weight) for name, weight in weights.items()}
+        config = pretrain_config(tmp_path, corpus=CorpusConfig(sources=sources))
+        with mock.patch.object(pretrain, "train", side_effect=Stopped) as train:
+            with pytest.raises(Stopped):
+                pretrain.run(config)
+            return train.call_args.args[0]
+
+    assert started().data.shares.tolist() == [0.25, 0.75]  # as collected: texts, topics
+    training = started(texts=3, topics=1)
+    assert training.data.shares.tolist() == [0.75, 0.25]
+    assert "3" in training.run.settings["inputs"]["weights"]  # another run than the one without
+    seen = [
+        reference.split("/")[0]
+        for step in range(10)
+        for batch in training.data.micro_batches(step)
+        for reference in batch.document_refs
+    ]
+    assert seen.count("texts") == pytest.approx(60, abs=2)
+    with pytest.raises(UserError, match=r"sources\.books\.weight is given.*texts, topics"):
+        started(books=1)
+
+
+def test_masking_documents_trains_and_evaluates(tmp_path, pretrain_config):
+    plain, masked = (
+        pretrain.run(pretrain_config(tmp_path / str(mask), mask_documents=mask))
+        for mask in (False, True)
+    )
+    assert masked != plain
+    assert masked == pytest.approx(plain, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_summary(tiny_run):
     assert summary["format_version"] == 1
     assert (summary["stage"], summary["status"]) == ("pretrain", "finished")
     assert (summary["steps"], summary["tokens"]) == (8, 8 * 512)
-    assert summary["metrics"].keys() == {"val_loss", "val_bits_per_byte"}
+    by_source = {f"val_bits_per_byte/{source}" for source in ("texts", "topics")}
+    assert summary["metrics"].keys() == {"val_loss", "val_bits_per_byte", *by_source}
     assert summary["metrics_before"].keys() == summary["metrics"].keys()
     assert summary["metrics"]["val_loss"] < summary["metrics_before"]["val_loss"]
     assert summary["headline"] == "val_bits_per_byte"
@@ -83,7 +84,7 @@ def test_metrics_and_plan(tiny_run):
     assert [entry["tokens"] for entry in steps] == [512 * step for step in range(1, 9)]
     evaluations = [entry for entry in entries if entry.get("event") == "evaluation"]
     assert [entry["step"] for entry in evaluations] == [4, 8]
-    assert {"val_loss", "val_bits_per_byte"} <= evaluations[0].keys()
+    assert {"val_loss", "val_bits_per_byte", "tokens", "seconds"} <= evaluations[0].keys()
     plan = json.loads((tiny_run / "plan.json").read_text(encoding="utf-8"))
     assert (plan["steps"], plan["stage"], plan["format_version"]) == (8, "pretrain", 1)
     assert (plan["rows_per_step"], plan["rows_per_micro_batch"]) == (8, 4)

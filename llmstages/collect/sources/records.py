@@ -28,6 +28,8 @@ class RawDocument:
     text: str
     url: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    piece: int | None = None
+    """Number of this piece of the one text of its locator; None: a whole text."""
 
 
 @dataclass(frozen=True)

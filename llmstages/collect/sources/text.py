@@ -41,11 +41,15 @@ def read_text(stream: IO[bytes], locator: str) -> Iterator[Found]:
             return
         while len(piece) > DOCUMENT_CHARACTERS:
             cut = _cut(piece)
-            yield RawDocument(locator, ordinal, piece[:cut], metadata={"file": locator})
+            yield RawDocument(
+                locator, ordinal, piece[:cut], metadata={"file": locator}, piece=ordinal
+            )
             ordinal += 1
             piece = piece[cut:]
             piece += text.read(DOCUMENT_CHARACTERS + 1 - len(piece))
-    yield RawDocument(locator, ordinal, piece, metadata={"file": locator})
+    yield RawDocument(
+        locator, ordinal, piece, metadata={"file": locator}, piece=ordinal if ordinal else None
+    )
     if ordinal:
         size = DOCUMENT_CHARACTERS // 2**20
         yield Note(locator, f"cut into {ordinal + 1:,} documents of at most {size} Mi characters")

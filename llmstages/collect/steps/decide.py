@@ -5,7 +5,7 @@ document breaks is the one in the ledger. Then the validation split. Documents a
 their position in the corpus, in the order of (source, id); of the text only what looks like a near
 duplicate is read.
 
-Memory: about 350 bytes a document, in this process, and more for those with evaluation text.
+Memory: about 380 bytes a document, in this process, and more for those with evaluation text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +41,7 @@ DECISION_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("part", pa.int8()),  # see llmstages.collect.split; -1 where a rule is broken
+        ("cut", pa.int64()),  # character from which the text is validated on; -1: not cut
         ("rule", pa.string()),
         ("value", pa.float64()),
         ("threshold", pa.float64()),
@@ -64,6 +65,11 @@ class Documents:
     folded: NDArray[np.uint64]
     words: NDArray[np.int64]
     bytes: NDArray[np.int64]
+    whole: NDArray[np.uint64]
+    """Number of the text that each is a piece of; 0: it is whole."""
+    piece: NDArray[np.int64]
+    """Its number among the pieces."""
+    characters: NDArray[np.int64]
     rules: list[str]
     """Names of rules by number; the first three are `KEPT`, `DUPLICATE`, `NEAR_DUPLICATE`."""
     rule: NDArray[np.int16]
@@ -98,19 +104,24 @@ def decide(
     drop_common_hits(documents, group, config)
     kept = documents.kept
     parts = np.full(len(documents.ids), -1, dtype=np.int8)
+    cuts = np.full(len(parts), -1, dtype=np.int64)
     contaminated = np.zeros(len(parts), dtype=bool)
     contaminated[list(documents.hits)] = True
-    parts[kept] = split_documents(
+    exact = config.corpus.split == "characters"
+    parts[kept], cuts[kept] = split_documents(
         documents.sources[kept],
         group[kept],
         documents.folded[kept],
         documents.bytes[kept],
         contaminated[kept],  # may be cut to nothing: no text to validate on
+        texts_of(documents.whole[kept]),
+        documents.piece[kept],
+        documents.characters[kept],
         config.corpus.validation_share,
-        config.corpus.min_documents_to_split,
+        len(kept) + 1 if exact else config.corpus.min_documents_to_split,
         config.seed,
     )
-    write_decisions(documents, buckets, parts, duplicate_of, directory)
+    write_decisions(documents, buckets, parts, cuts, duplicate_of, directory)
     return dropped_counts(documents)
 
 
@@ -121,9 +132,14 @@ def load(paths: Sequence[Path], config: CollectConfig) -> Documents:
     """Read the measures of all documents, but not their signatures, and apply the quality rules."""
     rules = [KEPT, DUPLICATE, NEAR_DUPLICATE]
     wanted = ["id", "source", "folded", "hits", "language", "language_confidence"]
+    wanted += ["whole", "piece", "characters"]
     wanted = list(dict.fromkeys([*wanted, *COUNTS, *STATISTICS]))
     columns: dict[str, list[NDArray[np.generic]]] = {
-        key: [] for key in ("id", "source", "folded", *COUNTS, "rule", "value", "threshold")
+        key: []
+        for key in (
+            *("id", "source", "folded", "whole", "piece", "characters"),
+            *(*COUNTS, "rule", "value", "threshold"),
+        )
     }
     names: list[str] = []
     hits: dict[int, list[Hit]] = {}
@@ -139,8 +155,10 @@ def load(paths: Sequence[Path], config: CollectConfig) -> Documents:
         columns["id"].append(table["id"].to_numpy().astype("S"))
         columns["source"].append(numbers_of(table["source"], names))
         columns["rule"].append(numbers_of(pc.fill_null(verdict["rule"], KEPT), rules))
-        for key in ("folded", *COUNTS):
+        for key in ("folded", "characters", *COUNTS):
             columns[key].append(table[key].to_numpy())
+        for key in ("whole", "piece"):
+            columns[key].append(pc.fill_null(table[key], 0).to_numpy())
         for key in ("value", "threshold"):
             columns[key].append(verdict[key].to_numpy(zero_copy_only=False).astype(np.float64))
     arrays = {key: np.concatenate(pieces) for key, pieces in columns.items()}
@@ -156,12 +174,24 @@ def load(paths: Sequence[Path], config: CollectConfig) -> Documents:
         folded=arrays["folded"][places],
         words=arrays["words"][places],
         bytes=arrays["bytes"][places],
+        whole=arrays["whole"][places],
+        piece=arrays["piece"][places],
+        characters=arrays["characters"][places],
         rules=rules,
         rule=arrays["rule"][places],
         value=arrays["value"][places],
         threshold=arrays["threshold"][places],
         hits={int(position_of[row]): found for row, found in hits.items()},
     )
+
+
+def texts_of(whole: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each document the position of the first of its text: its own, unless it is a piece."""
+    texts = np.arange(len(whole))
+    cut = np.flatnonzero(whole)
+    _, first, text = np.unique(whole[cut], return_index=True, return_inverse=True)
+    texts[cut] = cut[first[text]]
+    return texts
 
 
 def numbers_of(values: pa.ChunkedArray, names: Sequence[str]) -> NDArray[np.int16]:
@@ -310,6 +340,7 @@ def write_decisions(
     documents: Documents,
     buckets: Mapping[str, int],
     parts: NDArray[np.int8],
+    cuts: NDArray[np.int64],
     duplicate_of: NDArray[np.int64],
     directory: Path,
 ) -> None:
@@ -327,6 +358,7 @@ def write_decisions(
             {
                 "id": pa.array(documents.ids[place].astype("U"), pa.string()),
                 "part": parts[place],
+                "cut": cuts[place],
                 "rule": rule_names.take(pa.array(documents.rule[place])),
                 "value": pa.array(value, mask=np.isnan(value)),
                 "threshold": pa.array(threshold, mask=np.isnan(threshold)),

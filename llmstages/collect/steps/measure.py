@@ -1,8 +1,9 @@
 """Step 2, measure: raw documents -> clean text, and all that decisions need to know of it.
 
-Unicode repair, personal data replaced, lines taken out; then language, statistics for the quality
-rules, a hash for exact duplicates, signatures for near duplicates, evaluation text found. A task is
-one part of the step before. It writes two files with the same rows in the same order:
+Unicode repair (unless `repair=false`), personal data replaced, lines taken out; then language,
+statistics for the quality rules, a hash for exact duplicates, signatures for near duplicates,
+evaluation text found. A task is one part of the step before. It writes two files with the same rows
+in the same order:
 
     <part>.text.arrow          the documents, as they will stand in the corpus
     <part>.measures.parquet    what was measured; written last
@@ -71,6 +72,7 @@ TEXT_SCHEMA = pa.schema(
 class Measuring:
     """The settings of this step: another value of any of them gives another result."""
 
+    repair: bool
     quality: QualityConfig
     """Of which only what takes lines out counts."""
     pii: PiiConfig
@@ -151,7 +153,8 @@ def measured(
     """The clean documents, and what is measured of them."""
     found = raw["text"].to_pylist()
     broken = np.array([len(BROKEN.findall(text)) for text in found], dtype=np.float64)
-    repaired = [replace_personal_data(repair(text), settings.pii) for text in found]
+    sound = [repair(text) for text in found] if settings.repair else found
+    repaired = [replace_personal_data(text, settings.pii) for text in sound]
     texts = repaired
     if cleans_lines(settings.quality):
         texts = [clean_lines(text, settings.quality) for text in repaired]
@@ -174,6 +177,9 @@ def measured(
         "language": documents["language"],
         "language_confidence": pa.array([share for _, share in languages], pa.float64()),
         "folded": pa.array([folded_hash(text) for text in texts], pa.uint64()),
+        "whole": raw["whole"],
+        "piece": raw["piece"],
+        "characters": pa.array([len(text) for text in texts], pa.int64()),
     }
     statistics = measure_both(repaired, texts, broken)
     for name in COUNTS:

@@ -46,6 +46,8 @@ RAW_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("url", pa.string()),
         ("metadata", pa.string()),
+        ("whole", pa.uint64()),  # the text that this is a piece of; null: it is whole
+        ("piece", pa.int64()),
     ]
 )
 
@@ -224,7 +226,7 @@ class PartsWriter:
         """Add a document; returns its size in bytes."""
         size = 0
         metadata = well_formed(json.dumps(document.metadata, ensure_ascii=False))
-        for ordinal, piece in pieces(document):
+        for ordinal, piece, number in pieces(document):
             text = well_formed(piece)
             self._rows.append(
                 {
@@ -233,6 +235,8 @@ class PartsWriter:
                     "source": source,
                     "url": document.url and well_formed(document.url),
                     "metadata": metadata,
+                    "whole": None if number is None else whole_text(source, document),
+                    "piece": number,
                 }
             )
             piece_bytes = len(text.encode("utf-8"))
@@ -266,11 +270,14 @@ class PartsWriter:
             self._writer, self._part_bytes = None, 0
 
 
-def pieces(document: RawDocument) -> Iterator[tuple[int | str, str]]:
-    """The document itself, or the pieces of one that is too long, cut after lines or words."""
+def pieces(document: RawDocument) -> Iterator[tuple[int | str, str, int | None]]:
+    """The document itself, or the pieces of one that is too long, cut after lines or words.
+
+    With each the ordinal of its id, and its number among the pieces of the text, if it is one.
+    """
     text = document.text
     if len(text) <= LONGEST_CHARACTERS:
-        yield document.ordinal, text
+        yield document.ordinal, text, document.piece
         return
     start, number = 0, 0
     while start < len(text):
@@ -281,8 +288,14 @@ def pieces(document: RawDocument) -> Iterator[tuple[int | str, str]]:
                 if place >= 0:
                     end = place + len(mark)
                     break
-        yield f"{document.ordinal}.{number}", text[start:end]
+        yield f"{document.ordinal}.{number}", text[start:end], number
         start, number = end, number + 1
+
+
+def whole_text(source: str, document: RawDocument) -> int:
+    """A number for the text that a document, or what it is cut into, is a piece of."""
+    ordinal = document.ordinal if document.piece is None else "all"
+    return int(document_id(source, document.locator, ordinal)[:16], 16)
 
 
 def document_id(source: str, locator: str, ordinal: int | str) -> str:

@@ -21,11 +21,18 @@ import pyarrow.parquet as pq
 from llmstages.collect.duplicates.decontamination import cut
 from llmstages.collect.engine import Engine
 from llmstages.collect.sources.records import Input
-from llmstages.collect.split import BOTH, TRAIN, VALIDATION, cut_tail
+from llmstages.collect.split import (
+    BOTH,
+    SHORTEST_TO_CUT,
+    TRAIN,
+    VALIDATION,
+    cut_tail,
+    tail_start,
+)
 from llmstages.collect.steps.measure import read_bucket, source_of
 from llmstages.collect.steps.read import Reading
 from llmstages.collect.work import complete, read_json, write_json
-from llmstages.config.groups import DecontaminateConfig, SourceConfig
+from llmstages.config.groups import CorpusConfig, DecontaminateConfig, SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,
@@ -60,10 +67,10 @@ def write_documents(
     buckets = sorted(path.stem for path in decisions_dir.glob("*.parquet"))
     todo = [bucket for bucket in buckets if not (records_dir / f"{bucket}.json").exists()]
     size = sum(path.stat().st_size for path in paths)
-    share, rules = config.corpus.validation_share, config.decontaminate
+    corpus, rules = config.corpus, config.decontaminate
 
     def run(bucket: str) -> str:
-        return write_bucket(bucket, paths, decisions_dir, share, rules, directory)
+        return write_bucket(bucket, paths, decisions_dir, corpus, rules, directory)
 
     advance(len(buckets) - len(todo))
     for _ in engine.run(run, todo, parallel=size > PARALLEL_BYTES):
@@ -79,7 +86,7 @@ def write_bucket(
     bucket: str,
     paths: Sequence[Path],
     decisions_dir: Path,
-    validation_share: float,
+    corpus: CorpusConfig,
     rules: DecontaminateConfig,
     directory: Path,
 ) -> str:
@@ -97,7 +104,7 @@ def write_bucket(
     drops = pc.is_valid(decisions["rule"]).to_numpy()
     # Few documents are cut; all others are moved as they are.
     cut_up = ~drops & ((part == BOTH) | pc.is_valid(decisions["hits"]).to_numpy())
-    pieces = Pieces(validation_share, rules)
+    pieces = Pieces(corpus, rules)
     chosen = np.flatnonzero(cut_up)
     for row, decision in zip(
         table.take(pa.array(chosen)).to_pylist(),
@@ -154,13 +161,14 @@ def drop_ledger(documents: pa.Table, decisions: pa.Table) -> pa.Table:
 class Pieces:
     """The documents of a bucket that are cut, and what they are cut into."""
 
-    def __init__(self, validation_share: float, rules: DecontaminateConfig) -> None:
+    def __init__(self, corpus: CorpusConfig, rules: DecontaminateConfig) -> None:
         self.contaminated = Counts()
         """Dropped whole."""
         self.decontaminated = Counts()
         """Documents with evaluation text, and what went with it."""
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in (*SPLITS, "dropped")}
-        self._validation_share = validation_share
+        self._validation_share = corpus.validation_share
+        self._exact = corpus.split == "characters"
         self._rules = rules
 
     def table(self, name: str) -> pa.Table:
@@ -182,17 +190,44 @@ class Pieces:
             )
             if not ranges:
                 self._drop(row, len(hits))
+            elif decision["part"] == BOTH and self._exact:
+                self._both_sides(row, ranges, decision["cut"])
             elif decision["part"] == BOTH:
                 self._end(row, ranges)
             else:
                 self._pieces(split, row, ranges)
             return
-        head, tail = cut_tail(row["text"], self._validation_share)
-        if decision["part"] == BOTH and tail.split():
-            self._keep("train", row, None, head, "start")
-            self._keep("validation", row, "end", tail, "end")
+        text, start = row["text"], len(row["text"])
+        if decision["part"] == BOTH:
+            start = self._tail_start(text, decision["cut"])
+        if self._is_text(text[start:]):
+            self._keep("train", row, None, text[:start], "start")
+            self._keep("validation", row, "end", text[start:], "end")
         else:
-            self._keep(split, row, None, row["text"], None)
+            self._keep(split, row, None, text, None)
+
+    def _tail_start(self, text: str, cut: int) -> int:
+        if self._exact:
+            return cut
+        if len(text) < SHORTEST_TO_CUT:
+            return len(text)
+        return tail_start(text, cut, self._validation_share)
+
+    def _is_text(self, text: str) -> bool:
+        return bool(text if self._exact else text.split())
+
+    def _both_sides(self, row: dict[str, Any], ranges: Sequence[tuple[int, int]], cut: int) -> None:
+        """Pieces in front of the cut for training, those behind it for validation."""
+        number = 0
+        for start, end in ranges:
+            for split, first, last in (
+                ("train", start, min(end, cut)),
+                ("validation", max(start, cut), end),
+            ):
+                if first < last:
+                    text = row["text"][first:last]
+                    self._keep(split, row, str(number), text, f"piece {number}")
+                    number += 1
 
     def _pieces(self, split: str, row: dict[str, Any], ranges: Sequence[tuple[int, int]]) -> None:
         for number, (start, end) in enumerate(ranges):
@@ -209,7 +244,7 @@ class Pieces:
     def _keep(
         self, split: str, row: dict[str, Any], suffix: str | None, text: str, part: str | None
     ) -> None:
-        if not text.split():
+        if not self._is_text(text):
             return
         piece = {"id": row["id"] if suffix is None else f"{row['id']}-{suffix}", "text": text}
         if part is not None:
