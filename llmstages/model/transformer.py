@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from llmstages.model.cache import KVCache
 
@@ -179,6 +180,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_blocks = False
+        """In training, keep only what enters each block and compute its inside again on the way
+        back (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost")."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -220,8 +224,21 @@ class Transformer(nn.Module):
             mask = document_mask(document_ids)
         rotary = self.rotary(position_ids, length)
         x = self.embedding(tokens)
+        recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, mask, cache, layer)
+            if recompute:  # nothing in a block is drawn at random
+                x = checkpoint(
+                    block,
+                    x,
+                    rotary,
+                    mask,
+                    cache,
+                    layer,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            else:
+                x = block(x, rotary, mask, cache, layer)
         if cache is not None:
             cache.advance(length)
         hidden: Tensor = self.norm(x)
@@ -229,8 +246,12 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Head applied to hidden states [..., hidden_size] -> [..., vocab_size or num_labels]."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(hidden, weight)
+        return F.linear(hidden, self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The head's matrix, [vocab_size or num_labels, hidden_size]."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
 
 def document_mask(document_ids: Tensor) -> Tensor:
