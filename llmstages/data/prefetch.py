@@ -60,7 +60,9 @@ class PrefetchedData:
         self.data = data
         self.device = device
         self.ahead = ahead
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.next_step: int | None = None
         self.thread: threading.Thread | None = None
         self.queue: Queue[Ready | EndOfStep | Failed] = Queue(ahead)

@@ -101,9 +101,7 @@ def training_kernels(device: torch.device, dtype: torch.dtype) -> Iterator[None]
         if backends := attention_backends(device):
             stack.enter_context(sdpa_kernel(backends, set_priority=True))
         if device.type == "cuda" and dtype == torch.bfloat16:
-            stack.callback(
-                torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()
-            )
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("high")
         yield
 
@@ -147,7 +145,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What exactness depends on, kept with the run: versions, threads, device, attention kernels."""
+    """What exactness depends on, kept with the run: versions, threads, device, kernels."""
     attention = [backend.name for backend in attention_backends(device)]
     return {
         "python": platform.python_version(),

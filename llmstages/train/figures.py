@@ -19,7 +19,7 @@ class Figures:
         if values.device.type == "cuda":
             self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self.values.copy_(values.detach(), non_blocking=True)
-            self.copied = torch.cuda.Event()
+            self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.copied.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> list[float]:

@@ -74,7 +74,7 @@ class Fp8Product(torch.autograd.Function):
         return scaled_product((x8, x_scale), (w8, w_scale), torch.bfloat16, fast=True)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x8, x_scale, w8, w_scale = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
