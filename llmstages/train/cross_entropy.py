@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from llmstages.data.batch import IGNORED
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}
-"""Logits held at once: on a CPU as many as stay quick, on cuda enough to fill the device."""
+"""Logits held at once, by device; first choices, see docs/architecture.md."""
 
 
 def linear_cross_entropy(

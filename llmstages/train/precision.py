@@ -56,9 +56,10 @@ def scaled_product(
 
     fast: add up with fewer bits, good enough for activations.
     """
-    product: Tensor = torch._scaled_mm(
-        a[0], b[0].t(), scale_a=a[1], scale_b=b[1], out_dtype=dtype, use_fast_accum=fast
-    )
+    with torch.autocast(a[0].device.type, enabled=False):  # a CPU would round the operands again
+        product: Tensor = torch._scaled_mm(
+            a[0], b[0].t(), scale_a=a[1], scale_b=b[1], out_dtype=dtype, use_fast_accum=fast
+        )
     return product
 
 
