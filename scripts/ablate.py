@@ -5,8 +5,8 @@
 
 Every run is `llmstages pretrain CORPUS_DIR model=... budget.tokens=... seed=...` with the overrides
 of its row. The table gives validation bits a byte (mean over the seeds, and half the range between
-them), the difference from the default, and tokens a second. Rows take turns, seed by seed, so that a
-slow hour does not fall on one of them alone.
+them), the difference from the default, and tokens a second. Rows take turns, seed by seed, so that
+a slow hour does not fall on one of them alone.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CHOICES = {
     "3 Newton-Schulz iterations": ["optim.num_iterations=3"],
     "momentum 0.9": ["optim.momentum=0.9"],
     "no clipping": ["optim.clip_norm=0"],
-    "z-loss 1e-4": ["optim.z_loss=1e-4"],
+    "z-loss 1e-4": ["z_loss=1e-4"],
     "WSD instead of cosine": ["schedule=wsd"],
     "linear decay from the start": ["schedule=wsd", "schedule.decay_share=0.98"],
     "NanoChat layout": ["model.layout=nanochat"],

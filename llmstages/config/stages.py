@@ -105,6 +105,8 @@ class TrainingConfig:
     """Autocast type of matrix products; `auto` is bfloat16 where the processor has it, else float32. Weights stay float32."""
     compile: str = "auto"
     """`torch.compile`: `on`, `off`, or `auto`: where the run is long enough to pay for it."""
+    activation_checkpointing: str = "auto"
+    """Compute the inside of each block again in the backward pass, for a third more time and a fraction of the memory; `auto`: on a GPU whose memory is too small otherwise."""
     overwrite: bool = False
     """Replace a finished run of the same name."""
 
@@ -117,6 +119,7 @@ class TrainingConfig:
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
             + choice_problem("compile", self.compile, SWITCH)
+            + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)
             + range_problem("batch_tokens", self.batch_tokens, 1)
@@ -148,6 +151,13 @@ class PretrainConfig(TrainingConfig):
     costs nothing; worth it where documents are much shorter than the context."""
     sample_prompts: list[str] = field(default_factory=list)
     """Prompts continued at each evaluation; empty takes openings of validation documents."""
+    z_loss: float = 0.0
+    """Coefficient of the squared log-sum-exp of the logits, added to the training loss; 1e-4 (PaLM) keeps logits from drifting in long bf16 runs, 0 leaves it out."""
+    fp8: bool = False
+    """Matrix products of the blocks in 8 bits while training; needs an Ada, Hopper or later GPU and bfloat16."""
+
+    def problems(self) -> list[str]:
+        return super().problems() + range_problem("z_loss", self.z_loss, 0.0, 1.0)
 
 
 @dataclass

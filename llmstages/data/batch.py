@@ -1,5 +1,6 @@
 """The one shape all training speaks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,18 +34,32 @@ class Batch:
     num_real_tokens: int
     """Tokens that are not padding."""
 
+    def tensors(self) -> list[Tensor]:
+        """Those of its tensors that are there."""
+        optional = [self.position_ids, self.document_ids]
+        there = [tensor for tensor in optional if tensor is not None]
+        return [self.tokens, self.targets, self.weights, *there]
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that cuda copies from without the host waiting."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with a function applied to each tensor."""
+
+        def apply(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
 
         return Batch(
-            self.tokens.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            move(self.position_ids),
-            move(self.document_ids),
-            self.weights.to(device, non_blocking=True),
+            function(self.tokens),
+            function(self.targets),
+            apply(self.position_ids),
+            apply(self.document_ids),
+            function(self.weights),
             self.document_refs,
             self.num_real_tokens,
         )

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from llmstages.model.attention import attention
 from llmstages.model.cache import KVCache
@@ -189,6 +190,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_blocks = False
+        """In training, keep only what enters each block and compute its inside again on the way
+        back (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost")."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -232,8 +236,21 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)
         if self.config.embedding_norm:
             x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
+        recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, mask, cache, layer)
+            if recompute:  # nothing in a block is drawn at random
+                x = checkpoint(
+                    block,
+                    x,
+                    rotary,
+                    mask,
+                    cache,
+                    layer,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            else:
+                x = block(x, rotary, mask, cache, layer)
         if cache is not None:
             cache.advance(length)
         hidden: Tensor = self.norm(x)

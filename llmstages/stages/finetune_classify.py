@@ -36,6 +36,7 @@ from llmstages.stages.training import (
 from llmstages.train.checkpoint import Lineage, load_checkpoint
 from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import label_probabilities, sparse_loss
+from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
@@ -143,6 +144,14 @@ def run(config: FinetuneClassifyConfig) -> float:
             ),
             device=machine.device,
             dtype=machine.dtype,
+            checkpoint_blocks=checkpoint_blocks_here(
+                config.activation_checkpointing,
+                model.config,
+                machine.device,
+                machine.dtype,
+                tokens=machine.micro_batch_tokens,
+                optimizer=config.optim.name,
+            ),
             lr=config.optim.lr
             or LR_SHARE * derived_lr(config.optim.name, model.config.hidden_size),
             optim=config.optim,

@@ -34,6 +34,7 @@ from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage, load_checkpoint
 from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import sparse_loss
+from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
@@ -148,6 +149,14 @@ def run(config: FinetuneInstructConfig) -> float:
             ),
             device=machine.device,
             dtype=machine.dtype,
+            checkpoint_blocks=checkpoint_blocks_here(
+                config.activation_checkpointing,
+                model.config,
+                machine.device,
+                machine.dtype,
+                tokens=machine.micro_batch_tokens,
+                optimizer=config.optim.name,
+            ),
             lr=config.optim.lr
             or LR_SHARE * derived_lr(config.optim.name, model.config.hidden_size),
             optim=config.optim,

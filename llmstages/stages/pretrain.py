@@ -35,8 +35,15 @@ from llmstages.stages.training import (
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
 from llmstages.train.loop import MAX_PROBE_SHARE, Goal, Training, train
-from llmstages.train.losses import dense_loss
+from llmstages.train.losses import LossFn, dense_loss, pretraining_loss
+from llmstages.train.memory import (
+    MAX_MICRO_BATCH_TOKENS,
+    MicroBatch,
+    fit_micro_batch,
+    fits_device,
+)
 from llmstages.train.optimizer import derived_lr
+from llmstages.train.precision import require_fp8
 from llmstages.train.run import Run
 
 BATCH_FACTOR = 3.0
@@ -52,6 +59,8 @@ def run(config: PretrainConfig) -> float:
     clock = Clock()
     corpus = Corpus.open(Path(config.data or f"{config.corpora_dir}/{config.corpus.name}"))
     machine = choose_machine(config)
+    if config.fp8:
+        require_fp8(machine.device, machine.dtype)
     base = None if config.base is None else load_checkpoint(config.base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
     directory = run_dir(config, "pretrain")
@@ -83,14 +92,16 @@ def run(config: PretrainConfig) -> float:
     parameters = num_parameters(model.config)
     default_tokens = min(TOKENS_PER_PARAMETER * parameters, MAX_DEFAULT_EPOCHS * corpus_tokens)
     model.to(machine.device)
-    rows_per_micro_batch = max(1, machine.micro_batch_tokens // context_length)
+    loss = pretraining_loss(config.z_loss)
+    micro_batch = choose_micro_batch(config, the_run, machine, model, loss, context_length)
+    model.checkpoint_blocks = micro_batch.checkpoint_blocks
 
     def data_of(rows_per_step: int) -> PretrainingData:
         return PretrainingData(
             train_shards,
             context_length=context_length,
             rows_per_step=rows_per_step,
-            rows_per_micro_batch=min(rows_per_micro_batch, rows_per_step),
+            rows_per_micro_batch=min(micro_batch.rows, rows_per_step),
             seed=config.seed,
             weights=weights,
             mask_documents=config.mask_documents,
@@ -101,7 +112,7 @@ def run(config: PretrainConfig) -> float:
         rows_per_step = int(the_run.plan["rows_per_step"])
     else:
         expected_tokens = tokens_to_expect(
-            config, data_of(rows_per_micro_batch), model, machine, clock, default_tokens
+            config, data_of(micro_batch.rows), model, machine, clock, default_tokens
         )
         batch_tokens = config.batch_tokens or derived_batch_tokens(expected_tokens)
         most_rows = max(1, corpus_tokens // context_length)
@@ -114,7 +125,7 @@ def run(config: PretrainConfig) -> float:
         default_steps=round(default_tokens / data.tokens_per_step),
     )
     evaluate = evaluator(
-        config, model, validation_shards, machine, context_length, rows_per_micro_batch
+        config, model, validation_shards, machine, context_length, data.rows_per_micro_batch
     )
     say(
         f"{parameters:,} parameters, {corpus_tokens:,} training tokens, "
@@ -144,7 +155,7 @@ def run(config: PretrainConfig) -> float:
             model=model,
             tokenizer=tokenizer,
             data=data,
-            loss=dense_loss,
+            loss=loss,
             evaluate=lambda: evaluate(cadence_tokens),
             goal=Goal("val_loss", lower_is_better=True),
             lineage=Lineage(
@@ -163,6 +174,8 @@ def run(config: PretrainConfig) -> float:
             seconds=length.seconds_left(clock),
             last_evaluation=max(1.0, validation_tokens / cadence_tokens),
             compile=choose_compile(config, machine, model, expected_tokens, context_length),
+            fp8=config.fp8,
+            checkpoint_blocks=micro_batch.checkpoint_blocks,
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
             show_samples=sampler(config, corpus, model, tokenizer, machine),
             plan={
@@ -170,6 +183,7 @@ def run(config: PretrainConfig) -> float:
                 "expected_tokens": expected_tokens,
                 "rows_per_step": rows_per_step,
                 "rows_per_micro_batch": data.rows_per_micro_batch,
+                "activation_checkpointing": micro_batch.checkpoint_blocks,
                 "dtype": str(machine.dtype),
             },
         )
@@ -236,6 +250,35 @@ def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig
     """The shape of the `model` group with the tokenizer's vocabulary."""
     fields = {key: value for key, value in asdict(shape).items() if key not in ("name", "layout")}
     return make_config(shape.layout, vocab_size=vocab_size, **fields)
+
+
+def choose_micro_batch(
+    config: PretrainConfig,
+    run: Run,
+    machine: Machine,
+    model: Transformer,
+    loss: LossFn,
+    context_length: int,
+) -> MicroBatch:
+    """Rows that go through the model at once: the plan's, as set, or as many as a GPU has room for.
+
+    It changes only how a step is cut up, never the tokens of a step.
+    """
+    setting = config.activation_checkpointing
+    if run.resume_from is not None:
+        return MicroBatch(
+            int(run.plan["rows_per_micro_batch"]), bool(run.plan["activation_checkpointing"])
+        )
+    if machine.device.type != "cuda":
+        return MicroBatch(max(1, machine.micro_batch_tokens // context_length), setting == "on")
+    rows = max(1, (config.micro_batch_tokens or MAX_MICRO_BATCH_TOKENS) // context_length)
+    fits = fits_device(
+        model, loss, machine.device, machine.dtype, context_length, config.optim.name
+    )
+    if config.micro_batch_tokens is not None:
+        on = setting == "on" or (setting == "auto" and not fits(MicroBatch(rows, False)))
+        return MicroBatch(rows, on)
+    return fit_micro_batch(fits, rows, setting)
 
 
 def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from llmstages.config.groups import CheckpointConfig, EvaluateConfig, OptimConfig, ScheduleConfig
 from llmstages.data.batch import Batch
+from llmstages.data.prefetch import PrefetchedData
 from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
@@ -36,7 +37,9 @@ from llmstages.train.checkpoint import (
     save_checkpoint,
     verify_files,
 )
-from llmstages.train.device import machine_facts
+from llmstages.train.device import machine_facts, training_kernels, works_apart
+from llmstages.train.figures import Figures
+from llmstages.train.gradients import scale_and_clip, zero_unless
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import (
     lr_share,
@@ -44,6 +47,7 @@ from llmstages.train.optimizer import (
     optimizer_tensors,
     restore_optimizers,
 )
+from llmstages.train.precision import use_fp8
 from llmstages.train.run import Run, flatten
 
 NUM_EVALUATIONS = 10
@@ -105,6 +109,10 @@ class Training:
     last_evaluation: float = 1.0
     """Cost of the stage's last evaluation, in those of the loop."""
     compile: bool = False
+    fp8: bool = False
+    """Matrix products of the blocks in 8 bits while training."""
+    checkpoint_blocks: bool = False
+    """Compute the inside of each block again in the backward pass instead of keeping it."""
     labels: list[str] | None = None
     classifier: dict[str, Any] | None = None
     tokens_seen: int = 0
@@ -130,6 +138,30 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Launched:
+    """An optimizer step that the device has been told to do."""
+
+    figures: Figures
+    """Loss a target in nats, and gradient norm."""
+    tokens: int
+    references: list[str]
+    """Documents or lines that were read."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A step whose figures the host has not read yet."""
+
+    step: int
+    """Counted from 1."""
+    lr_share: float
+    tokens: int
+    """Tokens of the run, those of this step included."""
+    began: float
+    launched: Launched
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """What the loop hands back; the model holds the last step's weights."""
 
@@ -152,7 +184,8 @@ def train(training: Training) -> TrainingResult:
     Raises `KeyboardInterrupt` after saving a checkpoint when interrupted, `FloatingPointError` when
     the loss is no longer a number.
     """
-    return Loop(training).run_to_end()
+    with training_kernels(training.device, training.dtype):
+        return Loop(training).run_to_end()
 
 
 class Loop:
@@ -168,6 +201,14 @@ class Loop:
         self.evaluation_seconds = 0.0
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
+        training.model.checkpoint_blocks = training.checkpoint_blocks
+        if training.fp8:
+            use_fp8(training.model)
+        # Where the device works by itself the host is one step and two micro-batches ahead.
+        self.lag = 1 if works_apart(training.device) else 0
+        self.data = PrefetchedData(training.data, training.device) if self.lag else training.data
+        self.unread: list[Unread] = []
+        self.last_read = -math.inf
         self.optimizers = make_optimizers(training.model, training.optim, training.lr)
         self.loss: LossFn = training.loss
         if training.compile:
@@ -280,14 +321,13 @@ class Loop:
         with (
             catch_interrupts() as interrupted,
             t.run.observed() as chart,
+            closing_data(self.data),
             progress(t.run.stage, total=self.steps, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
             while self.progress.step < self.steps:
                 entry = self.step()
-                advance(
-                    1, note=f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s"
-                )
+                advance(1, note=note_of(entry))
                 step = self.progress.step
                 done = step == self.steps
                 if done or step % self.evaluate_every == 0:
@@ -303,42 +343,65 @@ class Loop:
         return TrainingResult(self.progress, self.steps, self.last_metrics, self.seconds_before)
 
     def step(self) -> dict[str, float]:
-        """One optimizer step with its bookkeeping."""
-        t = self.t
-        begin = time.monotonic()
+        """Launch one optimizer step; the figures of the last step that was read, if there is one.
+
+        On a CPU that is this step, elsewhere the one before.
+        """
+        began = time.monotonic()
         step = self.progress.step
-        share = lr_share(t.schedule, step, self.steps)
-        loss, norm, tokens, references = self.optimizer_step(step, share)
-        seconds = time.monotonic() - begin
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"step {step + 1}: the loss is {loss}, the gradient norm {norm}; read: "
-                f"{', '.join(references[:5])}; a lower optim.lr or dtype=float32 may help"
-            )
+        share = lr_share(self.t.schedule, step, self.steps)
+        launched = self.launch(step, share)
         self.progress.step += 1
-        self.progress.tokens += tokens
-        self.progress.training_seconds += seconds
-        entry = {
-            "step": self.progress.step,
-            "loss": loss,
-            "lr": t.lr * share,
-            "grad_norm": norm,
-            "tokens": self.progress.tokens,
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-            "seconds": round(self.spent(), 3),
-        }
-        t.run.record(entry)
+        self.progress.tokens += launched.tokens
+        self.unread.append(Unread(step + 1, share, self.progress.tokens, began, launched))
+        return self.read_figures(keep=self.lag)
+
+    def read_figures(self, keep: int = 0) -> dict[str, float]:
+        """Read and record the figures of all steps but the newest `keep`; the last of them.
+
+        A step's time is from its launch, or from when the step before was done, until it is done
+        itself, so that times add up to the time spent however far the host is ahead.
+        """
+        entry: dict[str, float] = {}
+        while len(self.unread) > keep:
+            step = self.unread.pop(0)
+            loss, norm = step.launched.figures.read()
+            done = time.monotonic()
+            seconds = done - max(step.began, self.last_read)
+            self.last_read = done
+            check_figures(step.step, loss, norm, step.launched.references)
+            self.progress.training_seconds += seconds
+            entry = {
+                "step": step.step,
+                "loss": loss,
+                "lr": self.t.lr * step.lr_share,
+                "grad_norm": norm,
+                "tokens": step.tokens,
+                "tokens_per_second": step.launched.tokens / max(seconds, 1e-9),
+                "seconds": round(self.spent(), 3),
+            }
+            self.t.run.record(entry)
         return entry
 
     def optimizer_step(self, step: int, share_of_lr: float) -> tuple[float, float, int, list[str]]:
-        """Loss a target in nats, gradient norm, tokens and references of step `step`."""
+        """Do step `step` and wait for it: loss a target in nats, norm, tokens and references."""
+        launched = self.launch(step, share_of_lr)
+        loss, norm = launched.figures.read()
+        return loss, norm, launched.tokens, launched.references
+
+    def launch(self, step: int, share_of_lr: float) -> Launched:
+        """Queue step `step` on the device, without waiting for it.
+
+        Weights never see a number that is not finite: where the host is not ahead, it looks before
+        it goes on, elsewhere the device makes the gradients zero and the host is told later.
+        """
         t = self.t
         t.model.train()
         losses: list[Tensor] = []
         counts: list[Tensor] = []
         references: list[str] = []
         tokens = 0
-        for batch in t.data.micro_batches(step):
+        for batch in self.data.micro_batches(step):
             tokens += batch.num_real_tokens
             references += batch.document_refs
             with self.autocast():
@@ -347,17 +410,19 @@ class Loop:
             losses.append(loss.detach())
             counts.append(count)
         count = torch.stack(counts).sum()
-        parameters = [p for p in t.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        torch._foreach_div_(gradients, count)
-        limit = t.optim.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        loss = torch.stack(losses).sum() / count
+        gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
+        norm = scale_and_clip(gradients, count, t.optim.clip_norm or math.inf)
+        if self.lag:
+            zero_unless(torch.isfinite(loss) & torch.isfinite(norm), gradients)
+        else:
+            check_figures(step + 1, loss.item(), norm.item(), references)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share_of_lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(torch.stack(losses).sum() / count), float(norm), tokens, references
+        return Launched(Figures(torch.stack([loss, norm])), tokens, references)
 
     def autocast(self) -> torch.autocast:
         """Matrix products in the run's type."""
@@ -395,6 +460,7 @@ class Loop:
     def evaluate(self) -> None:
         """Measure, keep the figures, and save."""
         t = self.t
+        self.read_figures()
         begin = time.monotonic()
         # When these weights were reached: a curve against time has training alone in between.
         reached = {"tokens": self.progress.tokens, "seconds": round(self.spent(), 3)}
@@ -425,6 +491,7 @@ class Loop:
         metrics: of this very step, where it was evaluated.
         """
         t = self.t
+        self.read_figures()  # a run whose figures are broken ends here, and saves nothing
         self.progress.seconds = self.spent()
         tensors = optimizer_tensors(t.model, self.optimizers)
         save_checkpoint(
@@ -447,6 +514,32 @@ class Loop:
         if self.progress.best_step == self.progress.step:
             t.run.link("best", self.progress.step)
         t.run.remove_old_checkpoints(t.checkpoint.keep)
+
+
+def check_figures(step: int, loss: float, norm: float, references: list[str]) -> None:
+    """Raise `FloatingPointError` when the loss or the norm of a step is not a finite number."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise FloatingPointError(
+            f"step {step}: the loss is {loss}, the gradient norm {norm}; read: "
+            f"{', '.join(references[:5])}; a lower optim.lr or dtype=float32 may help"
+        )
+
+
+def note_of(entry: Mapping[str, float]) -> str:
+    """What the progress bar says beside the number of steps."""
+    if not entry:
+        return ""
+    return f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s"
+
+
+@contextmanager
+def closing_data(data: TrainingData) -> Iterator[None]:
+    """End the thread that reads ahead, if there is one."""
+    try:
+        yield
+    finally:
+        if isinstance(data, PrefetchedData):
+            data.close()
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -4,35 +4,61 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from llmstages.data.batch import IGNORED, Batch
 from llmstages.model.transformer import Transformer
+from llmstages.train.cross_entropy import linear_cross_entropy
 
 LossFn = Callable[[Transformer, Batch], tuple[Tensor, Tensor]]
 """(model, batch) -> (weighted sum of losses, sum of weights), both scalars."""
 
 
-def dense_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+def dense_loss(model: Transformer, batch: Batch, z_loss: float = 0.0) -> tuple[Tensor, Tensor]:
     """Cross-entropy in nats where nearly every position has a target (pretraining).
 
     Shapes do not depend on the data, as `torch.compile` wants.
+
+    z_loss: coefficient of the squared log-sum-exp of the logits, which is part of the loss.
     """
     hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
-    logits = model.logits(hidden).float().flatten(0, 1)
-    losses = F.cross_entropy(
-        logits, batch.targets.flatten(), ignore_index=IGNORED, reduction="none"
+    loss = linear_cross_entropy(
+        hidden.flatten(0, 1),
+        model.output_weight,
+        batch.targets.flatten(),
+        batch.weights.flatten(),
+        z_loss=z_loss,
+        softcap=softcap_of(model),
     )
-    return (losses * batch.weights.flatten()).sum(), batch.weights.sum()
+    return loss, batch.weights.sum()
+
+
+def pretraining_loss(z_loss: float) -> LossFn:
+    """`dense_loss` with a z-loss; validation uses `dense_loss` without, which is the likelihood."""
+
+    def loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        return dense_loss(model, batch, z_loss)
+
+    return loss
 
 
 def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """The same where few positions have one: the head is applied to these alone."""
     hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
     supervised = batch.targets != IGNORED
-    logits = model.logits(hidden[supervised]).float()
-    losses = F.cross_entropy(logits, batch.targets[supervised], reduction="none")
-    return (losses * batch.weights[supervised]).sum(), batch.weights.sum()
+    loss = linear_cross_entropy(
+        hidden[supervised],
+        model.output_weight,
+        batch.targets[supervised],
+        batch.weights[supervised],
+        softcap=softcap_of(model),
+    )
+    return loss, batch.weights.sum()
+
+
+def softcap_of(model: Transformer) -> float | None:
+    """Bound of the language model's logits; a classifier's have none."""
+    cap: float | None = getattr(model.config, "logit_softcap", None)
+    return cap if model.config.num_labels is None else None
 
 
 @torch.inference_mode()

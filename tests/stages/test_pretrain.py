@@ -198,3 +198,24 @@ def test_compiled_losses_equal_eager_ones(tiny_run, tmp_path, pretrain_config):
     for one, two in zip(eager, compiled, strict=True):
         assert one.get("loss") == pytest.approx(two.get("loss"), abs=1e-4)
         assert one.get("val_loss") == pytest.approx(two.get("val_loss"), abs=1e-4)
+
+
+def test_blocks_computed_again_and_a_z_loss(tiny_run, tmp_path, pretrain_config):
+    def entries(run):
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    pretrain.run(pretrain_config(tmp_path, name="again", activation_checkpointing="on"))
+    pretrain.run(pretrain_config(tmp_path, name="z", z_loss=0.1))
+    plan = json.loads((tmp_path / "again" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["activation_checkpointing"] is True
+    before, again, z = (entries(run) for run in (tiny_run, tmp_path / "again", tmp_path / "z"))
+    assert [e.get("loss") for e in again] == [e.get("loss") for e in before]
+    assert z[0]["loss"] > before[0]["loss"] + 1
+    assert z[-1]["val_loss"] < 7  # the likelihood alone
+
+
+def test_fp8_is_refused_before_anything_is_made(tmp_path, pretrain_config):
+    with pytest.raises(UserError, match="fp8=true: cpu has no 8-bit"):
+        pretrain.run(pretrain_config(tmp_path / "runs", fp8=True))
+    assert not (tmp_path / "runs").exists()

@@ -291,7 +291,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, pretrain_config, monkey
         hidden = model(batch.tokens).sum()
         return hidden * float("nan"), torch.tensor(1.0)
 
-    monkeypatch.setattr(pretrain, "dense_loss", broken)
+    monkeypatch.setattr(pretrain, "pretraining_loss", lambda z_loss: broken)
     with pytest.raises(FloatingPointError, match=r"step 1: the loss is nan.*read: (topics|texts)/"):
         pretrain.run(pretrain_config(tmp_path))
     assert not list((tmp_path / "pretrain" / "checkpoints").iterdir())

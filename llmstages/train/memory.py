@@ -1,0 +1,238 @@
+"""What a training step needs of a device's memory, and the largest micro-batch that fits.
+
+The estimate is by part, from the shape alone; it is what decides what is tried. On the device the
+answer is then made sure of by a forward and a backward pass, since an allocator, a kernel's work
+space and fragments are in no formula.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmstages.data.batch import Batch
+from llmstages.errors import UserError
+from llmstages.model.counts import num_parameters
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.train.cross_entropy import CHUNK_ELEMENTS, rows_of_chunk
+from llmstages.train.losses import LossFn
+
+USABLE_SHARE = 0.92
+"""Share of the free memory that is planned with; the rest is for work space and fragments."""
+MAX_MICRO_BATCH_TOKENS = 65_536
+"""Most tokens tried at once; an estimate: matrices are large enough then to fill a device."""
+
+
+@dataclass(frozen=True)
+class MemoryNeeded:
+    """Bytes of a training step by part, at the moment when most is held."""
+
+    weights: int
+    """Float32 weights, and their copies in the type of the matrix products."""
+    gradients: int
+    """Float32."""
+    optimizer: int
+    """Momentum of Muon, both moments of AdamW; float32."""
+    activations: int
+    """What the blocks keep for the backward pass."""
+    logits: int
+    """One chunk of logits with its gradient, and the gradient of the head that is gathered."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model at once, and whether blocks are computed again."""
+
+    rows: int
+    checkpoint_blocks: bool
+
+
+def matrix_parameters(config: TransformerConfig) -> int:
+    """Parameters that Muon treats: the matrices inside the blocks."""
+    attention = 2 * config.head_dim * (config.num_heads + config.num_kv_heads)
+    return config.num_layers * config.hidden_size * (attention + 3 * config.intermediate_size)
+
+
+def block_bytes_per_token(config: TransformerConfig, dtype: torch.dtype) -> int:
+    """Bytes that one block keeps for the backward pass, for each token, in eager mode.
+
+    In the order of the forward pass; the residual stream and the norms are float32, `size` is that
+    of a number in the type of the matrix products. Each of the matrices that read a norm keeps its
+    own copy when that type is not float32. Attention keeps no scores, but the sum of each row.
+    """
+    size = dtype.itemsize
+    h, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    copies = 0 if dtype == torch.float32 else 1
+    stream = 4 * h + 4 * h  # what each of the two norms reads
+    normed = (3 + 2) * size * h if copies else 2 * 4 * h  # what q, k, v and gate, up read
+    heads = 4 * q + 4 * kv  # what the norms of queries and keys read
+    repeated = q if config.num_kv_heads != config.num_heads else kv
+    attended = size * (q + 2 * repeated + q) + 4 * config.num_heads  # q, k, v, result; row sums
+    projected = size * q  # what the output matrix reads
+    inner = size * 4 * f  # gate, silu(gate), up, their product
+    return stream + normed + heads + attended + projected + inner
+
+
+def memory_needed(
+    config: TransformerConfig,
+    *,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    checkpoint_blocks: bool,
+    optimizer: str = "muon",
+    device: str = "cuda",
+) -> MemoryNeeded:
+    """Bytes for micro-batches of `rows` sequences of `length` tokens.
+
+    dtype: of the matrix products. optimizer: `muon` or `adamw`.
+    """
+    parameters = num_parameters(config)
+    matrices = matrix_parameters(config)
+    tokens = rows * length
+    outputs = config.vocab_size if config.num_labels is None else config.num_labels
+    head = outputs * config.hidden_size
+    copies = 0 if dtype == torch.float32 else dtype.itemsize
+    under_muon = matrices if optimizer == "muon" else 0
+    block = tokens * block_bytes_per_token(config, dtype)
+    stream = 4 * tokens * config.hidden_size
+    if checkpoint_blocks:  # what enters each block, and the inside of one
+        activations = config.num_layers * stream + block
+    else:
+        activations = config.num_layers * block
+    limit = CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
+    chunk_rows = rows_of_chunk(tokens, outputs, limit)
+    # Logits in the type of the products and in float32, exponentials, gradient, its copy.
+    chunk = chunk_rows * outputs * (2 * copies + 3 * 4)
+    gathered = 2 * 4 * head if chunk_rows < tokens else 0  # summed up, and times the scalar
+    return MemoryNeeded(
+        weights=4 * parameters + copies * (matrices + head),
+        gradients=4 * parameters,
+        optimizer=4 * under_muon + 8 * (parameters - under_muon),
+        activations=activations + 2 * stream,  # what the last norm reads and gives
+        logits=chunk + gathered,
+    )
+
+
+def fit_micro_batch(
+    fits: Callable[[MicroBatch], bool], most_rows: int, setting: str = "auto"
+) -> MicroBatch:
+    """The largest power of two of rows, at most `most_rows`, that fits.
+
+    fits: whether a micro-batch has room. setting: `on` computes blocks again, `off` never, `auto`
+    where not even one row fits otherwise. Raises `UserError` when nothing fits.
+    """
+    for checkpoint_blocks in {"auto": (False, True), "on": (True,), "off": (False,)}[setting]:
+        rows = 1 << (max(1, most_rows).bit_length() - 1)
+        while rows >= 1:
+            if fits(micro_batch := MicroBatch(rows, checkpoint_blocks)):
+                return micro_batch
+            rows //= 2
+    raise UserError(
+        "not even one row fits the device's memory: a smaller model=, a shorter "
+        "model.context_length" + (", or activation_checkpointing=auto" if setting == "off" else "")
+    )
+
+
+def fits_device(
+    model: Transformer,
+    loss: LossFn,
+    device: torch.device,
+    dtype: torch.dtype,
+    length: int,
+    optimizer: str,
+) -> Callable[[MicroBatch], bool]:
+    """Whether a micro-batch has room on a cuda device: by the estimate, then by trying it.
+
+    The model is on the device already. While it is tried, memory of the optimizer's size is held.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    room = USABLE_SHARE * (free + torch.cuda.memory_reserved(device))
+
+    def fits(micro_batch: MicroBatch) -> bool:
+        needed = memory_needed(
+            model.config,
+            rows=micro_batch.rows,
+            length=length,
+            dtype=dtype,
+            checkpoint_blocks=micro_batch.checkpoint_blocks,
+            optimizer=optimizer,
+        )
+        if needed.total > room:
+            return False
+        return runs_through(model, loss, device, dtype, length, micro_batch, needed.optimizer)
+
+    return fits
+
+
+def runs_through(
+    model: Transformer,
+    loss: LossFn,
+    device: torch.device,
+    dtype: torch.dtype,
+    length: int,
+    micro_batch: MicroBatch,
+    held_bytes: int,
+) -> bool:
+    """Whether forward and backward have room beside `held_bytes`; the model is left as it was."""
+    before = (model.training, model.checkpoint_blocks)
+    model.train()
+    model.checkpoint_blocks = micro_batch.checkpoint_blocks
+    held: Tensor | None = None
+    try:
+        held = torch.empty(held_bytes, dtype=torch.uint8, device=device)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            total, _ = loss(model, blank_batch(micro_batch.rows, length).to(device))
+        total.backward()  # type: ignore[no-untyped-call]
+        _ = total.item()
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        del held
+        model.zero_grad(set_to_none=True)
+        model.train(before[0])
+        model.checkpoint_blocks = before[1]
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def blank_batch(rows: int, length: int) -> Batch:
+    """A batch in which every position has a target, all ids 0."""
+    ids = torch.zeros(rows, length, dtype=torch.int64)
+    weights = torch.ones(rows, length)
+    return Batch(ids, ids, None, None, weights, ("",) * rows, rows * length)
+
+
+def checkpoint_blocks_here(
+    setting: str,
+    config: TransformerConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    tokens: int,
+    optimizer: str,
+) -> bool:
+    """Whether blocks are computed again: as set, or (`auto`) where the estimate exceeds the device.
+
+    tokens: of a micro-batch that is fixed already.
+    """
+    if setting != "auto" or device.type != "cuda":
+        return setting == "on"
+    length = min(tokens, config.context_length)
+    needed = memory_needed(
+        config,
+        rows=-(-tokens // length),
+        length=length,
+        dtype=dtype,
+        checkpoint_blocks=False,
+        optimizer=optimizer,
+    )
+    return needed.total > USABLE_SHARE * torch.cuda.mem_get_info(device)[1]

@@ -1,0 +1,226 @@
+"""The estimate of a step's memory, the micro-batch that fits, and blocks computed twice."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmstages.errors import UserError
+from llmstages.model.counts import num_parameters
+from llmstages.model.transformer import Block, RotaryTable, Transformer, TransformerConfig
+from llmstages.train.losses import dense_loss
+from llmstages.train.memory import (
+    MicroBatch,
+    blank_batch,
+    block_bytes_per_token,
+    checkpoint_blocks_here,
+    fit_micro_batch,
+    matrix_parameters,
+    memory_needed,
+    runs_through,
+)
+
+CPU = torch.device("cpu")
+SHAPE = TransformerConfig(
+    vocab_size=96,
+    num_layers=2,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=16,
+    intermediate_size=160,
+    context_length=64,
+)
+XL = TransformerConfig(
+    vocab_size=50_304,
+    num_layers=24,
+    hidden_size=2048,
+    num_heads=16,
+    num_kv_heads=16,
+    head_dim=128,
+    intermediate_size=5504,
+    context_length=2048,
+)
+"""model=xl with the vocabulary of GPT-2: 1.3 billion parameters."""
+
+
+def made(seed=0):
+    model = Transformer(SHAPE)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+    return model
+
+
+def test_the_parts_by_hand():
+    needed = memory_needed(
+        SHAPE, rows=3, length=64, dtype=torch.float32, checkpoint_blocks=False, optimizer="adamw"
+    )
+    parameters = 96 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160 + 2 * 64 + 2 * 16) + 64
+    assert num_parameters(SHAPE) == parameters
+    assert needed.weights == needed.gradients == 4 * parameters
+    assert needed.optimizer == 8 * parameters
+    assert needed.logits == 3 * 64 * 96 * 3 * 4  # one chunk
+    stream = 3 * 64 * 64 * 4
+    assert needed.activations == 2 * 3 * 64 * block_bytes_per_token(SHAPE, torch.float32) + (
+        2 * stream
+    )
+
+
+def test_muon_bf16_and_checkpointing_by_part():
+    plain, under_muon, checkpointed = (
+        memory_needed(SHAPE, rows=1, length=64, dtype=dtype, checkpoint_blocks=on, optimizer=name)
+        for dtype, on, name in (
+            (torch.bfloat16, False, "adamw"),
+            (torch.bfloat16, False, "muon"),
+            (torch.bfloat16, True, "muon"),
+        )
+    )
+    matrices = sum(p.numel() for p in made().blocks.parameters() if p.dim() == 2)
+    assert matrix_parameters(SHAPE) == matrices
+    assert plain.optimizer - under_muon.optimizer == 4 * matrices
+    assert plain.weights == 4 * num_parameters(SHAPE) + 2 * (matrices + 96 * 64)
+    assert under_muon.total - checkpointed.total == (
+        under_muon.activations - checkpointed.activations
+    )
+    assert checkpointed.activations < under_muon.activations
+
+
+class FusedNorm(torch.autograd.Function):
+    """What the fused kernel of cuda keeps: its input, and a number a row. (Gradients are wrong.)"""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_block_keeps_is_what_autograd_keeps(kv_heads, dtype, monkeypatch):
+    monkeypatch.setattr(F, "rms_norm", lambda x, _, weight, eps: FusedNorm.apply(x, weight))
+    config = TransformerConfig(**{**vars(SHAPE), "num_kv_heads": kv_heads})
+    block, rotary = Block(config), RotaryTable(config)
+    tables = rotary(None, 64)
+    x = torch.randn(2, 64, 64, requires_grad=True)
+    weights = {p.data_ptr() for p in [*block.parameters(), *tables]}
+    matrices = {shape for p in block.parameters() for shape in (p.shape, p.t().shape)}
+    kept: dict[int, int] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        constant = tensor.data_ptr() in weights or tensor.numel() < 2 * 64 * 4
+        if not constant and tensor.shape not in matrices:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        out = block(x, tables, None, None, 0)
+    out.sum().backward()
+    estimate = 2 * 64 * block_bytes_per_token(config, dtype)
+    assert sum(kept.values()) == pytest.approx(estimate, rel=0.1)
+
+
+def test_a_billion_parameters_in_24_gb():
+    """1.3 billion parameters at 2,048 tokens, Muon, bf16: what the page on memory says."""
+    card = 0.92 * 24 * 2**30
+    settings = {"length": 2048, "dtype": torch.bfloat16}
+    assert num_parameters(XL) > 1.3e9
+    assert memory_needed(XL, rows=1, checkpoint_blocks=False, **settings).total > card
+    assert memory_needed(XL, rows=4, checkpoint_blocks=True, **settings).total < card
+    assert memory_needed(XL, rows=8, checkpoint_blocks=True, **settings).total > card
+    assert memory_needed(XL, rows=4, checkpoint_blocks=True, **settings).total == pytest.approx(
+        21.8 * 2**30, rel=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("room", "setting", "expected"),
+    [
+        (100, "auto", MicroBatch(16, False)),
+        (100, "on", MicroBatch(16, True)),
+        (39, "auto", MicroBatch(2, False)),
+        (39, "on", MicroBatch(16, True)),
+        (9, "auto", MicroBatch(4, True)),  # a row takes 10, computed again 2
+        (2, "auto", MicroBatch(1, True)),
+    ],
+)
+def test_the_largest_power_of_two_that_fits(room, setting, expected):
+    tried = []
+
+    def fits(micro_batch):
+        tried.append(micro_batch)
+        return micro_batch.rows * (2 if micro_batch.checkpoint_blocks else 10) <= (
+            room if room < 100 else 1000
+        )
+
+    assert fit_micro_batch(fits, 20, setting) == expected
+    assert tried[0].rows == 16
+    assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize(("room", "setting"), [(1, "auto"), (9, "off")])
+def test_nothing_fits(room, setting):
+    with pytest.raises(UserError, match="not even one row") as refused:
+        fit_micro_batch(lambda m: m.rows * (2 if m.checkpoint_blocks else 10) <= room, 20, setting)
+    assert ("activation_checkpointing=auto" in str(refused.value)) == (setting == "off")
+
+
+def test_trying_leaves_the_model_as_it_was():
+    model = made().eval()
+    seen = []
+
+    def too_large(model, batch):
+        seen.append((model.training, model.checkpoint_blocks, tuple(batch.tokens.shape)))
+        raise torch.OutOfMemoryError
+
+    arguments = (CPU, torch.float32, 8, MicroBatch(2, True), 100)
+    assert runs_through(model, dense_loss, *arguments)
+    assert not runs_through(model, too_large, *arguments)
+    assert seen == [(True, True, (2, 8))]
+    assert not model.training
+    assert not model.checkpoint_blocks
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_auto_leaves_a_cpu_alone():
+    for setting, expected in (("on", True), ("off", False), ("auto", False)):
+        found = checkpoint_blocks_here(
+            setting, XL, CPU, torch.bfloat16, tokens=10**7, optimizer="muon"
+        )
+        assert found == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_computed_again_give_the_same_gradients(dtype):
+    batch = blank_batch(3, 40)
+    batch.tokens.random_(0, 96, generator=torch.Generator().manual_seed(1))
+    batch.targets.random_(0, 96, generator=torch.Generator().manual_seed(2))
+    results, calls = [], []
+    for on in (False, True):
+        model = made()
+        model.checkpoint_blocks = on
+        calls.append([])
+        model.blocks[0].register_forward_pre_hook(lambda *_: calls[-1].append(1))
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss, _ = dense_loss(model, batch)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters())])
+    assert calls == [[1], [1, 1]]
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_blocks_are_not_computed_again_in_evaluation():
+    model = made().eval()
+    model.checkpoint_blocks = True
+    hidden = model(torch.zeros(1, 4, dtype=torch.int64))
+    assert "Checkpoint" not in type(hidden.grad_fn).__name__
+    torch.testing.assert_close(hidden, made()(torch.zeros(1, 4, dtype=torch.int64)))
