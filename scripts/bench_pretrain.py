@@ -14,8 +14,8 @@ has other work too: the median of the rounds is shown with the slowest and the f
 
 --peer DIR times another project's model with its own optimizer on the same batches: a checkout of
 nanoGPT, nanochat or litgpt, or the word `transformers`. Width, layers, heads, context, vocabulary
-and batch are the same, and FLOPs are counted by one formula (docs/architecture.md); the parameters of
-each are in the table. A peer that fails says so in a line.
+and batch are the same, and FLOPs are counted by one formula (docs/architecture.md); the table has
+the parameters of each. A peer that fails says so in a line.
 
 "of peak" is the share of the data sheet's bf16 FLOP/s, for known devices; "of ceiling" that of the
 fastest matrix product measured in this run, before the first and after the last shape. "start" is
@@ -402,8 +402,8 @@ def show(rows: list[dict[str, Any]], ceiling: dict[str, Any], batch_tokens: int)
                 "mode",
                 "tokens/s",
                 "FLOP/s",
-                "slowest",
-                "fastest",
+                "least",
+                "most",
                 "the peer's step",
             ],
             [
@@ -486,7 +486,8 @@ def main(words: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     for name, shape in shapes.items():
         rows += measure_shape(name, shape, arguments)
-    ceiling = max(before, measure_ceiling(arguments), key=lambda found: found["flops_per_second"])
+    after = before if arguments.dry_run else measure_ceiling(arguments)
+    ceiling = max(before, after, key=lambda found: found["flops_per_second"])
     finish(rows, ceiling["flops_per_second"], ceiling["data_sheet_flops_per_second"])
     show(rows, ceiling, arguments.batch_tokens)
     if arguments.json:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMIT_VARIABLE = "LLMSTAGES_COMMIT"
+"""Names the commit where the checkout was carried along without git."""
 
 
 def provenance(script: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -26,7 +28,9 @@ def provenance(script: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, with `+changes` when files differ; None outside git."""
+    """The commit that is checked out, with `+changes` when files differ; None if unknown."""
+    if given := os.environ.get(COMMIT_VARIABLE):
+        return given
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
@@ -118,6 +122,8 @@ class Worker:
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self.errors.close()
 
 

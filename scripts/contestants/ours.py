@@ -36,29 +36,29 @@ class Ours(Contestant):
         lookups = 0 if order.shape.tie_embeddings else model.embedding.weight.numel()
         self.num_matrix_parameters = self.num_parameters - lookups
         config = PretrainConfig(optim=OptimConfig(name=optimizer))
-        self.directory = tempfile.TemporaryDirectory()
-        self.loop = Loop(
-            Training(
-                run=Run(Path(self.directory.name) / "bench", "pretrain", config, {}),
-                model=model,
-                tokenizer=cast(Tokenizer, None),  # for checkpoints, and none is written
-                data=order.data,
-                loss=dense_loss,
-                evaluate=lambda: {"val_loss": 0.0},
-                goal=Goal("val_loss", lower_is_better=True),
-                lineage=Lineage(),
-                device=order.device,
-                dtype=order.dtype,
-                lr=LR,
-                optim=config.optim,
-                schedule=config.schedule,
-                checkpoint=config.checkpoint,
-                evaluation=config.evaluate,
-                steps=1,
-                seconds=None,
-                compile=order.compiled,
+        with tempfile.TemporaryDirectory() as directory:  # steps alone write nothing
+            self.loop = Loop(
+                Training(
+                    run=Run(Path(directory) / "bench", "pretrain", config, {}),
+                    model=model,
+                    tokenizer=cast(Tokenizer, None),  # for checkpoints, and none is written
+                    data=order.data,
+                    loss=dense_loss,
+                    evaluate=lambda: {"val_loss": 0.0},
+                    goal=Goal("val_loss", lower_is_better=True),
+                    lineage=Lineage(),
+                    device=order.device,
+                    dtype=order.dtype,
+                    lr=LR,
+                    optim=config.optim,
+                    schedule=config.schedule,
+                    checkpoint=config.checkpoint,
+                    evaluation=config.evaluate,
+                    steps=1,
+                    seconds=None,
+                    compile=order.compiled,
+                )
             )
-        )
 
     def optimizer_step(self, step: int, steps: int) -> float:
         return self.loop.optimizer_step(step, 1.0)[0]
