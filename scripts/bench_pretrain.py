@@ -463,6 +463,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if arguments.dry_run:
         arguments.shapes = ["hidden_size=32,num_layers=1,context_length=32"]
         arguments.vocab_size, arguments.batch_tokens = 64, 64
+        arguments.context_length = None
         arguments.seconds, arguments.rounds = 0.05, 1
     if arguments.compile != "off" and kind == "cpu" and not has_compiler():
         warn("torch.compile needs a C++ compiler, and none was found: measuring without")
