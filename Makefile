@@ -13,11 +13,18 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 # Options for pip, such as an index of CPU builds of torch.
 PIP_ARGS ?=
 
+# What a GPU machine that has PyTorch and the usual packages lacks, in wheels for its Python. If it
+# has PyTorch alone: make gpu-wheels GPU_PACKAGES=all, 57 MB, most of it pyarrow.
+GPU_PACKAGES ?= hydra-core omegaconf
+ALL_GPU_PACKAGES := hydra-core omegaconf sentencepiece tokenizers safetensors pyarrow rich \
+	markdown-it-py mdurl pygments charset-normalizer jinja2 markupsafe pyyaml packaging
+GPU_PYTHON ?= 3.12
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test check pytest bench
+.PHONY: help install demo smoke test check pytest bench gpu-wheels
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install llmstages in it, with all extras
 
@@ -48,3 +55,12 @@ pytest: $(INSTALLED) ## the tests alone
 
 bench: $(INSTALLED) ## pretraining speed of this machine
 	$(BIN)/python scripts/bench_pretrain.py
+
+gpu-wheels: $(INSTALLED) ## wheels for scripts/bench_gpu.py on a GPU machine without network
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest .wheels \
+		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--constraint constraints.txt $(GPU_PACKAGES:all=$(ALL_GPU_PACKAGES))
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .wheels \
+		--constraint constraints.txt antlr4-python3-runtime
+	@du -ch .wheels/*.whl

@@ -216,11 +216,11 @@ def test_every_model_with_its_size() -> None:
 
 def test_every_make_target() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     assert {spans(row[0])[0] for row in table(README, "target")} == {f"make {t}" for t in targets}
     for page in PAGES:
         shown = "\n".join([*spans(prose(page)), *blocks(page, "sh")])
-        for target, rest in re.findall(r"^make ([a-z]+)(.*)$", shown, re.MULTILINE):
+        for target, rest in re.findall(r"^make ([a-z-]+)(.*)$", shown, re.MULTILINE):
             assert target in targets
             for variable in re.findall(r"([A-Z_]+)=", rest):
                 assert re.search(rf"^{variable} \?=", makefile, re.MULTILINE), variable

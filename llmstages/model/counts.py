@@ -28,5 +28,14 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
     n = num_parameters(config)
     if config.num_labels is not None or not config.tie_embeddings:
         n -= config.vocab_size * config.hidden_size
-    attention = 12 * config.num_layers * config.num_heads * config.head_dim * length
-    return 6.0 * n + attention
+    return training_flops(n, config.num_heads * config.head_dim, config.num_layers * length)
+
+
+def training_flops(num_parameters: int, attention_width: int, attended: int) -> float:
+    """The same for any transformer: 6 N + 12 H Q times the positions that attention looks at.
+
+    num_parameters: without embeddings that are only looked up. attention_width: heads times their
+    width. attended: positions summed over the layers, layers times length without windows; those
+    that a causal mask hides are counted, as usual.
+    """
+    return 6.0 * num_parameters + 12.0 * attention_width * attended

@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -155,3 +156,87 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **({"attention": attention} if attention else {}),
     }
+
+
+def hardware_facts(device: torch.device) -> dict[str, Any]:
+    """What a measured speed depends on, beside `machine_facts`: processor, cores, memory."""
+    facts: dict[str, Any] = {
+        "processor_name": processor_name(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "device_memory_bytes": properties.total_memory,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "cuda": torch.version.cuda,
+        }
+    return facts
+
+
+def processor_name() -> str:
+    """The processor's model as the system calls it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        lines = []
+    return lines[0] if lines else platform.processor() or platform.machine()
+
+
+# Rows, inputs and outputs of the products tried; the fastest one is the ceiling.
+CEILING_SHAPES = {
+    "cuda": ((8192, 8192, 8192), (16_384, 4096, 4096), (16_384, 2048, 8192), (4096, 4096, 4096)),
+    "cpu": ((4096, 1024, 1024), (2048, 2048, 2048), (1024, 1024, 1024), (4096, 512, 2048)),
+}
+
+
+def measured_peak_flops(
+    device: torch.device, dtype: torch.dtype, seconds: float = 3.0
+) -> tuple[float, tuple[int, int, int]]:
+    """FLOP/s of the fastest matrix product seen on this device, and its rows, inputs and outputs.
+
+    Random values, as zeros draw less power and run faster; weights as a linear layer holds them,
+    [outputs, inputs]. seconds: for all shapes together, after a warm-up of each.
+    """
+    shapes = CEILING_SHAPES.get(device.type, CEILING_SHAPES["cpu"])
+    best, best_shape = 0.0, shapes[0]
+    for shape in shapes:
+        rows, inputs, outputs = shape
+        x = torch.randn(rows, inputs, device=device).to(dtype)
+        weight = torch.randn(outputs, inputs, device=device).to(dtype)
+        speed = product_flops(x, weight, seconds / len(shapes))
+        if speed > best:
+            best, best_shape = speed, shape
+    return best, best_shape
+
+
+def product_flops(x: torch.Tensor, weight: torch.Tensor, seconds: float) -> float:
+    """FLOP/s of x [rows, inputs] times weight [outputs, inputs]: the fastest of some batches."""
+    flops = 2.0 * x.shape[0] * x.shape[1] * weight.shape[0]
+    repeats, best = 1, 0.0
+    began = time.monotonic()
+    with torch.inference_mode():
+        while best == 0.0 or time.monotonic() - began < seconds:
+            wait_for(x.device)
+            begin = time.perf_counter()
+            for _ in range(repeats):
+                torch.nn.functional.linear(x, weight)
+            wait_for(x.device)
+            took = time.perf_counter() - begin
+            if took < 0.02:  # too short for the clock, and for a device that is told ahead
+                repeats *= 2
+                continue
+            best = max(best, repeats * flops / took)
+    return best
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -57,8 +57,7 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def softcap_of(model: Transformer) -> float | None:
     """Bound of the language model's logits; a classifier's have none."""
-    cap: float | None = getattr(model.config, "logit_softcap", None)
-    return cap if model.config.num_labels is None else None
+    return model.config.logit_softcap if model.config.num_labels is None else None
 
 
 @torch.inference_mode()

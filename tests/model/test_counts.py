@@ -2,7 +2,6 @@
 
 import pytest
 
-from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer, TransformerConfig
 
@@ -36,3 +35,8 @@ def test_counts(more, parameters, in_products):
     assert num_parameters(squared) == sum(p.numel() for p in Transformer(squared).parameters())
     # attention over 16 positions: 12 * layers * heads * head_dim * length
     assert flops_per_token(config, 16) == 6 * in_products + 12 * 3 * 4 * 6 * 16
+
+
+def test_windows_are_counted_by_what_they_see():
+    # one layer that sees 16 positions, two that see 4, with 4 heads of 6
+    assert training_flops(1000, 4 * 6, 16 + 4 + 4) == 6 * 1000 + 12 * 4 * 6 * 24
