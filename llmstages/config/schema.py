@@ -1,6 +1,6 @@
 """What the schemas say about keys: which exist, of what type, what they mean, which one is nearest.
 
-The dataclasses of `groups.py` and `stages.py` are the only description of the configuration. This
+The dataclasses of `collect_groups.py`, `groups.py` and `stages.py` are the only description of the configuration. This
 module reads them, for Hydra (`register_schemas`), for error messages and for `--help`.
 """
 

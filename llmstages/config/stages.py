@@ -5,25 +5,25 @@ Only the standard library is imported here. Keys that mean the same have the sam
 
 from dataclasses import dataclass, field
 
-from llmstages.config.groups import (
-    BudgetConfig,
-    CheckpointConfig,
+from llmstages.config.checks import choice_problem, range_problem, refuse
+from llmstages.config.collect_groups import (
     CorpusConfig,
     DecontaminateConfig,
     DedupConfig,
     EngineConfig,
-    EvaluateConfig,
     FetchConfig,
     LanguageConfig,
-    ModelConfig,
-    OptimConfig,
     PiiConfig,
     QualityConfig,
-    ScheduleConfig,
     TokenizerConfig,
-    choice_problem,
-    range_problem,
-    refuse,
+)
+from llmstages.config.groups import (
+    BudgetConfig,
+    CheckpointConfig,
+    EvaluateConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
 )
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

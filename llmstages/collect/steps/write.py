@@ -25,7 +25,7 @@ from llmstages.collect.split import BOTH, TRAIN, VALIDATION, cut_tail
 from llmstages.collect.steps.measure import read_bucket, source_of
 from llmstages.collect.steps.read import Reading
 from llmstages.collect.work import complete, read_json, write_json
-from llmstages.config.groups import DecontaminateConfig, SourceConfig
+from llmstages.config.collect_groups import DecontaminateConfig, SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,
