@@ -10,6 +10,12 @@ from dataclasses import dataclass
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 
+AUTO_MODEL = "auto"
+"""Name of the model whose size is picked for the budget; its shape keys are 0 until then."""
+PICKED_KEYS = (
+    *("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"),
+)
+
 
 @dataclass
 class ModelConfig:
@@ -42,6 +48,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         problems = choice_problem("model.layout", self.layout, ("qwen3",))
+        if self.name == AUTO_MODEL:
+            problems += [
+                f"model.{key}={getattr(self, key)} is given with model=auto, which picks it: only "
+                "model.context_length may be"
+                for key in PICKED_KEYS
+                if getattr(self, key) != 0
+            ]
+            if self.context_length != 0:
+                problems += range_problem("model.context_length", self.context_length, 8)
+            refuse(problems)
+            return
         for key in (
             "num_layers",
             "hidden_size",
@@ -68,7 +85,7 @@ class OptimConfig:
     name: str = "muon"
     """`muon` (Jordan et al. 2024; AdamW for embeddings, heads and norms) or `adamw` (Loshchilov and Hutter 2019)."""
     lr: float | None = None
-    """Peak learning rate; null derives it from the model's width (see docs/architecture.md)."""
+    """Peak learning rate; null derives it from the model's width, lower with `base=` (see docs/architecture.md)."""
     embedding_lr: float | None = None
     """Peak rate of embeddings, heads and norms; null: three times `lr` under muon, `lr` under adamw."""
     momentum: float = 0.95
@@ -79,8 +96,8 @@ class OptimConfig:
     """Decay of the second moment; 0.95 follows GPT-3 (Brown et al. 2020)."""
     eps: float = 1e-8
     """Added to the denominator."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of the matrices in the blocks."""
+    weight_decay: float | None = 0.1
+    """Decoupled weight decay of the matrices in the blocks; null derives it from rate and length (see docs/architecture.md)."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
 
@@ -129,7 +146,7 @@ class ScheduleConfig:
 
 @dataclass
 class BudgetConfig:
-    """How much may be spent on a run; at most one of these, `steps` and `epochs` is given."""
+    """How much may be spent on a run; at most one length, `steps` and `epochs` among them, is given."""
 
     seconds: float | None = None
     """Wall-clock seconds from the start of the process, evaluation and compilation included."""
@@ -137,13 +154,40 @@ class BudgetConfig:
     """The same in minutes."""
     tokens: int | None = None
     """Training tokens, padding not counted."""
+    flops: float | None = None
+    """Training FLOPs, forward and backward; one token costs 6 parameters + 12 layers x heads x head_dim x length (PaLM)."""
+    cost: float | None = None
+    """Money, in the currency of `budget.price_per_hour`: buys `3600 * cost / price_per_hour` seconds."""
+    price_per_hour: float | None = None
+    """What an hour of this machine costs; given with `budget.cost`, and only with it."""
 
     def __post_init__(self) -> None:
         refuse(
             range_problem("budget.seconds", self.seconds, 1)
             + range_problem("budget.minutes", self.minutes, 0.01)
             + range_problem("budget.tokens", self.tokens, 1)
+            + range_problem("budget.flops", self.flops, 1)
+            + range_problem("budget.cost", self.cost, 1e-6)
+            + range_problem("budget.price_per_hour", self.price_per_hour, 1e-6)
         )
+
+    @property
+    def lengths(self) -> dict[str, float | None]:
+        """The budgets by their keys; the price is none."""
+        return {
+            "budget.seconds": self.seconds,
+            "budget.minutes": self.minutes,
+            "budget.tokens": self.tokens,
+            "budget.flops": self.flops,
+            "budget.cost": self.cost,
+        }
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """Seconds of wall-clock time that are allowed: given, from minutes, or bought; None: no limit."""
+        if self.cost is not None and self.price_per_hour is not None:
+            return 3600 * self.cost / self.price_per_hour
+        return 60 * self.minutes if self.minutes is not None else self.seconds
 
 
 @dataclass

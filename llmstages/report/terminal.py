@@ -83,9 +83,10 @@ def cell_text(value: object) -> str:
 def progress(
     description: str, total: float | None = None, unit: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; yields `advance(amount=1, note="")`.
+    """Show a progress bar; yields `advance(amount=1, note="", total=...)`.
 
-    `total=None` shows a spinner. In a log file (no terminal) only the last state is printed.
+    A `total` given to `advance` replaces the old one. `total=None` here shows a spinner. In a log
+    file (no terminal) only the last state is printed.
     """
     bar = Progress(
         SpinnerColumn(),
@@ -102,11 +103,11 @@ def progress(
     with bar:
         task = bar.add_task(description, total=total, note="")
 
-        def advance(amount: float = 1, note: str | None = None) -> None:
+        def advance(amount: float = 1, note: str | None = None, total: float | None = None) -> None:
             if note is None:
-                bar.advance(task, amount)
+                bar.update(task, advance=amount, total=total)
             else:
-                bar.update(task, advance=amount, note=note)
+                bar.update(task, advance=amount, total=total, note=note)
 
         try:
             yield advance
