@@ -7,15 +7,16 @@ import os
 import pytest
 import torch
 
-from llmstages.config.groups import EvaluateConfig, ModelConfig
+from llmstages.config.groups import EvaluateConfig, ModelConfig, OptimConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import write_token_shards
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.stages import pretrain
-from llmstages.stages.pretrain import derived_batch_tokens, evaluator
+from llmstages.stages.pretrain import CONTINUED_LR_SHARE, evaluator
 from llmstages.stages.training import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.optimizer import derived_lr
 
 MACHINE = Machine(torch.device("cpu"), torch.float32, 1024)
 
@@ -58,13 +59,6 @@ def test_headline_is_that_of_the_best_checkpoint(validation, tiny_run):
     assert metrics == pytest.approx(summary["metrics"], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "batch"), [(1000, 1024), (5_000_000, 8192), (20_000_000, 16_384), (10**9, 131_072)]
-)
-def test_derived_batch(tokens, batch):
-    assert derived_batch_tokens(tokens) == batch
-
-
 def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
     pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=2))
     summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
@@ -75,6 +69,35 @@ def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
     info = load_checkpoint(tmp_path / "pretrain").info
     assert info.tokens_seen == 8 * 512 + 2 * 512
     assert info.lineage.parent == load_checkpoint(tiny_run).hash
+    lr = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))["lr"]
+    assert lr == CONTINUED_LR_SHARE * derived_lr("muon", 32)
+
+
+def test_a_rate_that_is_given_holds_with_a_base(tiny_run, tmp_path, pretrain_config):
+    optim = OptimConfig(lr=0.004)
+    pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=1, optim=optim))
+    entry = json.loads((tmp_path / "pretrain" / "metrics.jsonl").read_text("utf-8").splitlines()[0])
+    assert entry["lr"] == 0.004
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_weight_decay(tmp_path, pretrain_config, weight_decay, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        pretrain, "train", lambda training: seen.append(training) or 1 / 0
+    )  # far enough
+    with pytest.raises(ZeroDivisionError):
+        pretrain.run(pretrain_config(tmp_path, optim=OptimConfig(weight_decay=weight_decay)))
+    (training,) = seen
+    expected = 1 / (training.lr * 8) if weight_decay is None else 0.1
+    assert training.optim.weight_decay == pytest.approx(expected)
+
+
+def test_the_first_step_is_reported(tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    assert 0 < summary["seconds_to_first_step"] < summary["seconds"]
+    log = (tiny_run / "log.txt").read_text(encoding="utf-8")
+    assert f"first step after {summary['seconds_to_first_step']:.1f} s" in log
 
 
 def test_samples_are_shown(tmp_path, pretrain_config, capfd):
