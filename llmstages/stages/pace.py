@@ -84,5 +84,5 @@ class TimedEvaluation:
         """Tokens of the last evaluation: all (None), or what the time left allows."""
         if seconds_left is None or not self.seconds:
             return None
-        affordable = self.tokens_within(seconds_left)
+        affordable = self.tokens_within(0.9 * seconds_left)  # a tenth for what comes between
         return None if affordable >= self.validation_tokens else max(least, affordable)

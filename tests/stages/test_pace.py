@@ -31,7 +31,7 @@ def test_the_last_evaluation_reads_what_the_time_allows(monkeypatch):
     assert evaluation(1000) == {"val_loss": 1.0}
     assert (evaluation.seconds, evaluation.tokens) == (2.0, 1000)
     assert evaluation.tokens_for_the_end(None, 500) is None
-    assert evaluation.tokens_for_the_end(10.0, 500) == 5000
+    assert evaluation.tokens_for_the_end(10.0, 500) == 4500
     assert evaluation.tokens_for_the_end(0.1, 500) == 500
     assert evaluation.tokens_for_the_end(-3.0, 500) == 500
     assert evaluation.tokens_for_the_end(1000.0, 500) is None
