@@ -95,7 +95,7 @@ def read_texts(paths: list[Path]) -> Iterator[str]:
     """All texts under the paths, or those of Python's documentation."""
     from llmstages.collect.sources import list_inputs, read_input
     from llmstages.collect.sources.records import RawDocument
-    from llmstages.config.groups import FetchConfig, SourceConfig
+    from llmstages.config.collect_groups import FetchConfig, SourceConfig
 
     kinds = [] if paths else ["python_topics", "python_stdlib", "python_packages"]
     sources = {kind: SourceConfig(kind=kind) for kind in kinds}

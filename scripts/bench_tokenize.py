@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.report.terminal import table
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 

@@ -35,7 +35,7 @@ from llmstages.collect.cleaning.repair import repair
 from llmstages.collect.quality.rules import rules, verdicts
 from llmstages.collect.quality.statistics import SHORT_LINE_CHARACTERS, STOP_WORDS, measure_both
 from llmstages.collect.quality.word_rules import SENTENCE_ENDS
-from llmstages.config.groups import LanguageConfig, QualityConfig
+from llmstages.config.collect_groups import LanguageConfig, QualityConfig
 from llmstages.errors import UserError
 from llmstages.text.unicode import well_formed
 

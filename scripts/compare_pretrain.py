@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from bench_pretrain import facts
@@ -38,7 +38,7 @@ from llmstages.data.shards import Shard, write_token_shards
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
-from llmstages.model.transformer import TransformerConfig
+from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say, table, warn
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.device import choose_device, choose_dtype, peak_memory_bytes, wait_for
@@ -109,7 +109,7 @@ def work(order: dict[str, Any]) -> None:
     deadline = order["began"] + order["seconds"]
     trained = train_peer(peer, data, deadline)
     result = held_out_metrics(
-        peer.module,
+        cast(Transformer, peer.module),  # the loss knows what it is
         validation_shards,
         context_length=order["context_length"],
         rows_per_batch=data.rows_per_micro_batch,

@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmstages.config.groups import (
-    CheckpointConfig,
-    CorpusConfig,
-    EvaluateConfig,
-    ModelConfig,
-    ReportConfig,
-    SourceConfig,
-    TokenizerConfig,
-)
+from llmstages.config.collect_groups import CorpusConfig, SourceConfig, TokenizerConfig
+from llmstages.config.groups import CheckpointConfig, EvaluateConfig, ModelConfig, ReportConfig
 from llmstages.config.stages import (
     CollectConfig,
     FinetuneClassifyConfig,

@@ -115,7 +115,7 @@ def test_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "model=nano", "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("llmstages pretrain [CORPUS_DIR] [key=value ...]\n")
-    assert "\n  model=large|medium|micro|nano|small|tiny|xl\n" in shown
+    assert "\n  model=auto|large|medium|micro|nano|small|tiny|xl\n" in shown
     assert "\n  experiment=smoke\n" in shown
     assert "quality" not in shown  # a group of collect
     assert "finetune" not in shown  # experiments of other subcommands
@@ -276,7 +276,7 @@ MISTAKES = [
     (
         "pretrain budget=5",
         "budget=5: budget is a section with keys of its own "
-        "(budget.seconds, budget.minutes, budget.tokens)",
+        "(budget.seconds, budget.minutes, budget.tokens, ...)",
     ),
     (
         "pretrain model.num_layers=null",
@@ -306,6 +306,20 @@ MISTAKES = [
         "pretrain steps=1 epochs=2 model.layout=x device=gpu",
         "model.layout=x is unknown: choose one of qwen3; device=gpu is unknown: did you mean cpu?; "
         "steps=1 and epochs=2.0 are given: keep one of them",
+    ),
+    (
+        "pretrain model=auto model.num_layers=2 steps=1 budget.flops=1e9 budget.cost=2",
+        "model.num_layers=2 is given with model=auto, which picks it: only model.context_length "
+        "may be; steps=1 and budget.flops=1000000000.0 and budget.cost=2.0 are given: keep one of "
+        "them; budget.cost is given without budget.price_per_hour: give both, or neither",
+    ),
+    (
+        "finetune-instruct x budget.price_per_hour=2",
+        "budget.price_per_hour is given without budget.cost: give both, or neither",
+    ),
+    (
+        "pretrain budget.cost=0.0001 budget.price_per_hour=2",
+        "budget.cost=0.0001 at budget.price_per_hour=2 buys 0.18 s: it must be at least 1 s",
     ),
     (
         "finetune-classify x batch_tokens=5 batch_size=0 steps=0",

@@ -203,7 +203,7 @@ def test_every_model_with_its_size() -> None:
         spans(row[0])[0]: [int(cell.replace(",", "")) for cell in row[1:]]
         for row in table(README, "model")
     }
-    assert set(rows) == {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    assert set(rows) == {path.stem for path in (conf_dir() / "model").glob("*.yaml")} - {"auto"}
     for name, (layers, width, context, parameters, vocabulary) in rows.items():
         shape = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{name}.yaml").read_text()))
         assert (shape.num_layers, shape.hidden_size, shape.context_length) == (
@@ -382,7 +382,8 @@ def test_every_file_has_the_keys_of_the_table(finished: dict[str, list[Path]]) -
             for value in contents if isinstance(contents, list) else [contents]:
                 assert required <= set(value) <= required | optional, path
                 seen |= set(value)
-        assert seen >= optional - {"shrunk_from"}, name  # that one needs a slow machine
+        # These need a time budget, and a slow machine.
+        assert seen >= optional - {"evaluation_tokens", "shrunk_from"}, name
 
 
 def test_the_metrics_are_those_that_the_page_names(finished: dict[str, list[Path]]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import daft
 from daft import DataType, col
 
-from llmstages.config.groups import EngineConfig
+from llmstages.config.collect_groups import EngineConfig
 from llmstages.data.encoding import num_cores
 from llmstages.errors import UserError
 from llmstages.report.terminal import warn

@@ -30,7 +30,7 @@ from llmstages.collect.steps.measure import (
 from llmstages.collect.steps.read import Reading, read_inputs
 from llmstages.collect.steps.write import source_manifest, write_documents
 from llmstages.collect.work import Work, complete, read_json, step_key, write_json
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import Counts, SourceManifest
 from llmstages.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
-from llmstages.config.groups import refuse
+from llmstages.config.checks import refuse
 from llmstages.config.schema import nested_schema, no_such_key, schema_keys
 from llmstages.config.stages import SUBCOMMANDS
 from llmstages.config.words import USAGES, usage_line, without_interpolation

@@ -1,7 +1,8 @@
 """What the schemas say about keys: which exist, of what type, what they mean, which one is nearest.
 
-The dataclasses of `groups.py` and `stages.py` are the only description of the configuration. This
-module reads them, for Hydra (`register_schemas`), for error messages and for `--help`.
+The dataclasses of `collect_groups.py`, `groups.py` and `stages.py` are the only description of the
+configuration. This module reads them, for Hydra (`register_schemas`), for error messages and for
+`--help`.
 """
 
 import ast

@@ -5,26 +5,26 @@ Only the standard library is imported here. Keys that mean the same have the sam
 
 from dataclasses import dataclass, field
 
-from llmstages.config.groups import (
-    BudgetConfig,
-    CheckpointConfig,
+from llmstages.config.checks import choice_problem, range_problem, refuse
+from llmstages.config.collect_groups import (
     CorpusConfig,
     DecontaminateConfig,
     DedupConfig,
     EngineConfig,
-    EvaluateConfig,
     FetchConfig,
     LanguageConfig,
-    ModelConfig,
-    OptimConfig,
     PiiConfig,
     QualityConfig,
+    TokenizerConfig,
+)
+from llmstages.config.groups import (
+    BudgetConfig,
+    CheckpointConfig,
+    EvaluateConfig,
+    ModelConfig,
+    OptimConfig,
     ReportConfig,
     ScheduleConfig,
-    TokenizerConfig,
-    choice_problem,
-    range_problem,
-    refuse,
 )
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -92,7 +92,7 @@ class TrainingConfig:
     seed: int = 0
     """Seed of the initial weights, of the order of the data and of the samples."""
     steps: int | None = None
-    """Optimizer steps. At most one of `steps`, `epochs` and `budget.*` is given."""
+    """Optimizer steps. At most one of `steps`, `epochs` and the budgets is given."""
     epochs: float | None = None
     """Passes over the training data."""
     batch_tokens: int | None = None
@@ -125,16 +125,19 @@ class TrainingConfig:
             + range_problem("batch_tokens", self.batch_tokens, 1)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
         )
-        lengths = {
-            "steps": self.steps,
-            "epochs": self.epochs,
-            "budget.seconds": self.budget.seconds,
-            "budget.minutes": self.budget.minutes,
-            "budget.tokens": self.budget.tokens,
-        }
+        lengths = {"steps": self.steps, "epochs": self.epochs, **self.budget.lengths}
         given = [f"{key}={value}" for key, value in lengths.items() if value is not None]
         if len(given) > 1:
             problems.append(f"{' and '.join(given)} are given: keep one of them")
+        cost, price = self.budget.cost, self.budget.price_per_hour
+        if (cost is None) != (price is None):
+            one, other = ("cost", "price_per_hour") if price is None else ("price_per_hour", "cost")
+            problems.append(f"budget.{one} is given without budget.{other}: give both, or neither")
+        elif (seconds := self.budget.wall_seconds) is not None and cost is not None and seconds < 1:
+            problems.append(
+                f"budget.cost={cost:g} at budget.price_per_hour={price:g} buys {seconds:.2g} s: "
+                "it must be at least 1 s"
+            )
         return problems
 
 

@@ -118,10 +118,11 @@ def progress(
     unit: str = "",
     above: RenderableType | None = None,
 ) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; yields `advance(amount=1, note="")`.
+    """Show a progress bar; yields `advance(amount=1, note="", total=...)`.
 
-    `total=None` shows a spinner. `above` is drawn above the bar, anew each time the bar is. In a
-    log file (no terminal) only the last state is printed.
+    A `total` given to `advance` replaces the old one. `total=None` here shows a spinner. `above` is
+    drawn above the bar, anew each time the bar is. In a log file (no terminal) only the last state
+    is printed.
     """
     bar = ProgressBelow(
         SpinnerColumn(),
@@ -139,11 +140,11 @@ def progress(
     with bar:
         task = bar.add_task(description, total=total, note="")
 
-        def advance(amount: float = 1, note: str | None = None) -> None:
+        def advance(amount: float = 1, note: str | None = None, total: float | None = None) -> None:
             if note is None:
-                bar.advance(task, amount)
+                bar.update(task, advance=amount, total=total)
             else:
-                bar.update(task, advance=amount, note=note)
+                bar.update(task, advance=amount, total=total, note=note)
 
         try:
             yield advance

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmstages.collect.work import Work, open_work, remove_staging
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import FORMAT_VERSION, Corpus, Counts, Manifest
 from llmstages.errors import UserError

@@ -1,7 +1,6 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from llmstages.data.labelled import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import ClassificationReport, classification_report
-from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
 from llmstages.stages.training import (
     Clock,
     Machine,
-    choose_compile,
-    choose_length,
     choose_machine,
+    fine_tune,
     finetune_base,
     finetune_rows,
     finished_before,
@@ -33,11 +30,7 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
-from llmstages.train.checkpoint import Lineage, load_checkpoint
-from llmstages.train.loop import Goal, Training, train
-from llmstages.train.losses import label_probabilities, sparse_loss
-from llmstages.train.memory import checkpoint_blocks_here
-from llmstages.train.optimizer import derived_lr
+from llmstages.train.losses import label_probabilities
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -65,8 +58,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     base = finetune_base(config, num_labels=len(labels))
     model, tokenizer = base.model, base.tokenizer
     directory = run_dir(config, f"{Path(config.data).stem}-classify")
-    hashes = input_hashes(config, base)
-    the_run = Run(directory, "finetune-classify", config, hashes)
+    the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
     context_length = model.config.context_length
@@ -100,12 +92,6 @@ def run(config: FinetuneClassifyConfig) -> float:
         context_length=context_length,
         seed=config.seed,
     )
-    length = choose_length(
-        config,
-        steps_per_epoch=data.steps_per_epoch,
-        tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
-        default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
-    )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
@@ -127,51 +113,20 @@ def run(config: FinetuneClassifyConfig) -> float:
             "macro_f1": report.macro_f1,
         }
 
-    result = train(
-        Training(
-            run=the_run,
-            model=model,
-            tokenizer=tokenizer,
-            data=data,
-            loss=sparse_loss,
-            evaluate=evaluate,
-            goal=Goal("val_loss", lower_is_better=True),
-            lineage=Lineage(
-                corpus_manifest=base.info.lineage.corpus_manifest if base.info else None,
-                tokenizer=tokenizer.hash,
-                parent=base.hash,
-                data=hashes["data"],
-            ),
-            device=machine.device,
-            dtype=machine.dtype,
-            checkpoint_blocks=checkpoint_blocks_here(
-                config.activation_checkpointing,
-                model.config,
-                machine.device,
-                machine.dtype,
-                tokens=machine.micro_batch_tokens,
-                optimizer=config.optim.name,
-            ),
-            lr=config.optim.lr
-            or LR_SHARE * derived_lr(config.optim.name, model.config.hidden_size),
-            optim=config.optim,
-            schedule=config.schedule,
-            checkpoint=config.checkpoint,
-            evaluation=config.evaluate,
-            steps=length.steps,
-            seconds=length.seconds_left(clock),
-            compile=choose_compile(config, machine, model, None, context_length),
-            labels=labels,
-            classifier={"pooling": "last", "task": "single_label"},
-            tokens_seen=base.info.tokens_seen if base.info else 0,
-            plan={
-                "metrics_before": before,
-                "baselines": baselines,
-                "dtype": str(machine.dtype),
-            },
-        )
+    result = fine_tune(
+        the_run,
+        config,
+        base,
+        machine,
+        clock,
+        data=data,
+        num_tokens=sum(len(example.tokens) for example in training),
+        default_epochs=DEFAULT_EPOCHS,
+        lr_share=LR_SHARE,
+        evaluate=evaluate,
+        plan={"metrics_before": before, "baselines": baselines},
+        labels=labels,
     )
-    model.load_state_dict(load_checkpoint(directory).model.state_dict())
     report = classification_report(labels, truth, probabilities(model, test, machine))
     error_console().print(
         render_classification(report, title=f"test rows of {Path(config.data).name}")
@@ -191,7 +146,6 @@ def run(config: FinetuneClassifyConfig) -> float:
         clock=clock,
         baselines=baselines,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
-        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
     )
     return report.macro_f1
 

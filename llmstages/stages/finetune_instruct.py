@@ -1,7 +1,6 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,16 +11,14 @@ from llmstages.data.labelled import Conversation, read_conversations
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import likelihood
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
-from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import clipped, progress, say, warn
 from llmstages.stages.training import (
     Clock,
     Machine,
-    choose_compile,
-    choose_length,
     choose_machine,
+    fine_tune,
     finetune_base,
     finetune_rows,
     finished_before,
@@ -31,11 +28,7 @@ from llmstages.stages.training import (
 )
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.tokenizer import Tokenizer
-from llmstages.train.checkpoint import Lineage, load_checkpoint
-from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import sparse_loss
-from llmstages.train.memory import checkpoint_blocks_here
-from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 3
@@ -64,8 +57,7 @@ def run(config: FinetuneInstructConfig) -> float:
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
     directory = run_dir(config, f"{Path(config.data).stem}-instruct")
-    hashes = input_hashes(config, base)
-    the_run = Run(directory, "finetune-instruct", config, hashes)
+    the_run = Run(directory, "finetune-instruct", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
     context_length = model.config.context_length
@@ -91,12 +83,6 @@ def run(config: FinetuneInstructConfig) -> float:
         rows_per_step=rows_per_step,
         rows_per_micro_batch=max(1, min(machine.micro_batch_tokens // row_length, rows_per_step)),
         seed=config.seed,
-    )
-    length = choose_length(
-        config,
-        steps_per_epoch=data.steps_per_epoch,
-        tokens_per_step=sum(len(e.tokens) for e in training) / data.steps_per_epoch,
-        default_steps=DEFAULT_EPOCHS * data.steps_per_epoch,
     )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
@@ -132,47 +118,21 @@ def run(config: FinetuneInstructConfig) -> float:
             say(f"  {clipped(asked)} -> {clipped(answered)}")
 
     metrics_before = the_run.plan.get("metrics_before") or test_metrics("answers of the base")
-    result = train(
-        Training(
-            run=the_run,
-            model=model,
-            tokenizer=tokenizer,
-            data=data,
-            loss=sparse_loss,
-            evaluate=lambda: {"val_loss": held_out_loss(validation)},
-            goal=Goal("val_loss", lower_is_better=True),
-            lineage=Lineage(
-                corpus_manifest=base.info.lineage.corpus_manifest if base.info else None,
-                tokenizer=tokenizer.hash,
-                parent=base.hash,
-                data=hashes["data"],
-            ),
-            device=machine.device,
-            dtype=machine.dtype,
-            checkpoint_blocks=checkpoint_blocks_here(
-                config.activation_checkpointing,
-                model.config,
-                machine.device,
-                machine.dtype,
-                tokens=machine.micro_batch_tokens,
-                optimizer=config.optim.name,
-            ),
-            lr=config.optim.lr
-            or LR_SHARE * derived_lr(config.optim.name, model.config.hidden_size),
-            optim=config.optim,
-            schedule=config.schedule,
-            checkpoint=config.checkpoint,
-            evaluation=config.evaluate,
-            steps=length.steps,
-            seconds=length.seconds_left(clock),
-            last_evaluation=4.0,  # generating answers costs more than reading them
-            compile=choose_compile(config, machine, model, None, context_length),
-            tokens_seen=base.info.tokens_seen if base.info else 0,
-            show_samples=show_samples if config.evaluate.num_samples else None,
-            plan={"metrics_before": metrics_before, "dtype": str(machine.dtype)},
-        )
+    result = fine_tune(
+        the_run,
+        config,
+        base,
+        machine,
+        clock,
+        data=data,
+        num_tokens=sum(len(example.tokens) for example in training),
+        default_epochs=DEFAULT_EPOCHS,
+        lr_share=LR_SHARE,
+        evaluate=lambda: {"val_loss": held_out_loss(validation)},
+        plan={"metrics_before": metrics_before},
+        last_evaluation=4.0,  # generating answers costs more than reading them
+        show_samples=show_samples if config.evaluate.num_samples else None,
     )
-    model.load_state_dict(load_checkpoint(directory).model.state_dict())
     metrics = test_metrics("answers after tuning")
     words = sum(len(m.content.split()) for c in rows.train for m in c.messages)
     epochs = result.progress.step / data.steps_per_epoch
@@ -188,7 +148,6 @@ def run(config: FinetuneInstructConfig) -> float:
         words=round(words * epochs),
         clock=clock,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
-        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
     )
     return metrics["val_loss"]
 

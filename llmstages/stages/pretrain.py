@@ -1,27 +1,38 @@
 """`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
 
 import json
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from llmstages.config.groups import ModelConfig
+from llmstages.config.groups import AUTO_MODEL, ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import Shard, token_shards_dir, write_token_shards
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
-from llmstages.model.counts import num_parameters
+from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.layouts import make_config
+from llmstages.model.scaling import (
+    MAX_DEFAULT_EPOCHS,
+    TOKENS_PER_PARAMETER,
+    default_tokens,
+    derived_batch_tokens,
+)
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, progress, say, table, warn
+from llmstages.stages.model_size import asked_tokens, pick_size
+from llmstages.stages.pace import (
+    LAST_EVALUATION_SHARE,
+    TimedEvaluation,
+    affordable_evaluation,
+    seconds_per_token,
+)
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -30,12 +41,13 @@ from llmstages.stages.training import (
     choose_machine,
     finished_before,
     run_dir,
+    with_weight_decay,
     write_summary,
 )
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
-from llmstages.train.loop import MAX_PROBE_SHARE, Goal, Training, train
-from llmstages.train.losses import LossFn, dense_loss, pretraining_loss
+from llmstages.train.loop import Goal, Training, train
+from llmstages.train.losses import LossFn, pretraining_loss
 from llmstages.train.memory import (
     MAX_MICRO_BATCH_TOKENS,
     MicroBatch,
@@ -46,12 +58,10 @@ from llmstages.train.optimizer import derived_lr
 from llmstages.train.precision import require_fp8
 from llmstages.train.run import Run
 
-BATCH_FACTOR = 3.0
-"""Tokens a step, over the square root of all training tokens; see docs/architecture.md."""
-TOKENS_PER_PARAMETER = 20
-"""Compute-optimal ratio of tokens to parameters (Hoffmann et al. 2022)."""
-MAX_DEFAULT_EPOCHS = 4
-"""Repeating data up to four times is nearly as good as new data (Muennighoff et al. 2023)."""
+CONTINUED_LR_SHARE = 0.3
+"""Peak rate of going on from a base, as a share of the derived one; see docs/architecture.md."""
+SHORT_BUDGET_SECONDS = 60
+"""Below this nothing is sampled on the way."""
 
 
 def run(config: PretrainConfig) -> float:
@@ -79,76 +89,119 @@ def run(config: PretrainConfig) -> float:
     if (headline := finished_before(the_run)) is not None:
         return headline
     train_shards, validation_shards = open_shards(corpus, tokenizer)
-    model = start_model(config, tokenizer, base)
-    context_length = model.config.context_length
-    if base is not None:  # it may read far longer texts than fit the device at once
-        context_length = min(context_length, machine.micro_batch_tokens)
     corpus_tokens = sum(shard.info.tokens for shard in train_shards)
-    if corpus_tokens < 2 * context_length:
-        raise UserError(
-            f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
-            f"{context_length}: collect more text, or set model.context_length lower"
-        )
-    parameters = num_parameters(model.config)
-    default_tokens = min(TOKENS_PER_PARAMETER * parameters, MAX_DEFAULT_EPOCHS * corpus_tokens)
-    model.to(machine.device)
-    loss = pretraining_loss(config.z_loss)
-    micro_batch = choose_micro_batch(config, the_run, machine, model, loss, context_length)
-    model.checkpoint_blocks = micro_batch.checkpoint_blocks
 
-    def data_of(rows_per_step: int) -> PretrainingData:
+    def data_of(
+        context_length: int, rows_per_step: int | None = None, rows_at_once: int | None = None
+    ) -> PretrainingData:
+        rows_at_once = rows_at_once or max(1, machine.micro_batch_tokens // context_length)
+        rows_per_step = rows_per_step or rows_at_once
         return PretrainingData(
             train_shards,
             context_length=context_length,
             rows_per_step=rows_per_step,
-            rows_per_micro_batch=min(micro_batch.rows, rows_per_step),
+            rows_per_micro_batch=min(rows_at_once, rows_per_step),
             seed=config.seed,
             weights=weights,
             mask_documents=config.mask_documents,
         )
 
-    if the_run.resume_from is not None:  # what was decided before step 1 holds
-        expected_tokens = float(the_run.plan["expected_tokens"])
-        rows_per_step = int(the_run.plan["rows_per_step"])
+    # What was decided before step 1 holds in a resumed run.
+    plan = {} if the_run.resume_from is None else the_run.plan
+    picked = None
+    if base is not None:
+        model = base_model(config, base)
     else:
-        expected_tokens = tokens_to_expect(
-            config, data_of(micro_batch.rows), model, machine, clock, default_tokens
+        if plan:
+            shape = TransformerConfig(**plan["model_shape"])
+        elif config.model.name == AUTO_MODEL:
+            picked = pick_size(config, tokenizer.vocab_size, corpus_tokens, data_of, machine, clock)
+            shape = picked.shape
+        else:
+            shape = transformer_config(config.model, tokenizer.vocab_size)
+        model = Transformer(shape)
+        model.initialize(torch.Generator().manual_seed(config.seed))
+    context_length = model.config.context_length
+    if base is not None:  # it may read far longer texts than fit the device at once
+        context_length = min(context_length, machine.micro_batch_tokens)
+    if corpus_tokens < 2 * context_length:
+        raise UserError(
+            f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
+            f"{context_length}: collect more text, or set model.context_length lower"
         )
+    model.to(machine.device)
+    loss = pretraining_loss(config.z_loss)
+    micro_batch = choose_micro_batch(config, the_run, machine, model, loss, context_length)
+    model.checkpoint_blocks = micro_batch.checkpoint_blocks
+    parameters = num_parameters(model.config)
+    token_flops = flops_per_token(model.config, context_length)
+    usual_tokens = default_tokens(parameters, corpus_tokens)
+    seconds = config.budget.wall_seconds
+    evaluation_tokens = config.evaluate.max_tokens
+    pace = None  # seconds a token of training, where it was timed
+    if plan:
+        expected_tokens = float(plan["expected_tokens"])
+        rows_per_step = int(plan["rows_per_step"])
+        evaluation_tokens = int(plan.get("evaluation_tokens", evaluation_tokens))
+    else:
+        if seconds is not None:
+            pace = None if picked is None else picked.seconds_per_token
+            if pace is None:
+                left = seconds - clock.spent()
+                timed = data_of(context_length, micro_batch.rows, micro_batch.rows)
+                pace = seconds_per_token(model, timed, machine, left)
+            left = max(0.0, seconds - clock.spent())
+            expected_tokens = left / pace
+            evaluation_tokens = affordable_evaluation(evaluation_tokens, pace, left)
+        elif config.budget.flops is not None:
+            expected_tokens = config.budget.flops / token_flops
+        else:
+            expected_tokens = asked_tokens(config, corpus_tokens) or usual_tokens
         batch_tokens = config.batch_tokens or derived_batch_tokens(expected_tokens)
         most_rows = max(1, corpus_tokens // context_length)
         rows_per_step = max(1, min(round(batch_tokens / context_length), most_rows))
-    data = data_of(rows_per_step)
+    data = data_of(context_length, rows_per_step, micro_batch.rows)
     length = choose_length(
         config,
         steps_per_epoch=data.rows_per_epoch / rows_per_step,
         tokens_per_step=data.tokens_per_step,
-        default_steps=round(default_tokens / data.tokens_per_step),
+        training_flops_per_token=token_flops,
+        default_steps=round(usual_tokens / data.tokens_per_step),
     )
-    evaluate = evaluator(
-        config, model, validation_shards, machine, context_length, data.rows_per_micro_batch
-    )
+    steps = length.steps or max(1.0, expected_tokens / data.tokens_per_step)
     say(
         f"{parameters:,} parameters, {corpus_tokens:,} training tokens, "
         f"{data.tokens_per_step:,} a step, on {machine.device.type} in "
         f"{str(machine.dtype).removeprefix('torch.')}"
     )
-    run_tokens = length.steps * data.tokens_per_step if length.steps else expected_tokens
+    run_tokens = steps * data.tokens_per_step
     show_epochs(corpus, data, run_tokens)
     warn_of_repeats(data, run_tokens, measured=length.steps is None)
-    if is_default_length(config) and default_tokens < TOKENS_PER_PARAMETER * parameters:
+    if length.is_default and usual_tokens < TOKENS_PER_PARAMETER * parameters:
         warn(
             f"{corpus_tokens:,} training tokens are few for {parameters:,} parameters: read "
-            f"{MAX_DEFAULT_EPOCHS} times they are {default_tokens / parameters:.1f} a parameter, "
+            f"{MAX_DEFAULT_EPOCHS} times they are {usual_tokens / parameters:.1f} a parameter, "
             f"about {TOKENS_PER_PARAMETER} are best; collect more text, or take a smaller model="
         )
-    cadence_tokens = config.evaluate.max_tokens
-    metrics_before = the_run.plan.get("metrics_before") or evaluate(cadence_tokens)
-    lr = (
-        config.optim.lr
-        if config.optim.lr is not None
-        else derived_lr(config.optim.name, model.config.hidden_size)
+    lr = config.optim.lr
+    if lr is None:
+        lr = derived_lr(config.optim.name, model.config.hidden_size)
+        if base is not None:
+            lr *= CONTINUED_LR_SHARE
+    compiled = choose_compile(config, machine, model, expected_tokens, context_length)
+    evaluate = TimedEvaluation(
+        evaluator(
+            config, model, validation_shards, machine, context_length, data.rows_per_micro_batch
+        ),
+        sum(shard.info.tokens for shard in validation_shards),
     )
-    validation_tokens = sum(shard.info.tokens for shard in validation_shards)
+    if plan and seconds is not None:
+        evaluate.seconds, evaluate.tokens = plan["evaluation_seconds"], evaluation_tokens
+    metrics_before = plan.get("metrics_before") or evaluate(evaluation_tokens)
+    last_tokens = evaluate.validation_tokens
+    if seconds is not None and evaluate.seconds:
+        last_tokens = evaluate.tokens_within(LAST_EVALUATION_SHARE * (seconds - clock.spent()))
+    silent = seconds is not None and seconds < SHORT_BUDGET_SECONDS
     result = train(
         Training(
             run=the_run,
@@ -156,7 +209,7 @@ def run(config: PretrainConfig) -> float:
             tokenizer=tokenizer,
             data=data,
             loss=loss,
-            evaluate=lambda: evaluate(cadence_tokens),
+            evaluate=lambda: evaluate(evaluation_tokens),
             goal=Goal("val_loss", lower_is_better=True),
             lineage=Lineage(
                 corpus_manifest=corpus.manifest_hash,
@@ -166,36 +219,48 @@ def run(config: PretrainConfig) -> float:
             device=machine.device,
             dtype=machine.dtype,
             lr=lr,
-            optim=config.optim,
+            optim=with_weight_decay(config.optim, lr, steps, data.rows_per_epoch / rows_per_step),
             schedule=config.schedule,
             checkpoint=config.checkpoint,
             evaluation=config.evaluate,
             steps=length.steps,
             seconds=length.seconds_left(clock),
-            last_evaluation=max(1.0, validation_tokens / cadence_tokens),
-            compile=choose_compile(config, machine, model, expected_tokens, context_length),
+            evaluation_seconds=evaluate.seconds or None,
+            last_evaluation=max(1.0, last_tokens / evaluation_tokens),
+            compile=compiled,
             fp8=config.fp8,
             checkpoint_blocks=micro_batch.checkpoint_blocks,
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
-            show_samples=sampler(config, corpus, model, tokenizer, machine),
+            began=clock.began,
+            show_samples=None if silent else sampler(config, corpus, model, tokenizer, machine),
             plan={
                 "metrics_before": metrics_before,
+                "model_shape": asdict(model.config),
                 "expected_tokens": expected_tokens,
                 "rows_per_step": rows_per_step,
                 "rows_per_micro_batch": data.rows_per_micro_batch,
                 "activation_checkpointing": micro_batch.checkpoint_blocks,
                 "dtype": str(machine.dtype),
+                **({} if seconds is None else {"evaluation_tokens": evaluation_tokens}),
             },
         )
     )
     best = load_checkpoint(directory)
     model.load_state_dict(best.model.state_dict())
-    metrics = evaluate(None)
+    left_for_it = length.seconds_left(clock)
+    if left_for_it is not None:
+        left_for_it -= result.seconds_before
+    metrics = evaluate(evaluate.tokens_for_the_end(left_for_it, evaluation_tokens))
+    if evaluate.tokens < evaluate.validation_tokens:
+        the_run.log(
+            f"the last evaluation reads {evaluate.tokens:,} of {evaluate.validation_tokens:,} "
+            "validation tokens: the time budget has no room for more"
+        )
     show_sources(
         {shard.info.source: shard.info.tokens for shard in validation_shards},
         metrics_before,
         metrics,
-        " (before: on a sample)" if validation_tokens > cadence_tokens else "",
+        " (before: on a sample)" if evaluation_tokens < evaluate.validation_tokens else "",
     )
     words_per_token = sum(s.info.words for s in train_shards) / corpus_tokens
     write_summary(
@@ -210,7 +275,7 @@ def run(config: PretrainConfig) -> float:
         words=round(result.progress.tokens * words_per_token),
         clock=clock,
         corpus={"directory_name": corpus.name, "manifest": corpus.manifest_hash},
-        model_shape=asdict(model.config) | {"parameters": num_parameters(model.config)},
+        validation_tokens=evaluate.tokens,
     )
     return metrics["val_bits_per_byte"]
 
@@ -232,18 +297,12 @@ def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list
     return train_shards, validation
 
 
-def start_model(
-    config: PretrainConfig, tokenizer: Tokenizer, base: Checkpoint | None
-) -> Transformer:
-    """The model to train: the base's, or one with random weights."""
-    if base is not None:
-        if base.labels is not None:
-            raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
-        say(f"going on from {base.directory}: its shape and tokenizer are kept, model= is not used")
-        return base.model
-    model = Transformer(transformer_config(config.model, tokenizer.vocab_size))
-    model.initialize(torch.Generator().manual_seed(config.seed))
-    return model
+def base_model(config: PretrainConfig, base: Checkpoint) -> Transformer:
+    """The base's model; `UserError` for a classifier."""
+    if base.labels is not None:
+        raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
+    say(f"going on from {base.directory}: its shape and tokenizer are kept, model= is not used")
+    return base.model
 
 
 def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig:
@@ -301,13 +360,6 @@ def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:
         table(f"{tokens:,.0f} tokens of {corpus.directory}", columns, rows)
 
 
-def is_default_length(config: PretrainConfig) -> bool:
-    """Whether the stage chooses how long to train."""
-    budget = config.budget
-    given = (config.steps, config.epochs, budget.seconds, budget.minutes, budget.tokens)
-    return all(length is None for length in given)
-
-
 def warn_of_repeats(data: PretrainingData, tokens: float, *, measured: bool) -> None:
     """Say which sources the run reads more often than repeated text is worth.
 
@@ -344,55 +396,6 @@ def asked_weights(config: PretrainConfig, corpus: Corpus) -> dict[str, float]:
             f"{', '.join(corpus.sources)}"
         )
     return weights
-
-
-def tokens_to_expect(
-    config: PretrainConfig,
-    data: PretrainingData,
-    model: Transformer,
-    machine: Machine,
-    clock: Clock,
-    default_tokens: int,
-) -> float:
-    """About how many tokens the run will train on: decides the batch and whether compiling pays.
-
-    With a time budget the speed is probed on a few micro-batches.
-    """
-    if config.budget.tokens is not None:
-        return config.budget.tokens
-    if config.epochs is not None:
-        return config.epochs * data.num_tokens
-    if config.steps is not None and config.batch_tokens is not None:
-        return config.steps * config.batch_tokens
-    seconds = choose_length(config, steps_per_epoch=1, tokens_per_step=1, default_steps=1)
-    left = seconds.seconds_left(clock)
-    if left is None:
-        return default_tokens
-    took: list[float] = []
-    for step in range(5):
-        begin = time.monotonic()
-        batch = next(data.micro_batches(step)).to(machine.device)
-        with torch.autocast(
-            machine.device.type, dtype=machine.dtype, enabled=machine.dtype != torch.float32
-        ):
-            loss, _ = dense_loss(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        _ = loss.item()  # waits for the device
-        model.zero_grad(set_to_none=True)
-        took.append(time.monotonic() - begin)
-        if sum(took) > MAX_PROBE_SHARE * left:
-            break
-    # The fastest is the machine's own speed: the first warms up, others may have been disturbed.
-    return max(0.0, left) * batch.num_real_tokens / min(took)
-
-
-def derived_batch_tokens(total_tokens: float) -> int:
-    """Tokens an optimizer step: grows with the square root of the training tokens.
-
-    The exponent is that of the critical batch size in data (Zhang et al. 2024, "How Does Critical
-    Batch Size Scale in Pre-training?"), the factor measured (docs/architecture.md). A power of two.
-    """
-    return int(2 ** round(math.log2(max(1024.0, BATCH_FACTOR * math.sqrt(total_tokens)))))
 
 
 def evaluator(

@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
 import llmstages
+from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
+from llmstages.data.examples import PackedData, ShuffledData
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
-from llmstages.model.counts import flops_per_token
+from llmstages.model.counts import flops_per_token, num_parameters
+from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
-from llmstages.train.checkpoint import Checkpoint, file_hash, load_checkpoint
+from llmstages.train.checkpoint import Checkpoint, Lineage, file_hash, load_checkpoint
 from llmstages.train.device import (
     choose_device,
     choose_dtype,
@@ -24,7 +27,10 @@ from llmstages.train.device import (
     peak_flops,
     peak_memory_bytes,
 )
-from llmstages.train.loop import TrainingResult
+from llmstages.train.loop import Goal, Training, TrainingResult, train
+from llmstages.train.losses import sparse_loss
+from llmstages.train.memory import checkpoint_blocks_here
+from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
 R = TypeVar("R")
@@ -72,6 +78,8 @@ class Length:
     steps: int | None
     seconds: float | None
     """From the beginning of the stage."""
+    is_default: bool = False
+    """The stage chose it: nothing was asked for."""
 
     def seconds_left(self, clock: Clock) -> float | None:
         """What is left of the seconds now."""
@@ -83,12 +91,13 @@ def choose_length(
     *,
     steps_per_epoch: float,
     tokens_per_step: float,
+    training_flops_per_token: float,
     default_steps: int,
 ) -> Length:
     """Length asked for by `steps`, `epochs` or `budget.*`, or the stage's default."""
     budget = config.budget
-    if budget.seconds is not None or budget.minutes is not None:
-        total = budget.seconds if budget.seconds is not None else 60 * (budget.minutes or 0.0)
+    if budget.wall_seconds is not None:
+        total = budget.wall_seconds
         drawing = min(CURVES_SECONDS, total / 50) if config.report.curves else 0.0
         return Length(None, total - drawing)
     if config.steps is not None:
@@ -97,7 +106,10 @@ def choose_length(
         return Length(max(1, round(config.epochs * steps_per_epoch)), None)
     if budget.tokens is not None:
         return Length(max(1, round(budget.tokens / tokens_per_step)), None)
-    return Length(max(1, default_steps), None)
+    if budget.flops is not None:
+        tokens = budget.flops / training_flops_per_token
+        return Length(max(1, round(tokens / tokens_per_step)), None)
+    return Length(max(1, default_steps), None, is_default=True)
 
 
 def choose_compile(
@@ -123,6 +135,15 @@ def choose_compile(
         warn(f"torch.compile does not work here ({str(error).splitlines()[0]}): running without")
         return False
     return True
+
+
+def with_weight_decay(
+    optim: OptimConfig, lr: float, steps: float, steps_per_epoch: float
+) -> OptimConfig:
+    """The optimizer's settings with a weight decay: the one given, or the derived one for null."""
+    if optim.weight_decay is not None:
+        return optim
+    return replace(optim, weight_decay=derived_weight_decay(lr, steps, steps_per_epoch))
 
 
 @dataclass(frozen=True)
@@ -204,6 +225,88 @@ def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
 
 
+def fine_tune(
+    run: Run,
+    config: FinetuneConfig,
+    base: Checkpoint,
+    machine: Machine,
+    clock: Clock,
+    *,
+    data: PackedData | ShuffledData,
+    num_tokens: int,
+    default_epochs: int,
+    lr_share: float,
+    evaluate: Callable[[], dict[str, float]],
+    plan: Mapping[str, Any],
+    labels: list[str] | None = None,
+    last_evaluation: float = 1.0,
+    show_samples: Callable[[int], None] | None = None,
+) -> TrainingResult:
+    """Tune the base's model on labelled rows; then it holds the weights of the best checkpoint.
+
+    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. The others
+    are those of `Training`.
+    """
+    model, info = base.model, base.info
+    length = choose_length(
+        config,
+        steps_per_epoch=data.steps_per_epoch,
+        tokens_per_step=num_tokens / data.steps_per_epoch,
+        training_flops_per_token=flops_per_token(model.config, data.context_length),
+        default_steps=default_epochs * data.steps_per_epoch,
+    )
+    lr = config.optim.lr
+    if lr is None:
+        lr = lr_share * derived_lr(config.optim.name, model.config.hidden_size)
+    compiled = choose_compile(config, machine, model, None, data.context_length)
+    result = train(
+        Training(
+            run=run,
+            model=model,
+            tokenizer=base.tokenizer,
+            data=data,
+            loss=sparse_loss,
+            evaluate=evaluate,
+            goal=Goal("val_loss", lower_is_better=True),
+            lineage=Lineage(
+                corpus_manifest=info.lineage.corpus_manifest if info else None,
+                tokenizer=base.tokenizer.hash,
+                parent=base.hash,
+                data=run.settings["inputs"]["data"],
+            ),
+            device=machine.device,
+            dtype=machine.dtype,
+            checkpoint_blocks=checkpoint_blocks_here(
+                config.activation_checkpointing,
+                model.config,
+                machine.device,
+                machine.dtype,
+                tokens=machine.micro_batch_tokens,
+                optimizer=config.optim.name,
+            ),
+            lr=lr,
+            optim=with_weight_decay(
+                config.optim, lr, length.steps or data.steps_per_epoch, data.steps_per_epoch
+            ),
+            schedule=config.schedule,
+            checkpoint=config.checkpoint,
+            evaluation=config.evaluate,
+            steps=length.steps,
+            seconds=length.seconds_left(clock),
+            last_evaluation=last_evaluation,
+            compile=compiled,
+            labels=labels,
+            classifier=None if labels is None else {"pooling": "last", "task": "single_label"},
+            tokens_seen=info.tokens_seen if info else 0,
+            began=clock.began,
+            show_samples=show_samples,
+            plan={**plan, "dtype": str(machine.dtype)},
+        )
+    )
+    model.load_state_dict(load_checkpoint(run.directory).model.state_dict())
+    return result
+
+
 def run_dir(config: TrainingConfig, default_name: str) -> Path:
     """Directory of a run; a job of a sweep has its own inside it."""
     return Path(config.runs_dir) / (config.name or default_name) / (config.name_suffix or "")
@@ -244,6 +347,7 @@ def write_summary(
             "status": "finished",
             "headline": headline,
             "seconds": round(clock.spent() + result.seconds_before, 3),
+            "seconds_to_first_step": result.seconds_to_first_step,
             "steps": result.steps,
             "tokens": result.progress.tokens,
             "words": words,
@@ -253,6 +357,7 @@ def write_summary(
             "machine": machine_facts(machine.device),
             "metrics": dict(metrics),
             "metrics_before": dict(metrics_before),
+            "model_shape": asdict(model.config) | {"parameters": num_parameters(model.config)},
             **more,
         }
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import sentencepiece
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.report.terminal import warn
 from llmstages.text.sentencepiece_proto import round_scores

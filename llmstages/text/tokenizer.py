@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
 from llmstages.text.huggingface_backend import HuggingFaceBackend

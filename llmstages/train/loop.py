@@ -52,11 +52,11 @@ from llmstages.train.run import Run, flatten
 
 NUM_EVALUATIONS = 10
 """Evaluations, each followed by a checkpoint, when no cadence is asked for."""
-MAX_EVALUATION_SHARE = 0.1
+MAX_EVALUATION_SHARE = 0.05
 """Share of a time budget that evaluations on the way may take; fewer are made if need be."""
-MAX_PROBE_SHARE = 0.15
-"""Share of a time budget after which no further step is timed."""
-PROBE_STEPS = 7
+MAX_PROBE_SHARE = 0.02
+"""Share of a time budget after which no further step is timed, two at least being done."""
+PROBE_STEPS = 5
 """Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
 
@@ -106,6 +106,8 @@ class Training:
     """Optimizer steps; None: as many as `seconds` allow."""
     seconds: float | None
     """Seconds left for the loop and the stage's last evaluation; None: no limit."""
+    evaluation_seconds: float | None = None
+    """What an evaluation takes, where the stage has timed one."""
     last_evaluation: float = 1.0
     """Cost of the stage's last evaluation, in those of the loop."""
     compile: bool = False
@@ -117,6 +119,8 @@ class Training:
     classifier: dict[str, Any] | None = None
     tokens_seen: int = 0
     """Tokens the starting checkpoint has seen."""
+    began: float | None = None
+    """When the stage began, on the clock of `time.monotonic`; None: with the loop."""
     show_samples: Callable[[int], None] | None = None
     """show_samples(step) prints what the model says."""
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -171,6 +175,8 @@ class TrainingResult:
     """Of the last evaluation."""
     seconds_before: float = 0.0
     """Time spent in the loop before the restart this result comes from."""
+    seconds_to_first_step: float | None = None
+    """From the beginning of the stage to the end of this process's first step; None: none done."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -198,7 +204,9 @@ class Loop:
         self.seconds_before = 0.0
         self.num_evaluations = NUM_EVALUATIONS
         self.pace_checked = False
-        self.evaluation_seconds = 0.0
+        self.evaluation_seconds = 0.0  # with checkpoint and samples, once one was made
+        self.measuring_seconds = 0.0  # without
+        self.seconds_to_first_step: float | None = None
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
         training.model.checkpoint_blocks = training.checkpoint_blocks
@@ -232,6 +240,7 @@ class Loop:
             steps = int(t.run.plan["steps"])
             self.num_evaluations = int(t.run.plan["num_evaluations"])
             self.evaluation_seconds = float(t.run.plan["evaluation_seconds"])
+            self.measuring_seconds = self.evaluation_seconds
         else:
             steps = t.steps if t.steps is not None else self.probe_steps()
         facts = {
@@ -270,7 +279,9 @@ class Loop:
             begin = time.monotonic()
             self.optimizer_step(step, 0.0)
             probed.append(time.monotonic() - begin)
-            if self.spent() > MAX_PROBE_SHARE * t.seconds:
+            # The second is worth its time: the first may have compiled for long.
+            share = MAX_PROBE_SHARE if step > 0 else 0.5
+            if sum(probed[1:] or probed) > share * t.seconds:
                 break
         # The first step compiles, allocates and fills caches; a disturbed one says nothing either.
         step_seconds = median(probed[1:] or probed)
@@ -278,9 +289,13 @@ class Loop:
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
         self.optimizers = make_optimizers(t.model, t.optim, t.lr)
-        begin = time.monotonic()
-        t.evaluate()
-        self.evaluation_seconds = time.monotonic() - begin
+        if t.evaluation_seconds is None:
+            begin = time.monotonic()
+            t.evaluate()
+            self.evaluation_seconds = time.monotonic() - begin
+        else:
+            self.evaluation_seconds = t.evaluation_seconds
+        self.measuring_seconds = self.evaluation_seconds
         left = t.seconds - self.spent()
         affordable = int(MAX_EVALUATION_SHARE * left / max(self.evaluation_seconds, 1e-9))
         self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
@@ -325,10 +340,15 @@ class Loop:
             progress(t.run.stage, total=self.steps, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
+            first_step = self.progress.step
             while self.progress.step < self.steps:
                 entry = self.step()
                 advance(1, note=note_of(entry))
                 step = self.progress.step
+                if step == first_step + 1:
+                    began = self.began if t.began is None else t.began
+                    self.seconds_to_first_step = round(time.monotonic() - began, 3)
+                    t.run.log(f"first step after {self.seconds_to_first_step:.1f} s")
                 done = step == self.steps
                 if done or step % self.evaluate_every == 0:
                     self.evaluate()
@@ -337,10 +357,17 @@ class Loop:
                 if interrupted:
                     t.run.log(f"interrupted after step {step:,}: checkpoint saved")
                     raise KeyboardInterrupt
-                self.shrink_if_late()
+                if self.shrink_if_late():
+                    advance(0, total=self.steps)
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
-        return TrainingResult(self.progress, self.steps, self.last_metrics, self.seconds_before)
+        return TrainingResult(
+            self.progress,
+            self.steps,
+            self.last_metrics,
+            self.seconds_before,
+            self.seconds_to_first_step,
+        )
 
     def step(self) -> dict[str, float]:
         """Launch one optimizer step; the figures of the last step that was read, if there is one.
@@ -429,27 +456,30 @@ class Loop:
         enabled = self.t.dtype != torch.float32
         return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
 
-    def shrink_if_late(self) -> None:
+    def shrink_if_late(self) -> bool:
         """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %.
 
+        Returns whether it was done.
         Half-way in steps or in time, whichever comes first: on a machine much slower than probed
         the time would be over before half of the steps are done.
         """
         t = self.t
         if t.seconds is None or self.pace_checked or "shrunk_from" in t.run.plan:
-            return
+            return False
         if self.progress.step < self.steps // 2 and self.spent() < t.seconds / 2:
-            return
+            return False
         self.pace_checked = True
         share_left = 1 - self.progress.step / self.steps
-        still_to_evaluate = self.num_evaluations * share_left + t.last_evaluation
-        left = t.seconds - self.spent() - still_to_evaluate * self.evaluation_seconds
+        left = t.seconds - self.spent() - t.last_evaluation * self.measuring_seconds
+        left -= self.num_evaluations * share_left * self.evaluation_seconds
         step_seconds = self.progress.training_seconds / self.progress.step
         possible = self.progress.step + int(left / step_seconds)
-        if possible < 0.97 * self.steps:
-            before, self.steps = self.steps, max(self.progress.step + 1, possible)
-            t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": before})
-            t.run.log(f"slower than probed: {self.steps:,} steps instead of {before:,}")
+        if possible >= 0.97 * self.steps:
+            return False
+        before, self.steps = self.steps, max(self.progress.step + 1, possible)
+        t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": before})
+        t.run.log(f"slower than probed: {self.steps:,} steps instead of {before:,}")
+        return True
 
     def spent(self) -> float:
         """Seconds spent in the loop, those before a restart included, downtime not."""
@@ -465,6 +495,7 @@ class Loop:
         # When these weights were reached: a curve against time has training alone in between.
         reached = {"tokens": self.progress.tokens, "seconds": round(self.spent(), 3)}
         metrics = t.evaluate()
+        self.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
         better = t.goal.improves(value, self.progress.best_metric)

@@ -29,6 +29,7 @@ def make_optimizers(
     norms by AdamW. `adamw`: all by AdamW. Weight decay is on matrices only, embeddings not among
     them. dtype: of Muon's matrix products.
     """
+    assert config.weight_decay is not None  # a stage derives it
     hidden, embeddings, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

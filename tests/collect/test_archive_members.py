@@ -19,7 +19,7 @@ from llmstages.collect.sources import archives
 from llmstages.collect.sources.files import read_file
 from llmstages.collect.sources.listing import list_files
 from llmstages.collect.sources.records import Note, RawDocument, Skipped
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.data import opening
 from llmstages.errors import UserError
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llmstages.collect.cleaning.lines import clean_lines, cleans_lines
-from llmstages.config.groups import QualityConfig
+from llmstages.config.collect_groups import QualityConfig
 
 
 @pytest.mark.parametrize(

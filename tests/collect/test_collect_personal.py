@@ -5,7 +5,7 @@ import time
 import pytest
 
 from llmstages.collect.cleaning.personal import replace_personal_data
-from llmstages.config.groups import PiiConfig
+from llmstages.config.collect_groups import PiiConfig
 
 ALL = PiiConfig(replace_emails=True, replace_ips=True, replace_phones=True, replace_cards=True)
 

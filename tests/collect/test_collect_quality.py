@@ -16,8 +16,8 @@ from llmstages.collect.quality.statistics import (
     measure,
     measure_both,
 )
+from llmstages.config.collect_groups import LanguageConfig, QualityConfig
 from llmstages.config.folders import conf_dir
-from llmstages.config.groups import LanguageConfig, QualityConfig
 
 
 def table(texts: list[str], broken: list[int] | None = None) -> pa.Table:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from llmstages.config.groups import CorpusConfig, DedupConfig, QualityConfig, TokenizerConfig
+from llmstages.config.collect_groups import (
+    CorpusConfig,
+    DedupConfig,
+    QualityConfig,
+    TokenizerConfig,
+)
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError

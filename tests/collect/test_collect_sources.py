@@ -16,7 +16,7 @@ from llmstages.collect.sources import (
     read_input,
 )
 from llmstages.collect.sources.python_docs import iter_docstrings, module_document
-from llmstages.config.groups import FetchConfig, SourceConfig
+from llmstages.config.collect_groups import FetchConfig, SourceConfig
 from llmstages.errors import UserError
 
 PARAGRAPH = "Grüße aus Köln, schöne Straßen und alte Häuser überall. " * 5

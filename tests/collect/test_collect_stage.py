@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstages.config.groups import (
+from llmstages.config.collect_groups import (
     CorpusConfig,
     DedupConfig,
     LanguageConfig,

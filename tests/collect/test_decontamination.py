@@ -19,7 +19,7 @@ from llmstages.collect.duplicates.decontamination import (
     cut,
 )
 from llmstages.collect.duplicates.words import word_spans
-from llmstages.config.groups import DecontaminateConfig
+from llmstages.config.collect_groups import DecontaminateConfig
 from llmstages.errors import UserError
 
 CONFIG = DecontaminateConfig()

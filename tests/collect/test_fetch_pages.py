@@ -26,7 +26,7 @@ import pytest
 
 from llmstages.collect.fetch.cache import Fetched, PageCache
 from llmstages.collect.fetch.crawl import fetch_pages
-from llmstages.config.groups import FetchConfig
+from llmstages.config.collect_groups import FetchConfig
 from llmstages.errors import UserError
 
 Route = Callable[["Handler"], None]
@@ -578,7 +578,7 @@ RUN = textwrap.dedent(
     import sys
     from pathlib import Path
     from llmstages.collect.fetch.crawl import fetch_pages
-    from llmstages.config.groups import FetchConfig
+    from llmstages.config.collect_groups import FetchConfig
 
     config = FetchConfig(delay_seconds=0.0, allow_hosts=["127.0.0.1"])
     fetch_pages(sys.argv[2:], config, Path(sys.argv[1]))

@@ -20,7 +20,7 @@ from llmstages.collect.fetch.cache import Fetched, PageCache
 from llmstages.collect.fetch.failures import NEVER, NEXT_RUN
 from llmstages.collect.sources.links import LinkTable, find_links, list_links, read_links
 from llmstages.collect.sources.records import Input, Note, RawDocument, Skipped
-from llmstages.config.groups import FetchConfig, SourceConfig
+from llmstages.config.collect_groups import FetchConfig, SourceConfig
 from llmstages.errors import UserError
 
 SENTENCE = "The quick brown fox jumps over the lazy dog, and nobody minds at all. "

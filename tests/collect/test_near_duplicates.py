@@ -17,7 +17,7 @@ from llmstages.collect.duplicates.near_duplicates import (
     NearDuplicates,
     find_near_duplicates,
 )
-from llmstages.config.groups import DedupConfig
+from llmstages.config.collect_groups import DedupConfig
 
 CONFIG = DedupConfig()
 Pairs = dict[tuple[int, int], float]

@@ -21,7 +21,7 @@ from llmstages.collect.sources.files import read_file
 from llmstages.collect.sources.formats import find_format
 from llmstages.collect.sources.listing import list_files
 from llmstages.collect.sources.records import Note, RawDocument, Skipped
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.data import parquet_rows
 from llmstages.data.rows import BadRows
 from llmstages.errors import UserError

@@ -15,7 +15,7 @@ from llmstages.collect.sources.files import read_file
 from llmstages.collect.sources.listing import list_files
 from llmstages.collect.sources.opening import is_remote
 from llmstages.collect.sources.records import Found, Note, RawDocument, Skipped
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.errors import UserError
 
 

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from llmstages.config.compose import to_dataclass
+from llmstages.config.groups import BudgetConfig
 from llmstages.config.overrides import for_hydra
 from llmstages.config.schema import all_keys, find_key, key_doc, nearest_key, no_such_key
 from llmstages.config.stages import (
@@ -149,3 +150,17 @@ def test_keys_that_are_in_no_schema_are_refused_wherever_they_are() -> None:
         "pretrain has no key stpes: did you mean steps?; "
         "pretrain has no key corpus.sources.a.path: did you mean corpus.sources.a.paths?"
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [
+        (BudgetConfig(seconds=5), 5),
+        (BudgetConfig(minutes=1.5), 90),
+        (BudgetConfig(cost=3, price_per_hour=12), 900),
+        (BudgetConfig(tokens=5), None),
+        (BudgetConfig(flops=5), None),
+    ],
+)
+def test_seconds_of_a_budget(budget: BudgetConfig, seconds: float | None) -> None:
+    assert budget.wall_seconds == seconds

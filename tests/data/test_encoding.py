@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.data import encoding
 from llmstages.data.corpus import Document
 from llmstages.data.encoding import EncodingProcess, encode_texts, encoder, in_threads

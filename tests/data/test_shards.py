@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.data import encoding
 from llmstages.data import shards as shards_module
 from llmstages.data.corpus import Corpus

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmstages.model.counts import flops_per_token, num_parameters, training_flops
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer, TransformerConfig
 

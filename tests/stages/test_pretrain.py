@@ -8,22 +8,18 @@ from unittest import mock
 import pytest
 import torch
 
-from llmstages.config.groups import (
-    BudgetConfig,
-    CorpusConfig,
-    EvaluateConfig,
-    ModelConfig,
-    SourceConfig,
-)
+from llmstages.config.collect_groups import CorpusConfig, SourceConfig
+from llmstages.config.groups import BudgetConfig, EvaluateConfig, ModelConfig, OptimConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import write_token_shards
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.stages import pretrain
-from llmstages.stages.pretrain import derived_batch_tokens, warn_of_repeats
+from llmstages.stages.pretrain import CONTINUED_LR_SHARE, warn_of_repeats
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.optimizer import derived_lr
 
 
 class Stopped(Exception):
@@ -133,13 +129,6 @@ def test_masking_documents_trains_and_evaluates(tmp_path, pretrain_config):
     assert masked == pytest.approx(plain, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "batch"), [(1000, 1024), (5_000_000, 8192), (20_000_000, 16_384), (10**9, 131_072)]
-)
-def test_derived_batch(tokens, batch):
-    assert derived_batch_tokens(tokens) == batch
-
-
 def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
     pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=2))
     summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
@@ -150,6 +139,35 @@ def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
     info = load_checkpoint(tmp_path / "pretrain").info
     assert info.tokens_seen == 8 * 512 + 2 * 512
     assert info.lineage.parent == load_checkpoint(tiny_run).hash
+    lr = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))["lr"]
+    assert lr == CONTINUED_LR_SHARE * derived_lr("muon", 32)
+
+
+def test_a_rate_that_is_given_holds_with_a_base(tiny_run, tmp_path, pretrain_config):
+    optim = OptimConfig(lr=0.004)
+    pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=1, optim=optim))
+    entry = json.loads((tmp_path / "pretrain" / "metrics.jsonl").read_text("utf-8").splitlines()[0])
+    assert entry["lr"] == 0.004
+
+
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_weight_decay(tmp_path, pretrain_config, weight_decay, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        pretrain, "train", lambda training: seen.append(training) or 1 / 0
+    )  # far enough
+    with pytest.raises(ZeroDivisionError):
+        pretrain.run(pretrain_config(tmp_path, optim=OptimConfig(weight_decay=weight_decay)))
+    (training,) = seen
+    expected = 1 / (training.lr * 8) if weight_decay is None else 0.1
+    assert training.optim.weight_decay == pytest.approx(expected)
+
+
+def test_the_first_step_is_reported(tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text(encoding="utf-8"))
+    assert 0 < summary["seconds_to_first_step"] < summary["seconds"]
+    log = (tiny_run / "log.txt").read_text(encoding="utf-8")
+    assert f"first step after {summary['seconds_to_first_step']:.1f} s" in log
 
 
 def test_samples_are_shown(tmp_path, pretrain_config, capfd):

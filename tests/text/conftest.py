@@ -4,7 +4,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 
 VOCAB_SIZES = {"bpe": 1024, "unigram": 1024, "char": 400}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.text.sentencepiece_training import spread_sample
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer

@@ -14,7 +14,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmstages.config.groups import TokenizerConfig
+from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.text import word_encoder
 from llmstages.text.huggingface_backend import HuggingFaceBackend
 from llmstages.text.ids import id_dtype

@@ -260,8 +260,33 @@ def test_time_budget(tmp_path, pretrain_config):
     spent = time.monotonic() - begin
     summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
     assert 1 < spent < 5
-    assert summary["steps"] > 20
+    assert summary["steps"] > 10
     assert summary["seconds"] == pytest.approx(spent, abs=0.5)
+    assert summary["validation_tokens"] >= 500
+
+
+def test_a_machine_that_slows_down(tmp_path, pretrain_config, monkeypatch, capfd):
+    """Steps are lowered once, and the progress bar knows."""
+    step = Loop.step
+
+    def slow_step(loop):
+        time.sleep(0.1)
+        entry = step(loop)
+        loop.progress.training_seconds += 0.1
+        return entry
+
+    monkeypatch.setattr(Loop, "step", slow_step)
+    looking = EvaluateConfig(max_tokens=500, num_samples=0)
+    pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
+    plan = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["steps"] < plan["shrunk_from"]
+    shown = capfd.readouterr().err
+    assert f"{plan['steps']}/{plan['steps']} steps" in shown
+
+
+# 2 blocks of 32 x 8 x 12 for attention, 3 x 32 x 64 for SwiGLU, 64 + 16 for norms; the last norm;
+# 512 embeddings, which are the output matrix too; attention over 64 tokens.
+TINY_FLOPS_PER_TOKEN = 6 * (2 * (3072 + 6144 + 80) + 32 + 512 * 32) + 12 * 2 * 32 * 64
 
 
 @pytest.mark.parametrize(
@@ -269,6 +294,7 @@ def test_time_budget(tmp_path, pretrain_config):
     [
         ({"budget": BudgetConfig(tokens=512 * 3)}, 3),
         ({"budget": BudgetConfig(tokens=1)}, 1),
+        ({"budget": BudgetConfig(flops=3 * 512 * TINY_FLOPS_PER_TOKEN)}, 3),
         ({"steps": 5}, 5),
     ],
 )

@@ -7,7 +7,7 @@ the lines that stay. Blank lines go too where lines need a least number of words
 
 import re
 
-from llmstages.config.groups import QualityConfig
+from llmstages.config.collect_groups import QualityConfig
 
 TERMINAL_PUNCTUATION = (".", "?", "!", '"', "'", "”", "’")
 POLICY_PHRASES = (

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from llmstages.config.groups import PiiConfig
+from llmstages.config.collect_groups import PiiConfig
 
 EMAIL_MARK = "<email>"
 IP_MARK = "<ip>"

@@ -30,7 +30,7 @@ from llmstages.collect.duplicates.words import (
     word_spans,
 )
 from llmstages.collect.sources.records import Note
-from llmstages.config.groups import DecontaminateConfig
+from llmstages.config.collect_groups import DecontaminateConfig
 
 BITS_PER_NGRAM = 16
 """Size of the table of bits, at least: one place in a hundred of a clean text passes it."""

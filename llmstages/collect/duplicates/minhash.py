@@ -22,7 +22,7 @@ from llmstages.collect.duplicates.words import (
     mixed,
     ngram_hashes,
 )
-from llmstages.config.groups import DedupConfig
+from llmstages.config.collect_groups import DedupConfig
 
 NO_SIGNATURE = 0
 """Band of a text without words."""

@@ -28,7 +28,7 @@ from llmstages.collect.duplicates.minhash import (
     shingle_sets,
 )
 from llmstages.collect.duplicates.words import BLOCK_CHARACTERS
-from llmstages.config.groups import DedupConfig
+from llmstages.config.collect_groups import DedupConfig
 
 Positions = NDArray[np.int64]
 Bands = Callable[[int], NDArray[np.uint64]]

@@ -23,7 +23,7 @@ from llmstages.collect.fetch.hosts import Host, Hosts
 from llmstages.collect.fetch.unpacking import ENCODINGS, BrokenPacking, Unpacker
 from llmstages.collect.fetch.urls import BrokenUrl, host_of, joined
 from llmstages.collect.media_types import media_group
-from llmstages.config.groups import FetchConfig
+from llmstages.config.collect_groups import FetchConfig
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 READABLE_TYPES = (*HTML_TYPES, "text/plain", "")

@@ -14,7 +14,7 @@ from llmstages.collect.fetch.client import MAX_RETRY_AFTER_SECONDS, Client
 from llmstages.collect.fetch.failures import NEVER, NEXT_RUN, OTHER_SETTINGS, PageFailure
 from llmstages.collect.fetch.robots import MAX_BYTES, Rules, parse_robots
 from llmstages.collect.fetch.urls import host_of, origin_of
-from llmstages.config.groups import FetchConfig
+from llmstages.config.collect_groups import FetchConfig
 
 ROBOTS_SECONDS = 24 * 3600
 """A robots.txt is used so long before it is fetched anew (RFC 9309, section 2.4)."""

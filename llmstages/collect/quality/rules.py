@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmstages.collect.quality.statistics import STATISTICS
-from llmstages.config.groups import LanguageConfig, QualityConfig
+from llmstages.config.collect_groups import LanguageConfig, QualityConfig
 
 VERDICT_SCHEMA = pa.schema(
     [("rule", pa.string()), ("value", pa.float64()), ("threshold", pa.float64())]

@@ -21,7 +21,7 @@ from llmstages.collect.sources.python_docs import (
     read_topics,
 )
 from llmstages.collect.sources.records import Found, Input, Note, RawDocument, Skipped
-from llmstages.config.groups import FetchConfig, SourceConfig
+from llmstages.config.collect_groups import FetchConfig, SourceConfig
 from llmstages.errors import UserError
 
 __all__ = ["Input", "Listing", "Note", "RawDocument", "Skipped", "list_inputs", "read_input"]

@@ -31,7 +31,7 @@ from llmstages.collect.sources.opening import as_seekable, open_raw
 from llmstages.collect.sources.records import BrokenInput, Found, Input, Note, Skipped
 from llmstages.collect.sources.tables import NoTextColumn, read_table
 from llmstages.collect.sources.text import read_page, read_text
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.data.opening import UNREADABLE, inner_suffix, packing, unpacked, with_head
 from llmstages.errors import UserError
 

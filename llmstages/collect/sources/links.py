@@ -25,7 +25,7 @@ from llmstages.collect.fetch.failures import NEXT_RUN
 from llmstages.collect.fetch.urls import BrokenUrl, host_of, normalised, page_key, without_tracking
 from llmstages.collect.sources.link_files import Link, link_files, read_links_file
 from llmstages.collect.sources.records import Found, Input, Note, RawDocument, Skipped
-from llmstages.config.groups import FetchConfig, SourceConfig
+from llmstages.config.collect_groups import FetchConfig, SourceConfig
 from llmstages.data.opening import UNREADABLE
 from llmstages.errors import UserError
 

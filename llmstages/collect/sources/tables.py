@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 from llmstages.collect.sources.opening import as_seekable
 from llmstages.collect.sources.records import BrokenInput, Found, Note, RawDocument, Skipped
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.data.columns import column_key
 from llmstages.data.opening import inner_suffix, with_head
 from llmstages.data.parquet_rows import parquet_columns, parquet_rows

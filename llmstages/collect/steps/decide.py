@@ -31,7 +31,7 @@ from llmstages.collect.steps.measure import (
     read_texts,
 )
 from llmstages.collect.work import complete
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import Counts
 

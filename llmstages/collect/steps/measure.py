@@ -38,7 +38,7 @@ from llmstages.collect.quality.language import identify_language
 from llmstages.collect.quality.statistics import COUNTS, STATISTICS, measure_both
 from llmstages.collect.steps.read import Reading
 from llmstages.collect.work import complete
-from llmstages.config.groups import DedupConfig, PiiConfig, QualityConfig
+from llmstages.config.collect_groups import DedupConfig, PiiConfig, QualityConfig
 
 SLICE_ROWS = 1024
 SLICE_BYTES = 8_000_000

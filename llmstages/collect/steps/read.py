@@ -19,7 +19,7 @@ from llmstages.collect.engine import Engine
 from llmstages.collect.sources import read_input
 from llmstages.collect.sources.records import Input, Note, RawDocument, Skipped
 from llmstages.collect.work import complete, read_json, step_key, write_json
-from llmstages.config.groups import SourceConfig
+from llmstages.config.collect_groups import SourceConfig
 from llmstages.errors import UserError
 from llmstages.text.unicode import well_formed
 

@@ -32,7 +32,7 @@ from llmstages.collect.split import (
 from llmstages.collect.steps.measure import read_bucket, source_of
 from llmstages.collect.steps.read import Reading
 from llmstages.collect.work import complete, read_json, write_json
-from llmstages.config.groups import CorpusConfig, DecontaminateConfig, SourceConfig
+from llmstages.config.collect_groups import CorpusConfig, DecontaminateConfig, SourceConfig
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,

@@ -1,0 +1,33 @@
+"""Checks of settings: each gives the problems it finds, so that all of them are said at once."""
+
+from difflib import get_close_matches
+
+from llmstages.errors import UserError
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise one `UserError` that lists every problem; do nothing when there is none."""
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def choice_problem(key: str, value: str, choices: tuple[str, ...]) -> list[str]:
+    """A problem (in a list, for adding up) when `value` is none of `choices`."""
+    if value in choices:
+        return []
+    switch = {"True": "on", "False": "off"}.get(value)
+    if switch in choices:
+        return [f"{key}: YAML reads a bare {switch} as {value.lower()}: write '{switch}' in quotes"]
+    near = get_close_matches(value, choices, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(choices)}"
+    return [f"{key}={value} is unknown: {hint}"]
+
+
+def range_problem(
+    key: str, value: float | None, low: float, high: float = float("inf")
+) -> list[str]:
+    """A problem (in a list) when `value` is given and lies outside `low`..`high`, both included."""
+    if value is None or low <= value <= high:
+        return []
+    bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+    return [f"{key}={value:g} must be {bounds}"]

@@ -1,0 +1,156 @@
+"""`model=auto`: the size that makes the most of a budget and a corpus, picked before step 1."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from llmstages.config.stages import PretrainConfig
+from llmstages.data.streams import PretrainingData
+from llmstages.model.counts import num_parameters
+from llmstages.model.scaling import (
+    MAX_DEFAULT_EPOCHS,
+    Size,
+    default_tokens,
+    ladder,
+    size_for_flops,
+    size_for_tokens,
+    speed_between,
+    training_flops,
+)
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.report.terminal import say
+from llmstages.stages.pace import PROBE_SHARE, seconds_per_token
+from llmstages.stages.training import Clock, Machine
+
+BYTES_PER_PARAMETER = 16
+"""Of weights, gradients and two moments of the optimizer, all float32."""
+MEMORY_SHARE = 0.5
+"""Of the device's memory for these; activations take the rest."""
+MAX_PROBED_SIZES = 3
+
+
+@dataclass(frozen=True)
+class PickedSize:
+    """What `model=auto` chose."""
+
+    shape: TransformerConfig
+    tokens: float
+    """Training tokens to expect."""
+    seconds_per_token: float | None
+    """Of training, where it was timed."""
+
+
+def pick_size(
+    config: PretrainConfig,
+    vocab_size: int,
+    corpus_tokens: int,
+    data_of: Callable[[int], PretrainingData],
+    machine: Machine,
+    clock: Clock,
+) -> PickedSize:
+    """Pick the shape, and say in one line which and why.
+
+    Time and FLOPs: the least predicted loss (Hoffmann et al. 2022; Muennighoff et al. 2023).
+    Tokens, steps, epochs or nothing: the largest size whose 20 tokens a parameter are there.
+    data_of(context_length): one micro-batch a step.
+    """
+    shapes = [
+        replace(
+            shape,
+            tie_embeddings=config.model.tie_embeddings,
+            rope_theta=config.model.rope_theta,
+            norm_eps=config.model.norm_eps,
+        )
+        for shape in ladder(
+            vocab_size,
+            MEMORY_SHARE * memory_bytes(machine.device) / BYTES_PER_PARAMETER,
+            corpus_tokens,
+            config.model.context_length or None,
+        )
+    ]
+    budget = config.budget
+    seconds = budget.wall_seconds
+    speed: float | None = None
+    if seconds is not None:
+        size, speed = size_for_seconds(shapes, seconds, corpus_tokens, data_of, machine, clock)
+        why = f"{seconds:,.0f} s at {speed / 1e9:,.3g} GFLOP/s, measured"
+    elif budget.flops is not None:
+        flops = budget.flops
+        size, why = size_for_flops(shapes, lambda _: flops, corpus_tokens), f"{flops:.3g} FLOPs"
+    else:
+        tokens = asked_tokens(config, corpus_tokens)
+        size = size_for_tokens(shapes, tokens or MAX_DEFAULT_EPOCHS * corpus_tokens, corpus_tokens)
+        if tokens is None:
+            size = Size(size.shape, default_tokens(size.parameters, corpus_tokens))
+        why = "20 tokens a parameter"
+    shape = size.shape
+    say(
+        f"model=auto: {shape.num_layers} blocks of width {shape.hidden_size}, context "
+        f"{shape.context_length}, {size.parameters:,} parameters, for {why}, and a corpus of "
+        f"{corpus_tokens:,} tokens: about {size.tokens:,.0f} tokens, "
+        f"{size.tokens / size.parameters:.3g} a parameter, {size.tokens / corpus_tokens:.3g} epochs"
+    )
+    return PickedSize(shape, size.tokens, None if speed is None else training_flops(shape) / speed)
+
+
+def asked_tokens(config: PretrainConfig, corpus_tokens: int) -> float | None:
+    """Training tokens that follow from the settings alone; None where they do not."""
+    if config.budget.tokens is not None:
+        return config.budget.tokens
+    if config.epochs is not None:
+        return config.epochs * corpus_tokens
+    if config.steps is not None and config.batch_tokens is not None:
+        return config.steps * config.batch_tokens
+    return None
+
+
+def size_for_seconds(
+    shapes: list[TransformerConfig],
+    seconds: float,
+    corpus_tokens: int,
+    data_of: Callable[[int], PretrainingData],
+    machine: Machine,
+    clock: Clock,
+) -> tuple[Size, float]:
+    """The size for a time budget, and its FLOP/s.
+
+    The second shape is timed, a size picked as if all were as fast, that one timed, and so on
+    until the size picked is one that was timed: larger matrices are faster, and by how much
+    depends on the machine.
+    """
+    timed: dict[int, tuple[float, float]] = {}
+
+    def time_shape(shape: TransformerConfig) -> None:
+        model = Transformer(shape)
+        model.initialize(torch.Generator().manual_seed(0))
+        model.to(machine.device)
+        left = seconds - clock.spent()
+        took = seconds_per_token(model, data_of(shape.context_length), machine, left)
+        timed[shapes.index(shape)] = (num_parameters(shape), training_flops(shape) / took)
+
+    def speed_of(shape: TransformerConfig) -> float:
+        return speed_between(num_parameters(shape), [timed[index] for index in sorted(timed)])
+
+    time_shape(shapes[min(1, len(shapes) - 1)])
+    while True:
+        left = max(1.0, seconds - clock.spent())
+        flops = {shape: left * speed_of(shape) for shape in shapes}
+        size = size_for_flops(shapes, flops.__getitem__, corpus_tokens)
+        speed = speed_of(size.shape)
+        batch_seconds = machine.micro_batch_tokens * training_flops(size.shape) / speed
+        if (
+            shapes.index(size.shape) in timed
+            or len(timed) == MAX_PROBED_SIZES
+            or batch_seconds > 2 * PROBE_SHARE * left
+        ):
+            return size, speed
+        time_shape(size.shape)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,88 @@
+"""How fast this machine trains and evaluates a model: from a few timed batches, never assumed."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from llmstages.data.streams import PretrainingData
+from llmstages.model.transformer import Transformer
+from llmstages.stages.training import Machine
+from llmstages.train.losses import dense_loss
+
+PROBE_BATCHES = 3
+"""Micro-batches timed, after one that is not, to foresee how much a time budget trains on."""
+PROBE_SHARE = 0.02
+"""Share of the time left after which no further micro-batch is timed."""
+EVALUATION_SHARE = 0.01
+"""Share of a time budget that one evaluation on the way takes at most."""
+LAST_EVALUATION_SHARE = 0.1
+"""Share of a time budget that is kept for the last evaluation at most."""
+FORWARD_SHARE = 1 / 3
+"""Of the FLOPs of training, forward and backward, those of the forward pass."""
+MIN_EVALUATION_TOKENS = 4096
+
+
+def seconds_per_token(
+    model: Transformer, data: PretrainingData, machine: Machine, left: float
+) -> float:
+    """Seconds that training takes a token, the optimizer not counted; gradients are thrown away.
+
+    left: seconds of the time budget; little of it is spent here.
+    """
+    took: list[float] = []
+    for step in range(PROBE_BATCHES + 1):
+        begin = time.monotonic()
+        batch = next(data.micro_batches(step)).to(machine.device)
+        with torch.autocast(
+            machine.device.type, dtype=machine.dtype, enabled=machine.dtype != torch.float32
+        ):
+            loss, _ = dense_loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        _ = loss.item()  # waits for the device
+        model.zero_grad(set_to_none=True)
+        took.append((time.monotonic() - begin) / batch.num_real_tokens)
+        # The second is worth its time, unless the first took very long.
+        share = PROBE_SHARE if step > 0 else 5 * PROBE_SHARE
+        if sum(took) * batch.num_real_tokens > share * left:
+            break
+    # The fastest is the machine's own speed: the first warms up, others may have been disturbed.
+    return min(took)
+
+
+def affordable_evaluation(max_tokens: int, training_seconds_per_token: float, left: float) -> int:
+    """Validation tokens of an evaluation on the way: `max_tokens`, fewer in a short budget."""
+    affordable = EVALUATION_SHARE * left / (FORWARD_SHARE * training_seconds_per_token)
+    return min(max_tokens, max(MIN_EVALUATION_TOKENS, int(affordable)))
+
+
+class TimedEvaluation:
+    """An evaluation that knows what it costs: evaluation(max_tokens) -> metrics, None for all."""
+
+    def __init__(
+        self, evaluate: Callable[[int | None], dict[str, float]], validation_tokens: int
+    ) -> None:
+        self.evaluate = evaluate
+        self.validation_tokens = validation_tokens
+        self.seconds = 0.0
+        """Of the last call."""
+        self.tokens = 0
+        """Read in the last call."""
+
+    def __call__(self, max_tokens: int | None) -> dict[str, float]:
+        begin = time.monotonic()
+        metrics = self.evaluate(max_tokens)
+        self.tokens = min(max_tokens or self.validation_tokens, self.validation_tokens)
+        self.seconds = time.monotonic() - begin
+        return metrics
+
+    def tokens_within(self, seconds: float) -> int:
+        """Tokens that can be read in so many seconds at the last speed, at most all."""
+        return min(int(self.tokens * max(0.0, seconds) / self.seconds), self.validation_tokens)
+
+    def tokens_for_the_end(self, seconds_left: float | None, least: int) -> int | None:
+        """Tokens of the last evaluation: all (None), or what the time left allows."""
+        if seconds_left is None or not self.seconds:
+            return None
+        affordable = self.tokens_within(0.9 * seconds_left)  # a tenth for what comes between
+        return None if affordable >= self.validation_tokens else max(least, affordable)
