@@ -1,9 +1,10 @@
 """`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -111,38 +112,20 @@ def run(config: PretrainConfig) -> float:
             f"{context_length}: collect more text, or set model.context_length lower"
         )
     model.to(machine.device)
-    token_flops = flops_per_token(model.config, context_length)
-    usual_tokens = default_tokens(num_parameters(model.config), corpus_tokens)
+    pace = None if picked is None else picked.seconds_per_token
+    foreseen = foresee(config, plan, model, data_of(context_length), machine, clock, pace)
+    expected_tokens, rows_per_step = foreseen.expected_tokens, foreseen.rows_per_step
+    evaluation_tokens = foreseen.evaluation_tokens
     seconds = config.budget.wall_seconds
-    evaluation_tokens = config.evaluate.max_tokens
-    pace = None  # seconds a token of training, where it was timed
-    if plan:
-        expected_tokens = float(plan["expected_tokens"])
-        rows_per_step = int(plan["rows_per_step"])
-        evaluation_tokens = int(plan.get("evaluation_tokens", evaluation_tokens))
-    else:
-        if seconds is not None:
-            pace = None if picked is None else picked.seconds_per_token
-            if pace is None:
-                left = seconds - clock.spent()
-                pace = seconds_per_token(model, data_of(context_length), machine, left)
-            left = max(0.0, seconds - clock.spent())
-            expected_tokens = left / pace
-            evaluation_tokens = affordable_evaluation(evaluation_tokens, pace, left)
-        elif config.budget.flops is not None:
-            expected_tokens = config.budget.flops / token_flops
-        else:
-            expected_tokens = asked_tokens(config, corpus_tokens) or usual_tokens
-        batch_tokens = config.batch_tokens or derived_batch_tokens(expected_tokens)
-        most_rows = max(1, corpus_tokens // context_length)
-        rows_per_step = max(1, min(round(batch_tokens / context_length), most_rows))
     data = data_of(context_length, rows_per_step)
     length = choose_length(
         config,
         steps_per_epoch=data.rows_per_epoch / rows_per_step,
         tokens_per_step=data.tokens_per_step,
-        training_flops_per_token=token_flops,
-        default_steps=round(usual_tokens / data.tokens_per_step),
+        training_flops_per_token=flops_per_token(model.config, context_length),
+        default_steps=round(
+            default_tokens(num_parameters(model.config), corpus_tokens) / data.tokens_per_step
+        ),
     )
     steps = length.steps or max(1.0, expected_tokens / data.tokens_per_step)
     say(
@@ -261,6 +244,57 @@ def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list
             "collect more documents, or set corpus.validation_share"
         )
     return train_shards, validation
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What is decided before step 1, and holds in a resumed run."""
+
+    expected_tokens: float
+    """About how many tokens the run trains on: decides the batch and whether compiling pays."""
+    rows_per_step: int
+    evaluation_tokens: int
+    """Of an evaluation on the way."""
+
+
+def foresee(
+    config: PretrainConfig,
+    plan: Mapping[str, Any],
+    model: Transformer,
+    data: PretrainingData,
+    machine: Machine,
+    clock: Clock,
+    pace: float | None,
+) -> Foreseen:
+    """Decide, or find again in the plan of a run that is continued (an empty one else).
+
+    data: one micro-batch a step. pace: seconds a token of training, where it was timed; with a time
+    budget it is timed now if need be.
+    """
+    evaluation_tokens = config.evaluate.max_tokens
+    if plan:
+        return Foreseen(
+            float(plan["expected_tokens"]),
+            int(plan["rows_per_step"]),
+            int(plan.get("evaluation_tokens", evaluation_tokens)),
+        )
+    seconds = config.budget.wall_seconds
+    if seconds is not None:
+        if pace is None:
+            pace = seconds_per_token(model, data, machine, seconds - clock.spent())
+        left = max(0.0, seconds - clock.spent())
+        tokens = left / pace
+        evaluation_tokens = affordable_evaluation(evaluation_tokens, pace, left)
+    elif config.budget.flops is not None:
+        tokens = config.budget.flops / flops_per_token(model.config, data.context_length)
+    else:
+        tokens = asked_tokens(config, data.num_tokens) or default_tokens(
+            num_parameters(model.config), data.num_tokens
+        )
+    batch_tokens = config.batch_tokens or derived_batch_tokens(tokens)
+    most_rows = max(1, data.num_tokens // data.context_length)
+    rows = max(1, min(round(batch_tokens / data.context_length), most_rows))
+    return Foreseen(tokens, rows, evaluation_tokens)
 
 
 def base_model(config: PretrainConfig, base: Checkpoint) -> Transformer:
