@@ -116,7 +116,7 @@ def test_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert shown.startswith("llmstages pretrain [CORPUS_DIR] [key=value ...]\n")
     assert "\n  model=auto|large|medium|micro|nano|small|tiny|xl\n" in shown
-    assert "\n  experiment=smoke\n" in shown
+    assert "\n  experiment=novels|shakespeare-char|smoke\n" in shown
     assert "quality" not in shown  # a group of collect
     assert "finetune" not in shown  # experiments of other subcommands
     assert "\n  # Transformer blocks.\n  num_layers: 4\n" in shown
@@ -304,8 +304,8 @@ MISTAKES = [
     ("pretrain ~steps", "~steps: a key cannot be taken away, write steps=null"),
     (
         "pretrain steps=1 epochs=2 model.layout=x device=gpu",
-        "model.layout=x is unknown: choose one of qwen3; device=gpu is unknown: did you mean cpu?; "
-        "steps=1 and epochs=2.0 are given: keep one of them",
+        "model.layout=x is unknown: choose one of qwen3, nanochat; device=gpu is unknown: did you "
+        "mean cpu?; steps=1 and epochs=2.0 are given: keep one of them",
     ),
     (
         "pretrain model=auto model.num_layers=2 steps=1 budget.flops=1e9 budget.cost=2",
@@ -637,7 +637,7 @@ def test_notices_of_llmstages_are_plain_lines_on_stderr(
         ("./bin/llmstages pretrain mod", "model. model="),
         ("llmstages pretrain corpora/x model.num_", None),
         ("llmstages pretrain corpora/x exp", "experiment="),
-        ("llmstages pretrain experiment=s", "experiment=smoke"),
+        ("llmstages pretrain experiment=sm", "experiment=smoke"),
         ("llmstages pretrain qual", ""),
         ("llmstages generate runs/x --cfg job max_", "max_new_tokens="),
         ("llmstages inspect --config-", "--config-path --config-name --config-dir"),

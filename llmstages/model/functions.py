@@ -21,8 +21,8 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x [..., size] over its root mean square (Zhang and Sennrich 2019), times weight [size]."""
-    normed: Tensor = Normalise.apply(x, eps, matmul_dtype(x) if weight is None else torch.float32)  # type: ignore[no-untyped-call]
-    return normed if weight is None else (normed * weight).to(matmul_dtype(x))
+    normed: Tensor = Normalise.apply(x, weight, eps, matmul_dtype(x))  # type: ignore[no-untyped-call]
+    return normed
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -42,24 +42,31 @@ def relu_squared(x: Tensor) -> Tensor:
 
 
 class Normalise(torch.autograd.Function):
-    """x over its root mean square along the last dimension."""
+    """x over its root mean square along the last dimension; only x and a number a row are kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype
+    ) -> Tensor:
         wide = x.float()
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, scale)
-        return (wide * scale).to(dtype)
+        ctx.save_for_backward(x, weight, scale)
+        normed = wide * scale
+        return (normed if weight is None else normed * weight).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
+        x, weight, scale = ctx.saved_tensors
         # Operations between two types are slow on a CPU: one conversion of each comes first.
         wide, gradient = x.float(), gradient.float()
+        d_weight = None
+        if weight is not None:
+            d_weight = (gradient * wide * scale).flatten(0, -2).sum(0)
+            gradient = gradient * weight
         along = (gradient * wide).mean(-1, keepdim=True).mul_(scale * scale)
-        return (gradient - wide * along).mul_(scale).to(x.dtype), None, None
+        return (gradient - wide * along).mul_(scale).to(x.dtype), d_weight, None, None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

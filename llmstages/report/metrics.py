@@ -29,11 +29,15 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of an entry that can be drawn: all finite numbers but the step."""
+    """The figures of an entry that can be drawn: all finite numbers but the step.
+
+    Of an evaluation what it measured: when it was made is known from the steps around it.
+    """
     return {
         name: float(value)
         for name, value in entry.items()
         if name != "step"
+        and (name.startswith("val_") or "event" not in entry)
         and isinstance(value, (int, float))
         and not isinstance(value, bool)
         and math.isfinite(value)

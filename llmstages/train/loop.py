@@ -217,7 +217,9 @@ class Loop:
         self.data = PrefetchedData(training.data, training.device) if self.lag else training.data
         self.unread: list[Unread] = []
         self.last_read = -math.inf
-        self.optimizers = make_optimizers(training.model, training.optim, training.lr)
+        self.optimizers = make_optimizers(
+            training.model, training.optim, training.lr, training.dtype
+        )
         self.loss: LossFn = training.loss
         if training.compile:
             self.loss = torch.compile(training.loss, dynamic=False)
@@ -288,7 +290,7 @@ class Loop:
         with torch.no_grad():
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)
-        self.optimizers = make_optimizers(t.model, t.optim, t.lr)
+        self.optimizers = make_optimizers(t.model, t.optim, t.lr, t.dtype)
         if t.evaluation_seconds is None:
             begin = time.monotonic()
             t.evaluate()

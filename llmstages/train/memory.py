@@ -56,28 +56,29 @@ class MicroBatch:
 def matrix_parameters(config: TransformerConfig) -> int:
     """Parameters that Muon treats: the matrices inside the blocks."""
     attention = 2 * config.head_dim * (config.num_heads + config.num_kv_heads)
-    return config.num_layers * config.hidden_size * (attention + 3 * config.intermediate_size)
+    feed_forward = (3 if config.activation == "swiglu" else 2) * config.intermediate_size
+    return config.num_layers * config.hidden_size * (attention + feed_forward)
 
 
 def block_bytes_per_token(config: TransformerConfig, dtype: torch.dtype) -> int:
     """Bytes that one block keeps for the backward pass, for each token, in eager mode.
 
     In the order of the forward pass; the residual stream and the norms are float32, `size` is that
-    of a number in the type of the matrix products. Each of the matrices that read a norm keeps its
-    own copy when that type is not float32. Attention keeps no scores, but the sum of each row.
+    of a number in the type of the matrix products, in which norms give their results. Attention
+    keeps no scores, as on a GPU, but the sum of each row.
     """
     size = dtype.itemsize
     h, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    copies = 0 if dtype == torch.float32 else 1
     stream = 4 * h + 4 * h  # what each of the two norms reads
-    normed = (3 + 2) * size * h if copies else 2 * 4 * h  # what q, k, v and gate, up read
-    heads = 4 * q + 4 * kv  # what the norms of queries and keys read
-    repeated = q if config.num_kv_heads != config.num_heads else kv
-    attended = size * (q + 2 * repeated + q) + 4 * config.num_heads  # q, k, v, result; row sums
+    normed = 2 * size * h  # what q, k, v and gate, up read
+    heads = size * (q + kv)  # what the norms of queries and keys read
+    attended = size * (q + 2 * kv + q) + 4 * config.num_heads  # q, k, v, result; row sums
     projected = size * q  # what the output matrix reads
-    inner = size * 4 * f  # gate, silu(gate), up, their product
-    return stream + normed + heads + attended + projected + inner
+    scales = 4 * (2 + config.num_heads + config.num_kv_heads)  # of each norm, a number a row
+    # gate, silu(gate), up and their product; or max(up, 0) and its square
+    inner = size * f * (4 if config.activation == "swiglu" else 2)
+    return stream + normed + heads + attended + projected + scales + inner
 
 
 def memory_needed(

@@ -60,7 +60,7 @@ def test_norms_feed_matrix_products_in_their_type(weighted):
 def test_gradients_keep_the_type_of_the_input(kind):
     x = draw(2, 5, 3, 8).to(torch.bfloat16).requires_grad_()
     y = {
-        "normalise": lambda: Normalise.apply(x, 1e-6, torch.float32),
+        "normalise": lambda: Normalise.apply(x, None, 1e-6, torch.float32),
         "rotate": lambda: Rotate.apply(x, torch.ones(5, 1, 8), torch.zeros(5, 1, 8)),
         "relu": lambda: ReluSquared.apply(x),
     }[kind]()

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from llmstages.errors import UserError
+from llmstages.model import transformer
 from llmstages.model.counts import num_parameters
+from llmstages.model.layouts import LAYOUTS
 from llmstages.model.transformer import Block, RotaryTable, Transformer, TransformerConfig
 from llmstages.train.losses import dense_loss
 from llmstages.train.memory import (
@@ -86,24 +88,18 @@ def test_muon_bf16_and_checkpointing_by_part():
     assert checkpointed.activations < under_muon.activations
 
 
-class FusedNorm(torch.autograd.Function):
-    """What the fused kernel of cuda keeps: its input, and a number a row. (Gradients are wrong.)"""
-
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x)
-        return x * weight
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
+def fused_attention(query, key, value, mask):
+    """The kernel that is taken on a GPU, which keeps no scores."""
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_a_block_keeps_is_what_autograd_keeps(kv_heads, dtype, monkeypatch):
-    monkeypatch.setattr(F, "rms_norm", lambda x, _, weight, eps: FusedNorm.apply(x, weight))
-    config = TransformerConfig(**{**vars(SHAPE), "num_kv_heads": kv_heads})
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_block_keeps_is_what_autograd_keeps(kv_heads, dtype, layout, monkeypatch):
+    monkeypatch.setattr(transformer, "attention", fused_attention)
+    shape = {**vars(SHAPE), **LAYOUTS[layout].switches, "num_kv_heads": kv_heads}
+    config = TransformerConfig(**shape)
     block, rotary = Block(config), RotaryTable(config)
     tables = rotary(None, 64)
     x = torch.randn(2, 64, 64, requires_grad=True)
