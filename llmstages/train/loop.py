@@ -56,6 +56,8 @@ MAX_EVALUATION_SHARE = 0.05
 """Share of a time budget that evaluations on the way may take; fewer are made if need be."""
 MAX_PROBE_SHARE = 0.02
 """Share of a time budget after which no further step is timed, two at least being done."""
+LAST_LOOK = 0.95
+"""Share of a run after which its number of steps is no longer lowered."""
 PROBE_STEPS = 5
 """Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
@@ -203,7 +205,7 @@ class Loop:
         self.progress = Progress()
         self.seconds_before = 0.0
         self.num_evaluations = NUM_EVALUATIONS
-        self.pace_checked = False
+        self.next_look = 0.5  # share of the run at which its pace is looked at
         self.evaluation_seconds = 0.0  # with checkpoint and samples, once one was made
         self.measuring_seconds = 0.0  # without
         self.seconds_to_first_step: float | None = None
@@ -225,6 +227,7 @@ class Loop:
             self.loss = torch.compile(training.loss, dynamic=False)
         if training.run.resume_from is not None:
             self.restore()
+        self.looked_at = self.progress.step, self.progress.training_seconds
         self.steps = self.fix_steps()
         # Every evaluation that may change `best` is followed by a checkpoint of the same step.
         self.evaluate_every = training.evaluation.every_steps or max(
@@ -459,27 +462,33 @@ class Loop:
         return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
 
     def shrink_if_late(self) -> bool:
-        """Once, half-way: fewer steps when the time budget would be overrun by more than 3 %.
+        """Fewer steps when the time budget would be overrun by more than 3 %; whether it was done.
 
-        Returns whether it was done.
-        Half-way in steps or in time, whichever comes first: on a machine much slower than probed
-        the time would be over before half of the steps are done.
+        Looked at half-way, at three quarters, and so on, in steps or in time, whichever comes
+        first: on a machine much slower than probed the time would be over before half of the
+        steps are done. The pace is that since the last look.
         """
         t = self.t
-        if t.seconds is None or self.pace_checked or "shrunk_from" in t.run.plan:
+        if t.seconds is None or self.next_look > LAST_LOOK:
             return False
-        if self.progress.step < self.steps // 2 and self.spent() < t.seconds / 2:
+        step = self.progress.step
+        done = max(step / self.steps, self.spent() / t.seconds)
+        if done < self.next_look or step == self.looked_at[0]:
             return False
-        self.pace_checked = True
-        share_left = 1 - self.progress.step / self.steps
+        while self.next_look <= min(done, LAST_LOOK):
+            self.next_look = (1 + self.next_look) / 2
+        steps, seconds = self.looked_at
+        step_seconds = (self.progress.training_seconds - seconds) / (step - steps)
+        self.looked_at = step, self.progress.training_seconds
+        share_left = 1 - step / self.steps
         left = t.seconds - self.spent() - t.last_evaluation * self.measuring_seconds
         left -= self.num_evaluations * share_left * self.evaluation_seconds
-        step_seconds = self.progress.training_seconds / self.progress.step
-        possible = self.progress.step + int(left / step_seconds)
-        if possible >= 0.97 * self.steps:
+        possible = step + int(left / step_seconds)
+        if step == self.steps or possible >= 0.97 * self.steps:
             return False
-        before, self.steps = self.steps, max(self.progress.step + 1, possible)
-        t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": before})
+        before, self.steps = self.steps, max(step + 1, possible)
+        shrunk_from = t.run.plan.get("shrunk_from", before)
+        t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": shrunk_from})
         t.run.log(f"slower than probed: {self.steps:,} steps instead of {before:,}")
         return True
 
