@@ -71,7 +71,7 @@ def train_ours(arguments: argparse.Namespace, runs_dir: Path) -> dict[str, Any]:
         "how": f"its command line, {' '.join(arguments.set) or 'defaults'}",
         "parameters": summary["model_shape"]["parameters"],
         "shape": shape,
-        "compiled": plan["compile"],
+        "compiled": plan["compile"] != "off",
         "context_length": shape["context_length"],
         "rows_per_step": plan["rows_per_step"],
         "rows_per_micro_batch": plan["rows_per_micro_batch"],

@@ -31,6 +31,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
+COMPILE = ("auto", "on", "blocks", "off")
 
 
 @dataclass
@@ -104,7 +105,8 @@ class TrainingConfig:
     dtype: str = "auto"
     """Autocast type of matrix products; `auto` is bfloat16 where the processor has it, else float32. Weights stay float32."""
     compile: str = "auto"
-    """`torch.compile`: `on`, `off`, or `auto`: where the run is long enough to pay for it."""
+    """`torch.compile`: `on`, `blocks` (one block for all layers: half the time of compiling), `off`, or `auto`: what a run
+    of its length pays for."""
     activation_checkpointing: str = "auto"
     """Compute the inside of each block again in the backward pass, for a third more time and a fraction of the memory; `auto`: on a GPU whose memory is too small otherwise."""
     overwrite: bool = False
@@ -118,7 +120,7 @@ class TrainingConfig:
         problems = (
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
-            + choice_problem("compile", self.compile, SWITCH)
+            + choice_problem("compile", self.compile, COMPILE)
             + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)

@@ -26,11 +26,11 @@ TOKENS_PER_PARAMETER = 20
 """Compute-optimal ratio of tokens to parameters (Hoffmann et al. 2022)."""
 MAX_DEFAULT_EPOCHS = 4
 """Repeating data up to four times is nearly as good as new data (Muennighoff et al. 2023)."""
-BATCH_FACTOR = 3.0
-"""Tokens a step, over the square root of all training tokens; see docs/architecture.md."""
-LR_HORIZON_EXPONENT = 0.32
-"""The best rate falls with this power of the tokens (Bjorck et al. 2024, "Scaling Optimal LR Across
-Token Horizons")."""
+BATCH_FACTOR = 0.58
+BATCH_EXPONENT = 0.571
+"""Tokens a step are factor x D^exponent (Li et al. 2025, "Predictable Scale: Part I, Step Law");
+docs/architecture.md has measurements at the small end."""
+MIN_BATCH_TOKENS = 512
 WEIGHT_DECAY_EPOCHS = 1.0
 """Epochs over which weight decay forgets (Wang and Aitchison 2024); not measured here."""
 
@@ -202,12 +202,13 @@ def default_tokens(parameters: int, corpus_tokens: int) -> int:
 
 
 def derived_batch_tokens(total_tokens: float) -> int:
-    """Tokens an optimizer step: grows with the square root of the training tokens.
+    """Tokens an optimizer step, a power of two: it grows with the tokens of the run.
 
-    The exponent is that of the critical batch size in data (Zhang et al. 2024, "How Does Critical
-    Batch Size Scale in Pre-training?"), the factor measured (docs/architecture.md). A power of two.
+    That data and not size decides is what Zhang et al. 2024 found too ("How Does Critical Batch
+    Size Scale in Pre-training?").
     """
-    return int(2 ** round(math.log2(max(1024.0, BATCH_FACTOR * math.sqrt(total_tokens)))))
+    best = max(float(MIN_BATCH_TOKENS), BATCH_FACTOR * total_tokens**BATCH_EXPONENT)
+    return int(2 ** round(math.log2(best)))
 
 
 def derived_weight_decay(lr: float, steps: float, steps_per_epoch: float) -> float:
@@ -218,21 +219,3 @@ def derived_weight_decay(lr: float, steps: float, steps_per_epoch: float) -> flo
     decay as you scale model and dataset size"): at least one epoch, at most the run.
     """
     return 1 / (lr * WEIGHT_DECAY_EPOCHS * max(1.0, min(steps, steps_per_epoch)))
-
-
-def lr_factor_of_batch(batch_tokens: float, reference_batch_tokens: float) -> float:
-    """By how much the best rate of Adam changes with the batch: its square root.
-
-    Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms". Muon's
-    update, scaled to the size of AdamW's, takes AdamW's rates (Liu et al. 2025, "Muon is Scalable
-    for LLM Training").
-    """
-    return math.sqrt(batch_tokens / reference_batch_tokens)
-
-
-def lr_factor_of_horizon(tokens: float, reference_tokens: float) -> float:
-    """By how much the best rate changes with the length of training: longer runs want less.
-
-    (D / D_0)^-0.32 at a constant batch (Bjorck et al. 2024, 760M to 2.7B parameters).
-    """
-    return float((tokens / reference_tokens) ** -LR_HORIZON_EXPONENT)

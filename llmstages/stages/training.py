@@ -1,5 +1,6 @@
 """What the three training stages share: from config to loop, and from loop to `summary.json`."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,8 +35,10 @@ from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
 R = TypeVar("R")
-COMPILE_PAYS_AFTER_FLOPS = {"cpu": 6e13, "cuda": 5e15}
-"""Training FLOPs from which `compile=auto` compiles; see docs/architecture.md."""
+COMPILE_BLOCKS_FROM_FLOPS = {"cpu": 2e13, "cuda": 5e15}
+COMPILE_WHOLE_FROM_FLOPS = {"cpu": 1.2e14, "cuda": 5e15}
+"""Training FLOPs from which `compile=auto` compiles, a block or the whole loss: the whole takes
+twice the time and is a little quicker afterwards; see docs/architecture.md."""
 CURVES_SECONDS = 1.5
 """Set aside of a time budget for drawing the curves at its end; at most a fiftieth of it."""
 
@@ -114,27 +117,32 @@ def choose_length(
 
 def choose_compile(
     config: TrainingConfig, machine: Machine, model: Transformer, tokens: float | None, length: int
-) -> bool:
-    """Whether to compile: on request, or when the run is long enough to pay for compiling.
+) -> str:
+    """What to compile (`off`, `blocks`, `whole`): as asked for, or what a run of the length pays for.
 
     tokens: how many will be trained on, None when only the time is known.
     """
-    if config.compile == "off":
-        return False
-    if config.compile == "auto":
+    what = {"on": "whole"}.get(config.compile, config.compile)
+    if what == "auto":
         flops = flops_per_token(model.config, length) * tokens if tokens is not None else 0.0
-        least = COMPILE_PAYS_AFTER_FLOPS.get(machine.device.type)
-        if least is None or flops < least:
-            return False
+        kind = machine.device.type
+        if flops >= COMPILE_WHOLE_FROM_FLOPS.get(kind, math.inf):
+            what = "whole"
+        elif flops >= COMPILE_BLOCKS_FROM_FLOPS.get(kind, math.inf):
+            what = "blocks"
+        else:
+            what = "off"
+    if what == "off":
+        return what
     if machine.device.type == "cpu" and not has_compiler():
         warn("torch.compile needs a C++ compiler, and none was found: running without")
-        return False
+        return "off"
     try:  # a compiler may be there and not work
         torch.compile(torch.sin)(torch.ones(8, device=machine.device))
     except Exception as error:
         warn(f"torch.compile does not work here ({str(error).splitlines()[0]}): running without")
-        return False
-    return True
+        return "off"
+    return what
 
 
 def with_weight_decay(

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
 from types import FrameType
 from typing import Any, Protocol
 
@@ -112,7 +111,8 @@ class Training:
     """What an evaluation takes, where the stage has timed one."""
     last_evaluation: float = 1.0
     """Cost of the stage's last evaluation, in those of the loop."""
-    compile: bool = False
+    compile: str = "off"
+    """`off`, `blocks` (one block for all layers) or `whole` (the whole loss)."""
     fp8: bool = False
     """Matrix products of the blocks in 8 bits while training."""
     checkpoint_blocks: bool = False
@@ -223,8 +223,10 @@ class Loop:
             training.model, training.optim, training.lr, training.dtype
         )
         self.loss: LossFn = training.loss
-        if training.compile:
+        if training.compile == "whole":
             self.loss = torch.compile(training.loss, dynamic=False)
+        elif training.compile == "blocks":
+            training.model.compile_blocks()
         if training.run.resume_from is not None:
             self.restore()
         self.looked_at = self.progress.step, self.progress.training_seconds
@@ -288,8 +290,9 @@ class Loop:
             share = MAX_PROBE_SHARE if step > 0 else 0.5
             if sum(probed[1:] or probed) > share * t.seconds:
                 break
-        # The first step compiles, allocates and fills caches; a disturbed one says nothing either.
-        step_seconds = median(probed[1:] or probed)
+        # The first compiles and fills caches, others may have been disturbed: the fastest is the
+        # machine's own. A run that turns out slower is shortened on its way.
+        step_seconds = min(probed[1:] or probed)
         with torch.no_grad():
             for parameter, weight in zip(t.model.parameters(), weights, strict=True):
                 parameter.copy_(weight)

@@ -56,7 +56,7 @@ class Ours(Contestant):
                     evaluation=config.evaluate,
                     steps=1,
                     seconds=None,
-                    compile=order.compiled,
+                    compile="whole" if order.compiled else "off",
                 )
             )
 

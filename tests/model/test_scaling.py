@@ -14,8 +14,6 @@ from llmstages.model.scaling import (
     effective_parameters,
     effective_tokens,
     ladder,
-    lr_factor_of_batch,
-    lr_factor_of_horizon,
     optimal_parameters,
     predicted_loss,
     size_for_flops,
@@ -144,7 +142,8 @@ def test_default_tokens():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "batch"), [(1000, 1024), (5_000_000, 8192), (20_000_000, 16_384), (10**9, 131_072)]
+    ("tokens", "batch"),
+    [(1000, 512), (10**6, 2048), (2 * 10**7, 8192), (10**9, 65_536), (10**10, 262_144)],
 )
 def test_derived_batch(tokens, batch):
     assert derived_batch_tokens(tokens) == batch
@@ -154,9 +153,3 @@ def test_weight_decay_forgets_an_epoch_or_the_run():
     assert derived_weight_decay(0.01, 1000, 500) == pytest.approx(0.2)
     assert derived_weight_decay(0.01, 100, 500) == pytest.approx(1.0)
     assert derived_weight_decay(0.01, 1, 0.5) == pytest.approx(100)
-
-
-def test_factors_of_the_rate():
-    assert lr_factor_of_batch(4 * 8192, 8192) == 2
-    assert lr_factor_of_horizon(1e9, 1e9) == 1
-    assert lr_factor_of_horizon(10e9, 1e9) == pytest.approx(10**-0.32)
