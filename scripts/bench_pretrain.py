@@ -53,6 +53,7 @@ from llmstages.train.device import (
     choose_dtype,
     hardware_facts,
     has_compiler,
+    keep_freed_memory,
     machine_facts,
     measured_peak_flops,
     peak_flops,
@@ -143,6 +144,8 @@ def work(order: dict[str, Any]) -> None:
     """The measuring side: build, do a first step, then a round for each line that comes in."""
     answers = Answers()
     device = choose_device(order["device"])
+    if order["who"] in (OURS, "ceiling"):
+        keep_freed_memory(device)  # a peer runs as its own scripts run it
     dtype = choose_dtype(order["dtype"], device)
     if order["who"] == "ceiling":
         flops, product = measured_peak_flops(device, dtype, order["seconds"])

@@ -12,7 +12,7 @@ from llmstages.model.generation import Sampling, fit_prompt, generate
 from llmstages.report.terminal import say, table
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
-from llmstages.train.device import choose_device, choose_dtype
+from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 
 
 def run(config: GenerateConfig) -> None:
@@ -23,6 +23,7 @@ def run(config: GenerateConfig) -> None:
     if checkpoint.labels is not None:
         raise UserError(f"{config.checkpoint_dir}: a classifier; use llmstages predict")
     device = choose_device(config.device)
+    keep_freed_memory(device)
     dtype = torch.float32
     if config.dtype != "auto" or device.type == "cuda":
         dtype = choose_dtype(config.dtype, device)

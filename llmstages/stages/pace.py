@@ -57,7 +57,7 @@ def affordable_evaluation(max_tokens: int, training_seconds_per_token: float, le
 
 
 class TimedEvaluation:
-    """An evaluation that knows what it costs: evaluation(max_tokens) -> metrics, None for all."""
+    """An evaluation that knows what it costs: evaluation(max_tokens) -> metrics."""
 
     def __init__(
         self, evaluate: Callable[[int | None], dict[str, float]], validation_tokens: int
@@ -69,20 +69,13 @@ class TimedEvaluation:
         self.tokens = 0
         """Read in the last call."""
 
-    def __call__(self, max_tokens: int | None) -> dict[str, float]:
+    def __call__(self, max_tokens: int) -> dict[str, float]:
         begin = time.monotonic()
-        metrics = self.evaluate(max_tokens)
-        self.tokens = min(max_tokens or self.validation_tokens, self.validation_tokens)
+        metrics = self.evaluate(None if max_tokens >= self.validation_tokens else max_tokens)
+        self.tokens = min(max_tokens, self.validation_tokens)
         self.seconds = time.monotonic() - begin
         return metrics
 
     def tokens_within(self, seconds: float) -> int:
         """Tokens that can be read in so many seconds at the last speed, at most all."""
         return min(int(self.tokens * max(0.0, seconds) / self.seconds), self.validation_tokens)
-
-    def tokens_for_the_end(self, seconds_left: float | None, least: int) -> int | None:
-        """Tokens of the last evaluation: all (None), or what the time left allows."""
-        if seconds_left is None or not self.seconds:
-            return None
-        affordable = self.tokens_within(0.9 * seconds_left)  # a tenth for what comes between
-        return None if affordable >= self.validation_tokens else max(least, affordable)

@@ -16,7 +16,7 @@ from llmstages.data.labelled import read_texts
 from llmstages.errors import UserError
 from llmstages.report.terminal import progress, say
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
-from llmstages.train.device import choose_device, choose_dtype
+from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 from llmstages.train.losses import label_probabilities
 
 WINDOW_BATCHES = 64
@@ -31,6 +31,7 @@ def run(config: PredictConfig) -> None:
     if checkpoint.labels is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
     device = choose_device(config.device)
+    keep_freed_memory(device)
     dtype = choose_dtype(config.dtype, device)
     checkpoint.model.to(device).eval()
     rows = texts_of(config)

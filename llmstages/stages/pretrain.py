@@ -187,7 +187,9 @@ def run(config: PretrainConfig) -> float:
         evaluate.seconds, evaluate.tokens = plan["evaluation_seconds"], evaluation_tokens
     metrics_before = plan.get("metrics_before") or evaluate(evaluation_tokens)
     last_tokens = evaluate.validation_tokens
-    if seconds is not None and evaluate.seconds:
+    if plan:
+        last_tokens = int(plan.get("last_evaluation_tokens", last_tokens))
+    elif seconds is not None:
         last_tokens = evaluate.tokens_within(LAST_EVALUATION_SHARE * (seconds - clock.spent()))
     silent = seconds is not None and seconds < SHORT_BUDGET_SECONDS
     result = train(
@@ -229,16 +231,14 @@ def run(config: PretrainConfig) -> float:
                 "rows_per_micro_batch": data.rows_per_micro_batch,
                 "activation_checkpointing": micro_batch.checkpoint_blocks,
                 "dtype": str(machine.dtype),
-                **({} if seconds is None else {"evaluation_tokens": evaluation_tokens}),
+                "evaluation_tokens": evaluation_tokens,
+                "last_evaluation_tokens": last_tokens,
             },
         )
     )
     best = load_checkpoint(directory)
     model.load_state_dict(best.model.state_dict())
-    left_for_it = length.seconds_left(clock)
-    if left_for_it is not None:
-        left_for_it -= result.seconds_before
-    metrics = evaluate(evaluate.tokens_for_the_end(left_for_it, evaluation_tokens))
+    metrics = evaluate(last_tokens)
     if evaluate.tokens < evaluate.validation_tokens:
         the_run.log(
             f"the last evaluation reads {evaluate.tokens:,} of {evaluate.validation_tokens:,} "

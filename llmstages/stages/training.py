@@ -24,6 +24,7 @@ from llmstages.train.device import (
     choose_device,
     choose_dtype,
     has_compiler,
+    keep_freed_memory,
     machine_facts,
     peak_flops,
     peak_memory_bytes,
@@ -66,6 +67,7 @@ class Machine:
 def choose_machine(config: TrainingConfig) -> Machine:
     """Device, autocast type and micro-batch of a run."""
     device = choose_device(config.device)
+    keep_freed_memory(device)
     default_tokens = 16_384 if device.type == "cuda" else 4_096
     return Machine(
         device,
@@ -118,7 +120,7 @@ def choose_length(
 def choose_compile(
     config: TrainingConfig, machine: Machine, model: Transformer, tokens: float | None, length: int
 ) -> str:
-    """What to compile (`off`, `blocks`, `whole`): as asked for, or what a run of the length pays for.
+    """What to compile (`off`, `blocks`, `whole`): as asked for, or what pays in a run so long.
 
     tokens: how many will be trained on, None when only the time is known.
     """

@@ -37,8 +37,6 @@ def choose_device(name: str) -> torch.device:
         name = next((kind for kind, there in found.items() if there), "cpu")
     if not found.get(name, True):
         raise UserError(f"device={name}: this machine has none that torch can use; try device=cpu")
-    if name == "cpu":
-        keep_freed_memory()
     return torch.device(name)
 
 
@@ -107,13 +105,15 @@ def training_kernels(device: torch.device, dtype: torch.dtype) -> Iterator[None]
         yield
 
 
-def keep_freed_memory() -> None:
-    """Let the C library reuse large blocks instead of returning each to the system.
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU let the C library reuse large blocks instead of returning each to the system.
 
     Activations of a step are as large as those of the step before; giving their pages back and
     faulting them in again cost a nano model a third of its time on a CPU (docs/architecture.md).
     Only glibc has these switches; elsewhere nothing is done.
     """
+    if device.type != "cpu":
+        return
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -27,14 +27,8 @@ def test_the_last_evaluation_reads_what_the_time_allows(monkeypatch):
         return {"val_loss": 1.0}
 
     evaluation = TimedEvaluation(evaluate, 100_000)
-    assert evaluation.tokens_for_the_end(1.0, 500) is None  # nothing is known yet
     assert evaluation(1000) == {"val_loss": 1.0}
     assert (evaluation.seconds, evaluation.tokens) == (2.0, 1000)
-    assert evaluation.tokens_for_the_end(None, 500) is None
-    assert evaluation.tokens_for_the_end(10.0, 500) == 4500
-    assert evaluation.tokens_for_the_end(0.1, 500) == 500
-    assert evaluation.tokens_for_the_end(-3.0, 500) == 500
-    assert evaluation.tokens_for_the_end(1000.0, 500) is None
-    evaluation(None)
+    evaluation(200_000)
     assert evaluation.tokens == 100_000
     assert asked == [1000, None]
