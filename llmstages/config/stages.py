@@ -100,6 +100,8 @@ class TrainingConfig:
     """Non-padding tokens an optimizer step; null derives it from the stage."""
     micro_batch_tokens: int | None = None
     """Tokens (padding included) that go through the model at once; null fits the device."""
+    dropout: float = 0.0
+    """Share of each block's results left out while training; helps where a small corpus is read many times."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "auto"
@@ -125,6 +127,7 @@ class TrainingConfig:
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)
             + range_problem("batch_tokens", self.batch_tokens, 1)
+            + range_problem("dropout", self.dropout, 0.0, 0.9)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
         )
         lengths = {"steps": self.steps, "epochs": self.epochs, **self.budget.lengths}
@@ -254,6 +257,8 @@ class GenerateConfig:
     """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
     seed: int = 0
     """Seed of the sampling."""
+    dropout: float = 0.0
+    """Share of each block's results left out while training; helps where a small corpus is read many times."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "auto"
@@ -289,6 +294,8 @@ class PredictConfig:
     """Texts that go through the model at once."""
     bad_rows: str = "refuse"
     """A broken row ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    dropout: float = 0.0
+    """Share of each block's results left out while training; helps where a small corpus is read many times."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "float32"

@@ -168,6 +168,8 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config)
         self.feed_forward = FeedForward(config)
+        self.dropout = 0.0
+        """Share of what the two layers give that is left out while training (`set_dropout`)."""
 
     def forward(
         self,
@@ -177,9 +179,10 @@ class Block(nn.Module):
         cache: KVCache | None,
         layer: int,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, layer)
-        result: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
-        return result
+        attended = self.attention(self.attention_norm(x), rotary, mask, cache, layer)
+        x = x + F.dropout(attended, self.dropout, self.training)
+        inner = self.feed_forward(self.feed_forward_norm(x))
+        return x + F.dropout(inner, self.dropout, self.training)
 
 
 def through_block(block: nn.Module, x: Tensor, *more: Any) -> Tensor:
@@ -201,6 +204,7 @@ class Transformer(nn.Module):
         self.checkpoint_blocks = False
         """In training, keep only what enters each block and compute its inside again on the way
         back (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost")."""
+        self.dropout = 0.0
         self.train_block: Callable[..., Tensor] = through_block
         """How x goes through a block while training; `compile_blocks` makes it quicker."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -222,6 +226,13 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.normal_(parameter, std=0.02, generator=generator)
+
+    def set_dropout(self, share: float) -> None:
+        """Dropout of the residual branches while training (Srivastava et al. 2014)."""
+        self.dropout = share
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.dropout = share
 
     def compile_blocks(self) -> None:
         """Compile the block for training: once for all layers, so that depth costs no start-up."""
@@ -253,7 +264,7 @@ class Transformer(nn.Module):
         recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
         through = self.train_block if self.training else through_block
         for layer, block in enumerate(self.blocks):
-            if recompute:  # nothing in a block is drawn at random
+            if recompute:
                 x = checkpoint(
                     through,
                     block,
@@ -263,7 +274,7 @@ class Transformer(nn.Module):
                     cache,
                     layer,
                     use_reentrant=False,
-                    preserve_rng_state=False,
+                    preserve_rng_state=self.dropout > 0,
                 )
             else:
                 x = through(block, x, rotary, mask, cache, layer)

@@ -218,6 +218,7 @@ def run(config: PretrainConfig) -> float:
             evaluation_seconds=evaluate.seconds or None,
             last_evaluation=max(1.0, last_tokens / evaluation_tokens),
             compile=compiled,
+            dropout=config.dropout,
             fp8=config.fp8,
             checkpoint_blocks=micro_batch.checkpoint_blocks,
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,

@@ -294,6 +294,7 @@ def fine_tune(
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
             ),
+            dropout=config.dropout,
             lr=lr,
             optim=with_weight_decay(
                 config.optim, lr, length.steps or data.steps_per_epoch, data.steps_per_epoch

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmstages.config.groups import CheckpointConfig, EvaluateConfig, OptimConfig, ScheduleConfig
 from llmstages.data.batch import Batch
+from llmstages.data.order import generator_for
 from llmstages.data.prefetch import PrefetchedData
 from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
@@ -113,6 +114,8 @@ class Training:
     """Cost of the stage's last evaluation, in those of the loop."""
     compile: str = "off"
     """`off`, `blocks` (one block for all layers) or `whole` (the whole loss)."""
+    dropout: float = 0.0
+    """Share of each block's two results that is left out while training."""
     fp8: bool = False
     """Matrix products of the blocks in 8 bits while training."""
     checkpoint_blocks: bool = False
@@ -212,6 +215,7 @@ class Loop:
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
         training.model.checkpoint_blocks = training.checkpoint_blocks
+        training.model.set_dropout(training.dropout)
         if training.fp8:
             use_fp8(training.model)
         # Where the device works by itself the host is one step and two micro-batches ahead.
@@ -432,6 +436,10 @@ class Loop:
         """
         t = self.t
         t.model.train()
+        if t.dropout:  # what is dropped is a function of seed and step, as the data are
+            torch.manual_seed(
+                int(generator_for("dropout", t.run.config.seed, step).integers(2**63))
+            )
         losses: list[Tensor] = []
         counts: list[Tensor] = []
         references: list[str] = []

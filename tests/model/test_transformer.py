@@ -58,3 +58,15 @@ def test_documents_in_one_row_do_not_see_each_other(random_model):
     )
     torch.testing.assert_close(packed[:, :5], model(first), atol=1e-5, rtol=0)
     torch.testing.assert_close(packed[:, 5:], model(second), atol=1e-5, rtol=0)
+
+
+def test_dropout_is_for_training_only(random_model):
+    model = random_model()
+    tokens = torch.randint(0, 96, (2, 9))
+    before = model(tokens)
+    model.set_dropout(0.5)
+    assert torch.equal(model(tokens), before)
+    model.train()
+    assert not torch.equal(model(tokens), before)
+    model.set_dropout(0.0)
+    assert torch.equal(model(tokens), before)

@@ -321,3 +321,18 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, pretrain_config, monkey
     with pytest.raises(FloatingPointError, match=r"step 1: the loss is nan.*read: (topics|texts)/"):
         pretrain.run(pretrain_config(tmp_path))
     assert not list((tmp_path / "pretrain" / "checkpoints").iterdir())
+
+
+def test_what_dropout_leaves_out_depends_on_seed_and_step_alone(
+    tiny_run, tmp_path, pretrain_config, run_killed
+):
+    pretrain.run(pretrain_config(tmp_path, name="whole", dropout=0.3))
+    config = pretrain_config(tmp_path, name="pieces", dropout=0.3)
+    run_killed(pretrain, config, after_step=5)
+    torch.manual_seed(123)
+    pretrain.run(config)
+    assert results(tmp_path / "pieces") == results(tmp_path / "whole")
+    assert losses(tmp_path / "whole") != losses(tiny_run)
+    again = pretrain_config(tmp_path, name="again", dropout=0.3, activation_checkpointing="on")
+    pretrain.run(again)
+    assert losses(tmp_path / "again") == losses(tmp_path / "whole")
