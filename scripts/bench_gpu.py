@@ -9,7 +9,7 @@ put beside it. Checkouts of peers and a finished corpus (`llmstages collect`, wi
 elsewhere) are carried along.
 
     speed    124M at 1,024 tokens, compiled, beside the peers given
-    large    354M, 757M and 1.3B at 2,048 tokens; with --fp8 again in that type
+    large    354M, 757M and 1.3B at 2,048 tokens; with --fp8 again with 8-bit products
     memory   1.3B at 2,048 tokens, optimizer included, in a process capped to 24 GB
     resume   a run that is interrupted and continued, against one that is not: the same losses?
     learn    bits a byte after equal time, beside nanochat; needs --corpus
@@ -118,14 +118,17 @@ def jobs_of(arguments: argparse.Namespace, out: Path) -> list[Job]:
         speed(
             "memory",
             "memory",
-            ["xl", *at_2048, "--memory-gb", "24", "--batch-tokens", "16384"],
+            [
+                *("xl", *at_2048, "--memory-gb", "24", "--batch-tokens", "16384"),
+                *("--micro-batch-tokens", "8192", "--activation-checkpointing"),
+            ],
             150,
         ),
     ]
     if arguments.fp8:
         jobs += [
-            speed("speed-fp8", "speed", ["small", "--dtype", "fp8"], 120),
-            speed("large-fp8", "large", ["large", "xl", *at_2048, "--dtype", "fp8"], 200),
+            speed("speed-fp8", "speed", ["small", "--fp8"], 120),
+            speed("large-fp8", "large", ["large", "xl", *at_2048, "--fp8"], 200),
         ]
     if arguments.corpus is not None:
         corpus = str(arguments.corpus.resolve())

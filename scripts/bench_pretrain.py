@@ -205,7 +205,9 @@ def open_contestant(order: dict[str, Any], task: Order) -> Contestant:
         return open_peer(order["who"], task)
     from contestants.ours import Ours
 
-    return Ours(task, order["optimizer"])
+    return Ours(
+        task, order["optimizer"], fp8=order["fp8"], checkpoint_blocks=order["checkpoint_blocks"]
+    )
 
 
 def first_step(contestant: Contestant, rows: RandomRows) -> int:
@@ -272,6 +274,8 @@ def measure_shape(
                     {
                         "who": who,
                         "optimizer": arguments.optim,
+                        "fp8": arguments.fp8,
+                        "checkpoint_blocks": arguments.activation_checkpointing,
                         "shape": asdict(shape),
                         "device": arguments.device,
                         "dtype": arguments.dtype,
@@ -444,6 +448,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--optim", default="muon", help="our optimizer: muon or adamw")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--fp8", action="store_true", help="our matrix products in 8 bits")
+    parser.add_argument(
+        "--activation-checkpointing", action="store_true", help="ours: compute blocks twice"
+    )
     parser.add_argument("--memory-gb", type=float, help="cap on the GPU's memory, 1e9 bytes")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

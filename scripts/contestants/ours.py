@@ -26,7 +26,9 @@ class Ours(Contestant):
 
     name = "llmstages"
 
-    def __init__(self, order: Order, optimizer: str) -> None:
+    def __init__(
+        self, order: Order, optimizer: str, *, fp8: bool = False, checkpoint_blocks: bool = False
+    ) -> None:
         self.how = f"the training loop's own step, optim={optimizer}"
         model = Transformer(order.shape)
         model.initialize(torch.Generator().manual_seed(0))
@@ -57,6 +59,8 @@ class Ours(Contestant):
                     steps=1,
                     seconds=None,
                     compile="whole" if order.compiled else "off",
+                    fp8=fp8,
+                    checkpoint_blocks=checkpoint_blocks,
                 )
             )
 
