@@ -41,7 +41,6 @@ from measurement import COMMIT_VARIABLE, ROOT, provenance, write_record
 
 PARTS = ("speed", "large", "memory", "resume", "learn")
 TOTAL_SECONDS = 560.0
-NANO = "hidden_size=32,num_layers=1,context_length=32"
 
 # What llmstages imports for pretraining, by name of import, and the distribution that brings it.
 PACKAGES = {

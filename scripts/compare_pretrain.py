@@ -41,6 +41,7 @@ from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say, table, warn
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, peak_memory_bytes, wait_for
 
 PROBE_STEPS = 7
@@ -81,10 +82,25 @@ def train_ours(arguments: argparse.Namespace, runs_dir: Path) -> dict[str, Any]:
         "tokens_per_second": summary["tokens_per_second"],
         "training_seconds": summary["seconds"],
         "seconds": round(time.monotonic() - began, 2),
-        "bits_per_byte": summary["metrics"]["val_bits_per_byte"],
-        "nats_per_token": summary["metrics"]["val_loss"],
+        **whole_validation(run, arguments),
         "peak_memory_bytes": summary["peak_memory_bytes"],
     }
+
+
+def whole_validation(run: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Figures of a run on all validation text: with a time budget it may have read a part only."""
+    checkpoint = load_checkpoint(run)
+    device = choose_device(arguments.device)
+    _, validation_shards = shards_of(arguments.corpus)
+    found = held_out_metrics(
+        checkpoint.model.to(device),
+        validation_shards,
+        context_length=checkpoint.model.config.context_length,
+        rows_per_batch=16,
+        device=device,
+        dtype=choose_dtype(arguments.dtype, device),
+    )
+    return {"nats_per_token": found["val_loss"], "bits_per_byte": found["val_bits_per_byte"]}
 
 
 # ---- a peer, in a process of its own -------------------------------------------------------------

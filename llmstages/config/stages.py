@@ -257,8 +257,6 @@ class GenerateConfig:
     """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
     seed: int = 0
     """Seed of the sampling."""
-    dropout: float = 0.0
-    """Share of each block's results left out while training; helps where a small corpus is read many times."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "auto"
@@ -294,8 +292,6 @@ class PredictConfig:
     """Texts that go through the model at once."""
     bad_rows: str = "refuse"
     """A broken row ends the run (`refuse`) or is skipped and counted (`skip`)."""
-    dropout: float = 0.0
-    """Share of each block's results left out while training; helps where a small corpus is read many times."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "float32"

@@ -8,6 +8,7 @@ import torch
 
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.streams import PretrainingData
+from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
 from llmstages.model.scaling import (
     MAX_DEFAULT_EPOCHS,
@@ -70,6 +71,11 @@ def pick_size(
             config.model.context_length or None,
         )
     ]
+    if config.model.layout != shapes[0].layout:
+        raise UserError(
+            f"model.layout={config.model.layout} with model=auto: the law is for "
+            f"{shapes[0].layout}: name a size, such as model=nano"
+        )
     budget = config.budget
     seconds = budget.wall_seconds
     speed: float | None = None

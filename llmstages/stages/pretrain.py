@@ -125,6 +125,7 @@ def run(config: PretrainConfig) -> float:
     context_length = model.config.context_length
     if base is not None:  # it may read far longer texts than fit the device at once
         context_length = min(context_length, machine.micro_batch_tokens)
+    context_length = int(plan.get("context_length", context_length))
     if corpus_tokens < 2 * context_length:
         raise UserError(
             f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
@@ -190,7 +191,8 @@ def run(config: PretrainConfig) -> float:
     if plan:
         last_tokens = int(plan.get("last_evaluation_tokens", last_tokens))
     elif seconds is not None:
-        last_tokens = evaluate.tokens_within(LAST_EVALUATION_SHARE * (seconds - clock.spent()))
+        share = LAST_EVALUATION_SHARE * (seconds - clock.spent())
+        last_tokens = max(evaluation_tokens, evaluate.tokens_within(share))
     silent = seconds is not None and seconds < SHORT_BUDGET_SECONDS
     result = train(
         Training(
@@ -227,6 +229,7 @@ def run(config: PretrainConfig) -> float:
             plan={
                 "metrics_before": metrics_before,
                 "model_shape": asdict(model.config),
+                "context_length": context_length,
                 "expected_tokens": expected_tokens,
                 "rows_per_step": rows_per_step,
                 "rows_per_micro_batch": data.rows_per_micro_batch,
@@ -334,6 +337,12 @@ def foresee(
     batch_tokens = config.batch_tokens or derived_batch_tokens(tokens)
     most_rows = max(1, data.num_tokens // data.context_length)
     rows = max(1, min(round(batch_tokens / data.context_length), most_rows))
+    taken = rows * data.context_length
+    if config.batch_tokens is not None and abs(taken - batch_tokens) > 0.1 * batch_tokens:
+        warn(
+            f"batch_tokens={batch_tokens:,}: a step takes {taken:,} tokens, {rows:,} rows of "
+            f"{data.context_length:,} out of {most_rows:,}"
+        )
     return Foreseen(tokens, rows, evaluation_tokens)
 
 

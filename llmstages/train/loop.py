@@ -233,7 +233,8 @@ class Loop:
             training.model.compile_blocks()
         if training.run.resume_from is not None:
             self.restore()
-        self.looked_at = self.progress.step, self.progress.training_seconds
+        self.first_step = self.progress.step
+        self.looked_at: tuple[int, float] | None = None  # steps and their seconds at the last look
         self.steps = self.fix_steps()
         # Every evaluation that may change `best` is followed by a checkpoint of the same step.
         self.evaluate_every = training.evaluation.every_steps or max(
@@ -281,10 +282,12 @@ class Loop:
         return steps
 
     def probe_steps(self) -> int:
-        """How many steps fit into the time left: a few are timed on the real data and undone."""
+        """How many steps fit into the time left: a few are timed on the real data.
+
+        At a rate of zero they leave the weights as they are, to the last bit.
+        """
         t = self.t
         assert t.seconds is not None
-        weights = [p.detach().clone() for p in t.model.parameters()]
         probed: list[float] = []
         for step in range(PROBE_STEPS + 1):
             begin = time.monotonic()
@@ -297,9 +300,6 @@ class Loop:
         # The first compiles and fills caches, others may have been disturbed: the fastest is the
         # machine's own. A run that turns out slower is shortened on its way.
         step_seconds = min(probed[1:] or probed)
-        with torch.no_grad():
-            for parameter, weight in zip(t.model.parameters(), weights, strict=True):
-                parameter.copy_(weight)
         self.optimizers = make_optimizers(t.model, t.optim, t.lr, t.dtype)
         if t.evaluation_seconds is None:
             begin = time.monotonic()
@@ -312,7 +312,8 @@ class Loop:
         affordable = int(MAX_EVALUATION_SHARE * left / max(self.evaluation_seconds, 1e-9))
         self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
         if every := t.evaluation.every_steps:
-            self.num_evaluations = max(1, int(left / step_seconds) // every)
+            each = step_seconds + self.evaluation_seconds / every
+            self.num_evaluations = max(1, int(left / each) // every)
         left -= (self.num_evaluations + t.last_evaluation) * self.evaluation_seconds
         if left < step_seconds:
             warn(
@@ -417,7 +418,7 @@ class Loop:
                 "grad_norm": norm,
                 "tokens": step.tokens,
                 "tokens_per_second": step.launched.tokens / max(seconds, 1e-9),
-                "seconds": round(self.spent(), 3),
+                "seconds": round(self.since_begin(), 3),
             }
             self.t.run.record(entry)
         return entry
@@ -483,14 +484,19 @@ class Loop:
         if t.seconds is None or self.next_look > LAST_LOOK:
             return False
         step = self.progress.step
+        timed = step - len(self.unread)  # of the others the time is not known yet
+        if self.looked_at is None:  # the first step of this process compiles and warms up
+            if timed > self.first_step:
+                self.looked_at = timed, self.progress.training_seconds
+            return False
         done = max(step / self.steps, self.spent() / t.seconds)
-        if done < self.next_look or step == self.looked_at[0]:
+        if done < self.next_look or timed <= self.looked_at[0]:
             return False
         while self.next_look <= min(done, LAST_LOOK):
             self.next_look = (1 + self.next_look) / 2
         steps, seconds = self.looked_at
-        step_seconds = (self.progress.training_seconds - seconds) / (step - steps)
-        self.looked_at = step, self.progress.training_seconds
+        step_seconds = (self.progress.training_seconds - seconds) / (timed - steps)
+        self.looked_at = timed, self.progress.training_seconds
         share_left = 1 - step / self.steps
         left = t.seconds - self.spent() - t.last_evaluation * self.measuring_seconds
         left -= self.num_evaluations * share_left * self.evaluation_seconds
@@ -507,6 +513,11 @@ class Loop:
         """Seconds spent in the loop, those before a restart included, downtime not."""
         return time.monotonic() - self.began + self.seconds_before
 
+    def since_begin(self) -> float:
+        """The same from the beginning of the stage, imports and all, as budgets count."""
+        before = 0.0 if self.t.began is None else self.began - self.t.began
+        return self.spent() + before
+
     # ---- evaluation and checkpoints ------------------------------------------------------------
 
     def evaluate(self) -> None:
@@ -515,7 +526,7 @@ class Loop:
         self.read_figures()
         begin = time.monotonic()
         # When these weights were reached: a curve against time has training alone in between.
-        reached = {"tokens": self.progress.tokens, "seconds": round(self.spent(), 3)}
+        reached = {"tokens": self.progress.tokens, "seconds": round(self.since_begin(), 3)}
         metrics = t.evaluate()
         self.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics

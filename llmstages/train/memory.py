@@ -17,9 +17,12 @@ from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.train.cross_entropy import CHUNK_ELEMENTS, rows_of_chunk
 from llmstages.train.losses import LossFn
+from llmstages.train.muon import MAX_BATCH_ELEMENTS
 
 USABLE_SHARE = 0.92
 """Share of the free memory that is planned with; the rest is for work space and fragments."""
+STEP_COPIES = 5
+"""Float32 copies of the matrices treated at once that a step of Muon holds."""
 MAX_MICRO_BATCH_TOKENS = 65_536
 """Most tokens tried at once; an estimate: matrices are large enough then to fill a device."""
 
@@ -39,10 +42,14 @@ class MemoryNeeded:
     logits: int
     """One chunk of logits with its gradient, and the gradient of the head that is gathered."""
 
+    step: int
+    """What a step of the optimizer takes for a while, when activations and logits are gone."""
+
     @property
     def total(self) -> int:
-        """Sum of the parts."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """The most that is held at once."""
+        kept = self.weights + self.gradients + self.optimizer
+        return kept + max(self.activations + self.logits, self.step)
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def memory_needed(
         optimizer=4 * under_muon + 8 * (parameters - under_muon),
         activations=activations + 2 * stream,  # what the last norm reads and gives
         logits=chunk + gathered,
+        step=STEP_COPIES * 4 * min(under_muon, MAX_BATCH_ELEMENTS),
     )
 
 

@@ -32,6 +32,8 @@ SAFETY = 1.02
 ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW update (Liu et al. 2025)."""
 TINY = 1e-10
+MAX_BATCH_ELEMENTS = 2**25
+"""Numbers treated at once: what a step needs besides is some five times their float32 size."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -66,8 +68,10 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
-                self.step_batch(parameters, group)
+            for shape, parameters in by_shape.items():
+                count = max(1, MAX_BATCH_ELEMENTS // shape.numel())
+                for begin in range(0, len(parameters), count):
+                    self.step_batch(parameters[begin : begin + count], group)
 
     def step_batch(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """One update of matrices of the same shape."""
@@ -79,7 +83,9 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
         # Nesterov: where the momentum will be after another such gradient.
         ahead = torch._foreach_lerp(gradients, moments, group["momentum"])
-        update = orthogonalise(torch.stack(ahead).to(self.dtype), self.num_iterations).float()
+        stacked = torch.stack(ahead).to(self.dtype)
+        del ahead
+        update = orthogonalise(stacked, self.num_iterations).float()
         if self.neuron_beta is not None:
             update = self.balance_neurons(parameters, update)
         lr, decay = group["lr"], group["weight_decay"]

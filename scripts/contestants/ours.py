@@ -13,6 +13,7 @@ from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.transformer import Transformer
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage
+from llmstages.train.device import training_kernels
 from llmstages.train.loop import Goal, Loop, Training
 from llmstages.train.losses import dense_loss
 from llmstages.train.run import Run
@@ -29,6 +30,7 @@ class Ours(Contestant):
     def __init__(
         self, order: Order, optimizer: str, *, fp8: bool = False, checkpoint_blocks: bool = False
     ) -> None:
+        self.order = order
         self.how = f"the training loop's own step, optim={optimizer}"
         model = Transformer(order.shape)
         model.initialize(torch.Generator().manual_seed(0))
@@ -65,4 +67,5 @@ class Ours(Contestant):
             )
 
     def optimizer_step(self, step: int, steps: int) -> float:
-        return self.loop.optimizer_step(step, 1.0)[0]
+        with training_kernels(self.order.device, self.order.dtype):
+            return self.loop.optimizer_step(step, 1.0)[0]

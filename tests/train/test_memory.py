@@ -82,9 +82,11 @@ def test_muon_bf16_and_checkpointing_by_part():
     assert matrix_parameters(SHAPE) == matrices
     assert plain.optimizer - under_muon.optimizer == 4 * matrices
     assert plain.weights == 4 * num_parameters(SHAPE) + 2 * (matrices + 96 * 64)
-    assert under_muon.total - checkpointed.total == (
-        under_muon.activations - checkpointed.activations
-    )
+    kept = under_muon.weights + under_muon.gradients + under_muon.optimizer
+    assert plain.step == 0
+    assert under_muon.step == 5 * 4 * matrices  # more than the activations of so small a model
+    assert under_muon.total == checkpointed.total == kept + under_muon.step
+    assert plain.total == kept + 4 * matrices + plain.activations + plain.logits
     assert checkpointed.activations < under_muon.activations
 
 
