@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from llmstages import cli
-from llmstages.config.groups import CorpusConfig, DedupConfig, QualityConfig, TokenizerConfig
+from llmstages.config.collect_groups import (
+    CorpusConfig,
+    DedupConfig,
+    QualityConfig,
+    TokenizerConfig,
+)
 from llmstages.config.stages import CollectConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards
