@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
+from measurement import provenance, write_record
 
 from llmstages.report.terminal import say, table
-from llmstages.train.device import choose_device, machine_facts
+from llmstages.train.device import choose_device, hardware_facts, machine_facts
 
 CHOICES = {
     "default": [],
@@ -132,15 +132,15 @@ def main() -> None:
     columns = ("choice", "overrides", "bits a byte", "half range", "difference", "tokens/s")
     table(f"{arguments.model}, {arguments.tokens:,.0f} tokens", columns, lines, to_output=True)
     if arguments.json:
-        contents = {
-            "command": ["python", "scripts/ablate.py", *sys.argv[1:]],
-            "machine": machine_facts(choose_device("auto")),
-            "torch": torch.__version__,
+        device = choose_device("auto")
+        record = {
+            **provenance(__file__, sys.argv[1:]),
+            "machine": machine_facts(device) | hardware_facts(device),
             "rows": {
                 name: {"overrides": rows[name], "runs": results} for name, results in found.items()
             },
         }
-        Path(arguments.json).write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+        write_record(Path(arguments.json), record)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 On CUDA, and wherever no gradient is wanted, torch's `scaled_dot_product_attention`. For training on
 a CPU that kernel is slow, its backward most of all, while plain matrix products run near the
 processor's peak. There the scores of a block of queries against all keys up to its end are one
-matrix product, so that most of what lies above the diagonal is never touched (docs/architecture.md
-has the measurement).
+matrix product, so that most of what lies above the diagonal is never touched.
 """
 
 import math

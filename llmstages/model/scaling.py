@@ -28,8 +28,7 @@ MAX_DEFAULT_EPOCHS = 4
 """Repeating data up to four times is nearly as good as new data (Muennighoff et al. 2023)."""
 BATCH_FACTOR = 0.58
 BATCH_EXPONENT = 0.571
-"""Tokens a step are factor x D^exponent (Li et al. 2025, "Predictable Scale: Part I, Step Law");
-docs/architecture.md has measurements at the small end."""
+"""Tokens a step are factor x D^exponent (Li et al. 2025, "Predictable Scale: Part I, Step Law")."""
 MIN_BATCH_TOKENS = 512
 WEIGHT_DECAY_EPOCHS = 1.0
 """Epochs over which weight decay forgets (Wang and Aitchison 2024); not measured here."""

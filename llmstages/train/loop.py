@@ -9,12 +9,10 @@ micro-batches of the step, so it does not depend on how the step was cut up.
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +38,7 @@ from llmstages.train.checkpoint import (
 from llmstages.train.device import machine_facts, training_kernels, works_apart
 from llmstages.train.figures import Figures
 from llmstages.train.gradients import scale_and_clip, zero_unless
+from llmstages.train.interrupts import catch_interrupts
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import (
     lr_share,
@@ -617,30 +616,3 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics with a prefix, for names that do not have it."""
     return {k if k.startswith(prefix) else f"{prefix}_{k}": v for k, v in metrics.items()}
-
-
-@contextmanager
-def catch_interrupts() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, so that the step under way ends and is saved.
-
-    A second signal leaves at once. Outside the main thread signals cannot be caught, and are not.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        warn("interrupted: saving after this step (once more to leave at once)")
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
