@@ -6,6 +6,7 @@ error into one line and an exit status: 0 done, 1 failed at run time, 2 the user
 is shown without torch. A second call of `main` in the same process finds nothing left of the first.
 """
 
+import gc
 import os
 import re
 import sys
@@ -80,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except UserError as error:
         return _report(error, str(error), 2)
+    finally:
+        if argv is None:  # the process ends: looking for garbage among torch's objects takes a second
+            gc.freeze()
 
 
 def _run(argv: list[str]) -> int:

@@ -41,7 +41,7 @@ COMPILE_WHOLE_FROM_FLOPS = {"cpu": 1.2e14, "cuda": 5e15}
 """Training FLOPs from which `compile=auto` compiles, a block or the whole loss: the whole takes
 twice the time and is a little quicker afterwards; see docs/architecture.md."""
 CURVES_SECONDS = 1.5
-"""Set aside of a time budget for drawing the curves at its end; at most a fiftieth of it."""
+"""Set aside of a time budget for drawing the curves at its end; at most a tenth of it."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ def choose_length(
     budget = config.budget
     if budget.wall_seconds is not None:
         total = budget.wall_seconds
-        drawing = min(CURVES_SECONDS, total / 50) if config.report.curves else 0.0
+        drawing = min(CURVES_SECONDS, total / 10) if config.report.curves else 0.0
         return Length(None, total - drawing)
     if config.steps is not None:
         return Length(config.steps, None)

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmstages.train.unmarked import Unmarked
+
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -36,7 +38,7 @@ MAX_BATCH_ELEMENTS = 2**25
 """Numbers treated at once: what a step needs besides is some five times their float32 size."""
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Unmarked):
     """Muon for parameters of two dimensions; the learning rate is that of AdamW."""
 
     def __init__(

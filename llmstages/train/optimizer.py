@@ -7,6 +7,7 @@ import torch
 from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer
 from llmstages.train.muon import Muon
+from llmstages.train.unmarked import AdamW
 
 REFERENCE_WIDTH = 128
 REFERENCE_LR = {"muon": 0.006, "adamw": 0.01}
@@ -64,7 +65,7 @@ def make_optimizers(
     else:
         adamw_groups.append({"params": hidden, "peak_lr": lr, "weight_decay": config.weight_decay})
     optimizers.append(
-        torch.optim.AdamW(
+        AdamW(
             adamw_groups,
             lr=lr,
             betas=(config.beta1, config.beta2),
