@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _report(error, str(error), 2)
     finally:
-        if argv is None:  # the process ends: looking for garbage among torch's objects takes a second
+        if (
+            argv is None
+        ):  # the process ends: looking for garbage among torch's objects takes a second
             gc.freeze()
 
 

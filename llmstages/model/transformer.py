@@ -35,6 +35,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llmstages.model.attention import attention
 from llmstages.model.cache import KVCache
+from llmstages.model.dropout import dropout
 from llmstages.model.functions import relu_squared, rms_norm, rotate
 
 
@@ -180,9 +181,9 @@ class Block(nn.Module):
         layer: int,
     ) -> Tensor:
         attended = self.attention(self.attention_norm(x), rotary, mask, cache, layer)
-        x = x + F.dropout(attended, self.dropout, self.training)
+        x = x + dropout(attended, self.dropout, self.training)
         inner = self.feed_forward(self.feed_forward_norm(x))
-        return x + F.dropout(inner, self.dropout, self.training)
+        return x + dropout(inner, self.dropout, self.training)
 
 
 def through_block(block: nn.Module, x: Tensor, *more: Any) -> Tensor:
