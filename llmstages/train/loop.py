@@ -46,19 +46,9 @@ from llmstages.train.optimizer import (
     optimizer_tensors,
     restore_optimizers,
 )
+from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
 from llmstages.train.run import Run, flatten
-
-NUM_EVALUATIONS = 10
-"""Evaluations, each followed by a checkpoint, when no cadence is asked for."""
-MAX_EVALUATION_SHARE = 0.05
-"""Share of a time budget that evaluations on the way may take; fewer are made if need be."""
-MAX_PROBE_SHARE = 0.02
-"""Share of a time budget after which no further step is timed, two at least being done."""
-LAST_LOOK = 0.95
-"""Share of a run after which its number of steps is no longer lowered."""
-PROBE_STEPS = 5
-"""Steps timed, after one that is not, to turn a time budget into a number of steps."""
 
 
 class TrainingData(Protocol):
@@ -206,10 +196,7 @@ class Loop:
         self.began = time.monotonic()
         self.progress = Progress()
         self.seconds_before = 0.0
-        self.num_evaluations = NUM_EVALUATIONS
-        self.next_look = 0.5  # share of the run at which its pace is looked at
-        self.evaluation_seconds = 0.0  # with checkpoint and samples, once one was made
-        self.measuring_seconds = 0.0  # without
+        self.pace = Pace(training.seconds, last_evaluation=training.last_evaluation)
         self.seconds_to_first_step: float | None = None
         self.last_metrics: dict[str, float] = {}
         training.model.to(training.device)
@@ -233,27 +220,27 @@ class Loop:
         if training.run.resume_from is not None:
             self.restore()
         self.first_step = self.progress.step
-        self.looked_at: tuple[int, float] | None = None  # steps and their seconds at the last look
+        self.first_training_seconds = self.progress.training_seconds
         self.steps = self.fix_steps()
         # Every evaluation that may change `best` is followed by a checkpoint of the same step.
         self.evaluate_every = training.evaluation.every_steps or max(
-            1, -(-self.steps // self.num_evaluations)
+            1, -(-self.steps.planned // self.pace.num_evaluations)
         )
         self.save_every = training.checkpoint.every_steps or self.evaluate_every
 
     # ---- beginning -----------------------------------------------------------------------------
 
-    def fix_steps(self) -> int:
+    def fix_steps(self) -> Steps:
         """The number of steps, fixed before the first and found again on resuming."""
-        t = self.t
+        t, pace = self.t, self.pace
         resumed = t.run.resume_from is not None
         if resumed:
-            steps = int(t.run.plan["steps"])
-            self.num_evaluations = int(t.run.plan["num_evaluations"])
-            self.evaluation_seconds = float(t.run.plan["evaluation_seconds"])
-            self.measuring_seconds = self.evaluation_seconds
+            steps = Steps.from_plan(t.run.plan)
+            pace.num_evaluations = int(t.run.plan["num_evaluations"])
+            pace.evaluation_seconds = float(t.run.plan["evaluation_seconds"])
+            pace.measuring_seconds = pace.evaluation_seconds
         else:
-            steps = t.steps if t.steps is not None else self.probe_steps()
+            steps = Steps(t.steps if t.steps is not None else self.probe_steps())
         facts = {
             "lr": t.lr,
             "compile": t.compile,
@@ -264,9 +251,9 @@ class Loop:
         t.run.begin(
             {
                 **(t.run.plan if resumed else {}),
-                "steps": steps,
-                "num_evaluations": self.num_evaluations,
-                "evaluation_seconds": self.evaluation_seconds,
+                **steps.to_plan(),
+                "num_evaluations": pace.num_evaluations,
+                "evaluation_seconds": pace.evaluation_seconds,
                 **facts,
             }
         )
@@ -277,7 +264,7 @@ class Loop:
             )
         if resumed:
             t.run.forget_after(self.progress.step)
-            t.run.log(f"continuing at step {self.progress.step:,} of {steps:,}")
+            t.run.log(f"continuing at step {self.progress.step:,} of {steps.total:,}")
         return steps
 
     def probe_steps(self) -> int:
@@ -287,39 +274,16 @@ class Loop:
         """
         t = self.t
         assert t.seconds is not None
-        probed: list[float] = []
-        for step in range(PROBE_STEPS + 1):
-            begin = time.monotonic()
-            self.optimizer_step(step, 0.0)
-            probed.append(time.monotonic() - begin)
-            # The second is worth its time: the first may have compiled for long.
-            share = MAX_PROBE_SHARE if step > 0 else 0.5
-            if sum(probed[1:] or probed) > share * t.seconds:
-                break
-        # The first compiles and fills caches, others may have been disturbed: the fastest is the
-        # machine's own. A run that turns out slower is shortened on its way.
-        step_seconds = min(probed[1:] or probed)
+        step_seconds = seconds_per_step(lambda step: self.optimizer_step(step, 0.0), t.seconds)
         self.optimizers = make_optimizers(t.model, t.optim, t.lr, t.dtype)
-        if t.evaluation_seconds is None:
+        seconds = t.evaluation_seconds
+        if seconds is None:
             begin = time.monotonic()
             t.evaluate()
-            self.evaluation_seconds = time.monotonic() - begin
-        else:
-            self.evaluation_seconds = t.evaluation_seconds
-        self.measuring_seconds = self.evaluation_seconds
+            seconds = time.monotonic() - begin
+        self.pace.evaluation_seconds = self.pace.measuring_seconds = seconds
         left = t.seconds - self.spent()
-        affordable = int(MAX_EVALUATION_SHARE * left / max(self.evaluation_seconds, 1e-9))
-        self.num_evaluations = max(1, min(NUM_EVALUATIONS, affordable))
-        if every := t.evaluation.every_steps:
-            each = step_seconds + self.evaluation_seconds / every
-            self.num_evaluations = max(1, int(left / each) // every)
-        left -= (self.num_evaluations + t.last_evaluation) * self.evaluation_seconds
-        if left < step_seconds:
-            warn(
-                f"the time budget leaves {max(0.0, left):.1f} s for training, a step takes "
-                f"{step_seconds:.1f} s: one step is done"
-            )
-        return max(1, int(left / step_seconds))
+        return self.pace.steps_within(left, step_seconds, t.evaluation.every_steps)
 
     def restore(self) -> None:
         """Take up weights, optimizer and counters of the newest complete checkpoint."""
@@ -349,11 +313,11 @@ class Loop:
             catch_interrupts() as interrupted,
             t.run.observed() as chart,
             closing_data(self.data),
-            progress(t.run.stage, total=self.steps, unit="steps", above=chart) as advance,
+            progress(t.run.stage, total=self.steps.total, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
             first_step = self.progress.step
-            while self.progress.step < self.steps:
+            while self.progress.step < self.steps.total:
                 entry = self.step()
                 advance(1, note=note_of(entry))
                 step = self.progress.step
@@ -361,7 +325,7 @@ class Loop:
                     began = self.began if t.began is None else t.began
                     self.seconds_to_first_step = round(time.monotonic() - began, 3)
                     t.run.log(f"first step after {self.seconds_to_first_step:.1f} s")
-                done = step == self.steps
+                done = step == self.steps.total
                 if done or step % self.evaluate_every == 0:
                     self.evaluate()
                 elif step % self.save_every == 0 or interrupted:
@@ -369,13 +333,13 @@ class Loop:
                 if interrupted:
                     t.run.log(f"interrupted after step {step:,}: checkpoint saved")
                     raise KeyboardInterrupt
-                if self.shrink_if_late():
-                    advance(0, total=self.steps)
+                if self.lower_if_late():
+                    advance(0, total=self.steps.total)
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
         return TrainingResult(
             self.progress,
-            self.steps,
+            self.steps.total,
             self.last_metrics,
             self.seconds_before,
             self.seconds_to_first_step,
@@ -388,7 +352,7 @@ class Loop:
         """
         began = time.monotonic()
         step = self.progress.step
-        share = lr_share(self.t.schedule, step, self.steps)
+        share = lr_share(self.t.schedule, step, self.steps.at(step))
         launched = self.launch(step, share)
         self.progress.step += 1
         self.progress.tokens += launched.tokens
@@ -472,40 +436,23 @@ class Loop:
         enabled = self.t.dtype != torch.float32
         return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
 
-    def shrink_if_late(self) -> bool:
-        """Fewer steps when the time budget would be overrun by more than 3 %; whether it was done.
-
-        Looked at half-way, at three quarters, and so on, in steps or in time, whichever comes
-        first: on a machine much slower than probed the time would be over before half of the
-        steps are done. The pace is that since the last look.
-        """
-        t = self.t
-        if t.seconds is None or self.next_look > LAST_LOOK:
+    def lower_if_late(self) -> bool:
+        """Fewer steps when the time budget would be overrun; whether it was done."""
+        done, steps = self.progress.step, self.steps.total
+        lowered = self.pace.lower_number(
+            step=done,
+            steps=steps,
+            timed=(
+                done - len(self.unread) - self.first_step,
+                self.progress.training_seconds - self.first_training_seconds,
+            ),
+            spent=self.spent(),
+        )
+        if lowered is None:
             return False
-        step = self.progress.step
-        timed = step - len(self.unread)  # of the others the time is not known yet
-        if self.looked_at is None:  # the first step of this process compiles and warms up
-            if timed > self.first_step:
-                self.looked_at = timed, self.progress.training_seconds
-            return False
-        done = max(step / self.steps, self.spent() / t.seconds)
-        if done < self.next_look or timed <= self.looked_at[0]:
-            return False
-        while self.next_look <= min(done, LAST_LOOK):
-            self.next_look = (1 + self.next_look) / 2
-        steps, seconds = self.looked_at
-        step_seconds = (self.progress.training_seconds - seconds) / (timed - steps)
-        self.looked_at = timed, self.progress.training_seconds
-        share_left = 1 - step / self.steps
-        left = t.seconds - self.spent() - t.last_evaluation * self.measuring_seconds
-        left -= self.num_evaluations * share_left * self.evaluation_seconds
-        possible = step + int(left / step_seconds)
-        if step == self.steps or possible >= 0.97 * self.steps:
-            return False
-        before, self.steps = self.steps, max(step + 1, possible)
-        shrunk_from = t.run.plan.get("shrunk_from", before)
-        t.run.write_plan({**t.run.plan, "steps": self.steps, "shrunk_from": shrunk_from})
-        t.run.log(f"slower than probed: {self.steps:,} steps instead of {before:,}")
+        self.steps.lowered.append((done, lowered))
+        self.t.run.write_plan({**self.t.run.plan, **self.steps.to_plan()})
+        self.t.run.log(f"slower than probed: {lowered:,} steps instead of {steps:,}")
         return True
 
     def spent(self) -> float:
@@ -527,7 +474,7 @@ class Loop:
         # When these weights were reached: a curve against time has training alone in between.
         reached = {"tokens": self.progress.tokens, "seconds": round(self.since_begin(), 3)}
         metrics = t.evaluate()
-        self.measuring_seconds = time.monotonic() - begin
+        self.pace.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
         better = t.goal.improves(value, self.progress.best_metric)
@@ -546,7 +493,7 @@ class Loop:
         if t.show_samples is not None:
             t.show_samples(self.progress.step)
         self.save(metrics)
-        self.evaluation_seconds = time.monotonic() - begin  # the probe did not save or sample
+        self.pace.evaluation_seconds = time.monotonic() - begin  # the probe did not save or sample
 
     def save(self, metrics: Mapping[str, float] | None = None) -> None:
         """Write a checkpoint of the present step, point at it, and drop the oldest.

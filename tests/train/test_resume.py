@@ -1,6 +1,7 @@
 """The same seed gives the same run to the last bit, in one go or in pieces."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,9 +280,23 @@ def test_a_machine_that_slows_down(tmp_path, pretrain_config, monkeypatch, capfd
     looking = EvaluateConfig(max_tokens=500, num_samples=0)
     pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
     plan = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))
-    assert plan["steps"] < plan["shrunk_from"]
-    shown = capfd.readouterr().err
-    assert f"{plan['steps']}/{plan['steps']} steps" in shown
+    done, steps = plan["lowered"][-1]
+    assert done < steps < plan["steps"]
+    assert f"{steps}/{steps} steps" in capfd.readouterr().err
+    before = losses(tmp_path / "pretrain")
+    assert before[-1]["step"] == steps
+
+    # Cut off at its first checkpoint it goes the same way again, however fast the machine is now.
+    monkeypatch.setattr(Loop, "step", step)
+    directory = tmp_path / "pretrain"
+    (directory / "summary.json").unlink()
+    first, *others = sorted((directory / "checkpoints").iterdir())
+    assert others
+    for later in others:
+        shutil.rmtree(later)
+    pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
+    assert f"continuing at step {int(first.name[5:])} of {steps}" in capfd.readouterr().err
+    assert losses(directory) == before
 
 
 # 2 blocks of 32 x 8 x 12 for attention, 3 x 32 x 64 for SwiGLU, 64 + 16 for norms; the last norm;
