@@ -1,7 +1,7 @@
 """`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from llmstages.config.groups import AUTO_MODEL, ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import Shard, token_shards_dir, write_token_shards
+from llmstages.data.shards import Shard
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
@@ -26,7 +26,8 @@ from llmstages.model.scaling import (
 )
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.held_out import show_sources
-from llmstages.report.terminal import clipped, progress, say, table, warn
+from llmstages.report.terminal import clipped, say, warn
+from llmstages.stages.mixture import asked_weights, open_shards, show_epochs, warn_of_repeats
 from llmstages.stages.model_size import asked_tokens, pick_size
 from llmstages.stages.pace import (
     LAST_EVALUATION_SHARE,
@@ -272,23 +273,6 @@ def run(config: PretrainConfig) -> float:
     return metrics["val_bits_per_byte"]
 
 
-def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
-    """Training and validation shards, tokenized now if the corpus has none for this tokenizer."""
-    if (token_shards_dir(corpus, tokenizer) / "index.json").is_file():
-        shards = write_token_shards(corpus, tokenizer)
-    else:
-        total = corpus.counts("train").documents + corpus.counts("validation").documents
-        with progress("tokenizing", total=total, unit="documents") as advance:
-            shards = write_token_shards(corpus, tokenizer, advance)
-    train_shards, validation = shards.of_split("train"), shards.of_split("validation")
-    if not train_shards or not validation:
-        raise UserError(
-            f"{corpus.directory}: no {'validation' if train_shards else 'training'} text: "
-            "collect more documents, or set corpus.validation_share"
-        )
-    return train_shards, validation
-
-
 @dataclass(frozen=True)
 class Foreseen:
     """What is decided before step 1, and holds in a resumed run."""
@@ -387,64 +371,6 @@ def choose_micro_batch(
         on = setting == "on" or (setting == "auto" and not fits(MicroBatch(rows, False)))
         return MicroBatch(rows, on)
     return fit_micro_batch(fits, rows, setting)
-
-
-def show_epochs(corpus: Corpus, data: PretrainingData, tokens: float) -> None:
-    """Say how often the run will see each source of a mixture."""
-    published = {source.name: source.published_epochs for source in corpus.manifest.sources}
-    rows: list[Sequence[object]] = [
-        [
-            shard.info.source,
-            shard.info.tokens,
-            100 * float(share),
-            float(share) * tokens / shard.info.tokens,
-            published[shard.info.source],
-        ]
-        for shard, share in zip(data.shards, data.shares, strict=True)
-    ]
-    columns = ["source", "tokens", "share in %", "epochs", "published epochs"]
-    if not any(published.values()):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    if len(rows) > 1:
-        table(f"{tokens:,.0f} tokens of {corpus.directory}", columns, rows)
-
-
-def warn_of_repeats(data: PretrainingData, tokens: float, *, measured: bool) -> None:
-    """Say which sources the run reads more often than repeated text is worth.
-
-    measured: the number of tokens is what the machine's speed lets one expect of the time given.
-    """
-    most = MAX_DEFAULT_EPOCHS * 1.05
-    passes = {
-        shard.info.source: float(share) * tokens / shard.info.tokens
-        for shard, share in zip(data.shards, data.shares, strict=True)
-    }
-    if max(passes.values()) <= most:
-        return
-    if len(passes) == 1 or min(passes.values()) > most:
-        often = f"the corpus {tokens / data.num_tokens:.1f} times"
-    else:
-        named = [f"{source} {count:.1f} times" for source, count in passes.items() if count > most]
-        often = ", ".join(named)
-    warn(
-        f"{'about ' if measured else ''}{tokens:,.0f} tokens read {often}; beyond "
-        f"{MAX_DEFAULT_EPOCHS} passes repeated text teaches little"
-    )
-
-
-def asked_weights(config: PretrainConfig, corpus: Corpus) -> dict[str, float]:
-    """Mixture weights given at pretraining (corpus.sources.NAME.weight=...), by source."""
-    weights = {
-        name: source.weight
-        for name, source in config.corpus.sources.items()
-        if source.weight is not None
-    }
-    if unknown := sorted(weights.keys() - set(corpus.sources)):
-        raise UserError(
-            f"corpus.sources.{unknown[0]}.weight is given, but {corpus.directory} has the sources "
-            f"{', '.join(corpus.sources)}"
-        )
-    return weights
 
 
 def evaluator(
