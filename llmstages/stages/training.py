@@ -360,6 +360,7 @@ def write_summary(
             "seconds": round(clock.spent() + result.seconds_before, 3),
             "seconds_to_first_step": result.seconds_to_first_step,
             "steps": result.steps,
+            "skipped_steps": result.progress.skipped_steps,
             "tokens": result.progress.tokens,
             "words": words,
             "tokens_per_second": round(result.tokens_per_second, 1),

@@ -28,6 +28,8 @@ from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 INFO_NAME = "llmstages.json"
+REPLACED = ".old"
+"""End of the name of a checkpoint while another of the same step takes its place."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,21 @@ def save_checkpoint(
     write_json(staging / INFO_NAME, asdict(info) | {"files": files})
     for path in staging.rglob("*"):
         sync(path)
-    shutil.rmtree(directory, ignore_errors=True)
+    replaced = directory.with_name(directory.name + REPLACED)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if directory.exists():  # one of the two is there at any moment
+        directory.rename(replaced)
     staging.rename(directory)
     sync(directory.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_replaced(run_dir: Path) -> None:
+    """Give a checkpoint its name again that was being replaced when the process was killed."""
+    for path in (run_dir / "checkpoints").glob(f"step-*{REPLACED}"):
+        directory = path.with_name(path.name.removesuffix(REPLACED))
+        if not directory.exists():
+            path.rename(directory)
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:

@@ -13,10 +13,3 @@ def scale_and_clip(gradients: list[Tensor], count: Tensor, limit: float) -> Tens
     share = torch.clamp(limit / (norm + 1e-6), max=1.0) / count
     torch._foreach_mul_(gradients, share)
     return norm
-
-
-def zero_unless(sound: Tensor, gradients: list[Tensor]) -> None:
-    """Make gradients zero where `sound`, a boolean scalar, is false: no number reaches a weight."""
-    broken = ~sound
-    for gradient in gradients:
-        gradient.masked_fill_(broken, 0.0)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -37,8 +37,8 @@ from llmstages.train.checkpoint import (
 )
 from llmstages.train.device import machine_facts, training_kernels, works_apart
 from llmstages.train.figures import Figures
-from llmstages.train.gradients import scale_and_clip, zero_unless
-from llmstages.train.interrupts import catch_interrupts
+from llmstages.train.gradients import scale_and_clip
+from llmstages.train.interrupts import Interrupts, catch_interrupts
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import (
     lr_share,
@@ -49,6 +49,9 @@ from llmstages.train.optimizer import (
 from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
 from llmstages.train.run import Run, flatten
+
+MAX_SKIPPED_IN_A_ROW = 3
+"""Steps whose loss or gradient is not a number: one is skipped, so many in a row end the run."""
 
 
 class TrainingData(Protocol):
@@ -133,6 +136,11 @@ class Progress:
     """Time spent in optimizer steps."""
     best_step: int | None = None
     best_metric: float | None = None
+    evaluated_step: int | None = None
+    """Step of the last evaluation."""
+    skipped_steps: int = 0
+    """Steps that changed no weight, as their loss or gradient was not a number."""
+    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ def train(training: Training) -> TrainingResult:
     """Train to the last step, or continue a run that was cut off.
 
     Raises `KeyboardInterrupt` after saving a checkpoint when interrupted, `FloatingPointError` when
-    the loss is no longer a number.
+    several losses or gradients in a row are no numbers.
     """
     with training_kernels(training.device, training.dtype):
         return Loop(training).run_to_end()
@@ -199,6 +207,7 @@ class Loop:
         self.pace = Pace(training.seconds, last_evaluation=training.last_evaluation)
         self.seconds_to_first_step: float | None = None
         self.last_metrics: dict[str, float] = {}
+        self.saved_step = 0
         training.model.to(training.device)
         training.model.checkpoint_blocks = training.checkpoint_blocks
         training.model.set_dropout(training.dropout)
@@ -208,6 +217,7 @@ class Loop:
         self.lag = 1 if works_apart(training.device) else 0
         self.data = PrefetchedData(training.data, training.device) if self.lag else training.data
         self.unread: list[Unread] = []
+        self.interrupts = Interrupts()
         self.last_read = -math.inf
         self.optimizers = make_optimizers(
             training.model, training.optim, training.lr, training.dtype
@@ -219,7 +229,7 @@ class Loop:
             training.model.compile_blocks()
         if training.run.resume_from is not None:
             self.restore()
-        self.first_step = self.progress.step
+        self.first_step = self.saved_step = self.progress.step
         self.first_training_seconds = self.progress.training_seconds
         self.steps = self.fix_steps()
         # Every evaluation that may change `best` is followed by a checkpoint of the same step.
@@ -310,29 +320,28 @@ class Loop:
         """Do the remaining steps."""
         t = self.t
         with (
-            catch_interrupts() as interrupted,
+            catch_interrupts() as self.interrupts,
             t.run.observed() as chart,
             closing_data(self.data),
             progress(t.run.stage, total=self.steps.total, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
-            first_step = self.progress.step
+            if t.run.resume_from is not None:
+                self.make_up_evaluation()
             while self.progress.step < self.steps.total:
-                entry = self.step()
+                if self.progress.step == self.first_step:
+                    entry = self.take_first_step()
+                else:
+                    entry = self.step()
                 advance(1, note=note_of(entry))
                 step = self.progress.step
-                if step == first_step + 1:
-                    began = self.began if t.began is None else t.began
-                    self.seconds_to_first_step = round(time.monotonic() - began, 3)
-                    t.run.log(f"first step after {self.seconds_to_first_step:.1f} s")
                 done = step == self.steps.total
                 if done or step % self.evaluate_every == 0:
                     self.evaluate()
-                elif step % self.save_every == 0 or interrupted:
+                elif step % self.save_every == 0:
                     self.save()
-                if interrupted:
-                    t.run.log(f"interrupted after step {step:,}: checkpoint saved")
-                    raise KeyboardInterrupt
+                if self.interrupts:
+                    self.leave()
                 if self.lower_if_late():
                     advance(0, total=self.steps.total)
         if not self.last_metrics:  # resumed after the last step, before the summary was written
@@ -345,7 +354,30 @@ class Loop:
             self.seconds_to_first_step,
         )
 
-    def step(self) -> dict[str, float]:
+    def take_first_step(self) -> dict[str, float]:
+        """The first step of this process, which may compile for a minute: it can be given up."""
+        with self.interrupts.raising():
+            entry = self.step()
+        began = self.began if self.t.began is None else self.t.began
+        self.seconds_to_first_step = round(time.monotonic() - began, 3)
+        self.t.run.log(f"first step after {self.seconds_to_first_step:.1f} s")
+        return entry
+
+    def make_up_evaluation(self) -> None:
+        """Do the evaluation of the step a run is continued at, if it was cut off before its end."""
+        step = self.progress.step
+        due = step == self.steps.total or step % self.evaluate_every == 0
+        if due and step > 0 and self.progress.evaluated_step != step:
+            self.evaluate()
+
+    def leave(self) -> NoReturn:
+        """Save what there is, if it is not saved yet, and end the run."""
+        if self.saved_step != self.progress.step:
+            self.save()
+        self.t.run.log(f"interrupted after step {self.progress.step:,}: checkpoint saved")
+        raise KeyboardInterrupt
+
+    def step(self) -> dict[str, Any]:
         """Launch one optimizer step; the figures of the last step that was read, if there is one.
 
         On a CPU that is this step, elsewhere the one before.
@@ -359,32 +391,50 @@ class Loop:
         self.unread.append(Unread(step + 1, share, self.progress.tokens, began, launched))
         return self.read_figures(keep=self.lag)
 
-    def read_figures(self, keep: int = 0) -> dict[str, float]:
+    def read_figures(self, keep: int = 0) -> dict[str, Any]:
         """Read and record the figures of all steps but the newest `keep`; the last of them.
 
         A step's time is from its launch, or from when the step before was done, until it is done
         itself, so that times add up to the time spent however far the host is ahead.
         """
-        entry: dict[str, float] = {}
+        entry: dict[str, Any] = {}
         while len(self.unread) > keep:
             step = self.unread.pop(0)
             loss, norm = step.launched.figures.read()
             done = time.monotonic()
             seconds = done - max(step.began, self.last_read)
             self.last_read = done
-            check_figures(step.step, loss, norm, step.launched.references)
             self.progress.training_seconds += seconds
+            sound = math.isfinite(loss) and math.isfinite(norm)
             entry = {
                 "step": step.step,
-                "loss": loss,
+                **({"loss": loss, "grad_norm": norm} if sound else {"skipped": True}),
                 "lr": self.t.lr * step.lr_share,
-                "grad_norm": norm,
                 "tokens": step.tokens,
                 "tokens_per_second": step.launched.tokens / max(seconds, 1e-9),
                 "seconds": round(self.since_begin(), 3),
             }
             self.t.run.record(entry)
+            if sound:
+                self.progress.skipped_in_a_row = 0
+            else:
+                self.note_skipped(step, loss, norm)
         return entry
+
+    def note_skipped(self, step: Unread, loss: float, norm: float) -> None:
+        """Count a step that changed no weight; `FloatingPointError` when several came in a row."""
+        self.progress.skipped_steps += 1
+        self.progress.skipped_in_a_row += 1
+        what = (
+            f"step {step.step}: the loss is {loss}, the gradient norm {norm}; read: "
+            f"{', '.join(step.launched.references[:5])}"
+        )
+        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{what}; {MAX_SKIPPED_IN_A_ROW} steps in a row were like that, and changed no "
+                "weight: a lower optim.lr or dtype=float32 may help"
+            )
+        self.t.run.log(f"{what}; the step is skipped")
 
     def optimizer_step(self, step: int, share_of_lr: float) -> tuple[float, float, int, list[str]]:
         """Do step `step` and wait for it: loss a target in nats, norm, tokens and references."""
@@ -395,8 +445,8 @@ class Loop:
     def launch(self, step: int, share_of_lr: float) -> Launched:
         """Queue step `step` on the device, without waiting for it.
 
-        Weights never see a number that is not finite: where the host is not ahead, it looks before
-        it goes on, elsewhere the device makes the gradients zero and the host is told later.
+        Weights never see a number that is not finite, and a step that has one changes nothing:
+        where the host is not ahead, it looks before it goes on, elsewhere the device does.
         """
         t = self.t
         t.model.train()
@@ -409,6 +459,8 @@ class Loop:
         references: list[str] = []
         tokens = 0
         for batch in self.data.micro_batches(step):
+            if self.interrupts and not self.lag and losses:
+                self.give_up_step()
             tokens += batch.num_real_tokens
             references += batch.document_refs
             with self.autocast():
@@ -420,16 +472,23 @@ class Loop:
         loss = torch.stack(losses).sum() / count
         gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
         norm = scale_and_clip(gradients, count, t.optim.clip_norm or math.inf)
-        if self.lag:
-            zero_unless(torch.isfinite(loss) & torch.isfinite(norm), gradients)
-        else:
-            check_figures(step + 1, loss.item(), norm.item(), references)
+        sound = torch.isfinite(loss) & torch.isfinite(norm)
+        skip = not self.lag and not sound.item()
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * share_of_lr
-            optimizer.step()
+            if self.lag:
+                optimizer.found_inf = (~sound).float()  # type: ignore[attr-defined]
+            if not skip:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return Launched(Figures(torch.stack([loss, norm])), tokens, references)
+
+    def give_up_step(self) -> NoReturn:
+        """Leave a step that was interrupted between its micro-batches: it will be done again."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.leave()
 
     def autocast(self) -> torch.autocast:
         """Matrix products in the run's type."""
@@ -473,7 +532,14 @@ class Loop:
         begin = time.monotonic()
         # When these weights were reached: a curve against time has training alone in between.
         reached = {"tokens": self.progress.tokens, "seconds": round(self.since_begin(), 3)}
-        metrics = t.evaluate()
+        try:
+            with self.interrupts.raising():
+                metrics = t.evaluate()
+        except KeyboardInterrupt:  # a continued run makes it up
+            if self.interrupts and not self.interrupts.leave_at_once:
+                self.leave()
+            raise
+        self.progress.evaluated_step = self.progress.step
         self.pace.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
@@ -520,24 +586,16 @@ class Loop:
             trainer_tensors=tensors,
             trainer_state={"progress": vars(self.progress)},
         )
+        self.saved_step = self.progress.step
         t.run.link("last", self.progress.step)
         if self.progress.best_step == self.progress.step:
             t.run.link("best", self.progress.step)
         t.run.remove_old_checkpoints(t.checkpoint.keep)
 
 
-def check_figures(step: int, loss: float, norm: float, references: list[str]) -> None:
-    """Raise `FloatingPointError` when the loss or the norm of a step is not a finite number."""
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        raise FloatingPointError(
-            f"step {step}: the loss is {loss}, the gradient norm {norm}; read: "
-            f"{', '.join(references[:5])}; a lower optim.lr or dtype=float32 may help"
-        )
-
-
-def note_of(entry: Mapping[str, float]) -> str:
+def note_of(entry: Mapping[str, Any]) -> str:
     """What the progress bar says beside the number of steps."""
-    if not entry:
+    if "loss" not in entry:
         return ""
     return f"loss {entry['loss']:.3f}  {entry['tokens_per_second']:,.0f} tokens/s"
 

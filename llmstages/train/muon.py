@@ -61,6 +61,8 @@ class Muon(Unmarked):
         self.neuron_beta = neuron_beta
         self.cautious = cautious
         self.dtype = dtype
+        self.found_inf: Tensor | None = None
+        """As torch's fused optimizers have it: a step does nothing where it is 1."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,6 +84,10 @@ class Muon(Unmarked):
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         gradients = [p.grad for p in parameters if p.grad is not None]
         moments = [self.state[p]["momentum"] for p in parameters]
+        if self.found_inf is not None:  # a gradient that equals the momentum leaves it as it is
+            broken = self.found_inf.bool()
+            pairs = zip(gradients, moments, strict=True)
+            gradients = [torch.where(broken, moment, gradient) for gradient, moment in pairs]
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
         # Nesterov: where the momentum will be after another such gradient.
         ahead = torch._foreach_lerp(gradients, moments, group["momentum"])
@@ -91,7 +97,7 @@ class Muon(Unmarked):
         if self.neuron_beta is not None:
             update = self.balance_neurons(parameters, update)
         lr, decay = group["lr"], group["weight_decay"]
-        update *= lr * ADAMW_RMS * max(update.shape[-2:]) ** 0.5
+        update *= lr * ADAMW_RMS * max(update.shape[-2:]) ** 0.5 * self.done
         updates = list(update.unbind())
         if decay and self.cautious:
             signs = torch._foreach_mul(updates, parameters)
@@ -99,8 +105,13 @@ class Muon(Unmarked):
             torch._foreach_mul_(same, parameters)
             torch._foreach_add_(updates, same, alpha=lr * decay)
         elif decay:
-            torch._foreach_mul_(parameters, 1 - lr * decay)
+            torch._foreach_mul_(parameters, 1 - lr * decay * self.done)
         torch._foreach_sub_(parameters, updates)
+
+    @property
+    def done(self) -> Tensor | float:
+        """Share of the step that is done: 0 where it does nothing."""
+        return 1.0 if self.found_inf is None else 1.0 - self.found_inf
 
     def balance_neurons(self, parameters: list[Tensor], update: Tensor) -> Tensor:
         """Divide each neuron by its running root mean square; the whole keeps its norm.
@@ -115,7 +126,7 @@ class Muon(Unmarked):
             state = self.state[parameter]
             if "neuron" not in state:
                 state["neuron"] = torch.zeros_like(square)
-            state["neuron"].lerp_(square, 1 - self.neuron_beta)
+            state["neuron"].lerp_(square, (1 - self.neuron_beta) * self.done)
             seconds.append(state["neuron"])
         before = update.norm(dim=(-2, -1), keepdim=True)
         update = update * torch.stack(seconds).add(TINY).rsqrt()

@@ -23,7 +23,12 @@ from llmstages.report.live import LiveChart
 from llmstages.report.observers import Observers
 from llmstages.report.tensorboard import EVENT_FILE_PREFIX, check_tensorboard
 from llmstages.report.terminal import say
-from llmstages.train.checkpoint import checkpoint_dirs, complete_checkpoints, write_json
+from llmstages.train.checkpoint import (
+    checkpoint_dirs,
+    complete_checkpoints,
+    restore_replaced,
+    write_json,
+)
 
 FORMAT_VERSION = 1
 # Where things are kept, what they run on and how often one looks: none of it changes the result.
@@ -63,7 +68,7 @@ OWN_NAMES = {
 }
 """All that a run directory may hold; a directory with anything else is not touched."""
 
-CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp)?")
+CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
 REPORT_NAME = re.compile(
     rf"({re.escape(LOSS_FILE)}|{re.escape(OPTIMIZER_FILE)})(\.tmp)?|tensorboard"
 )
@@ -148,6 +153,7 @@ class Run:
         if finished:
             self.summary = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
             return
+        restore_replaced(self.directory)
         complete = complete_checkpoints(self.directory)
         self.resume_from = complete[-1] if complete else None
 

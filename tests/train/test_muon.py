@@ -99,3 +99,19 @@ def test_parameters_without_a_gradient_stay():
     Muon(parameters, lr=0.1, weight_decay=0.1).step()
     assert torch.equal(parameters[1], torch.ones(4, 4))
     assert not torch.equal(parameters[0], torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("cautious", [True, False])
+def test_a_step_told_to_do_nothing_does_nothing(cautious):
+    weight = torch.nn.Parameter(draw(6, 10))
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.5, cautious=cautious)
+    weight.grad = draw(6, 10)
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    before = [weight.detach().clone(), *(v.clone() for v in optimizer.state[weight].values())]
+    weight.grad = torch.full((6, 10), float("nan"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    after = [weight.detach(), *optimizer.state[weight].values()]
+    assert len(after) == 3
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
