@@ -9,6 +9,7 @@ is shown without torch. A second call of `main` in the same process finds nothin
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,9 @@ eval "$(llmstages -sc install=bash)"   tab completion, also for fish and zsh\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status."""
+    if argv is None:  # an orderly end, and SLURM's warning of one, are like Ctrl-C
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.default_int_handler)
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:

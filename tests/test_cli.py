@@ -534,6 +534,19 @@ def test_an_interrupt_is_status_130(
     assert capsys.readouterr().err.endswith("interrupted\n")
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_to_the_process_is_an_interrupt(name: str) -> None:
+    program = f"""
+import signal, sys
+from llmstages import cli
+
+cli._run = lambda argv: signal.raise_signal(signal.{name})
+sys.exit(cli.main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_reader_that_has_gone_is_no_error() -> None:
     program = f"{sys.executable} -m llmstages pretrain --help | head -1"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
