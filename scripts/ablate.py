@@ -20,16 +20,18 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import yaml
 from measurement import provenance, write_record
 
 from llmstages.report.terminal import say, table
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.optimizer import EMBEDDING_LR_RATIO
 
 CHOICES = {
     "default": [],
-    "AdamW instead of Muon": ["optim=adamw"],
+    "AdamW instead of Muon": ["optim=adamw", "optim.lr=null", "optim.embedding_lr=null"],
     "without NorMuon's scaling of neurons": ["optim.neuron_beta=0"],
-    "weight decay on all weights": ["optim.cautious_decay=false"],
+    "weight decay not cautious": ["optim.cautious_decay=false"],
     "no weight decay": ["optim.weight_decay=0"],
     "3 Newton-Schulz iterations": ["optim.num_iterations=3"],
     "5 Newton-Schulz iterations": ["optim.num_iterations=5"],
@@ -62,11 +64,14 @@ def run(
     subprocess.run([*command, *overrides], check=True, stdout=subprocess.DEVNULL, env=environment)
     summary = json.loads((runs_dir / name / "summary.json").read_text(encoding="utf-8"))
     plan = json.loads((runs_dir / name / "plan.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((runs_dir / name / "config.yaml").read_text(encoding="utf-8"))
+    embedding_lr = config["optim"]["embedding_lr"] or EMBEDDING_LR_RATIO * plan["lr"]
     return {
         "bits_per_byte": summary["metrics"]["val_bits_per_byte"],
         "tokens_per_second": summary["tokens_per_second"],
         "seconds": summary["seconds"],
         "lr": plan["lr"],
+        "embedding_lr": embedding_lr,
         "batch_tokens": summary["tokens"] / summary["steps"],
     }
 
@@ -78,6 +83,7 @@ def resolved(overrides: list[str], default: dict[str, float]) -> list[str]:
         key, _, factor = override.partition("=")
         if key == "@lr":
             found.append(f"optim.lr={float(factor) * default['lr']}")
+            found.append(f"optim.embedding_lr={float(factor) * default['embedding_lr']}")
         elif key == "@batch":
             found.append(f"batch_tokens={round(float(factor) * default['batch_tokens'])}")
         else:
@@ -114,7 +120,7 @@ def main() -> None:
             own = resolved(rows[name], found["default"][0]) if name != "default" else []
             run_name = f"{list(rows).index(name)}-{seed}"
             result = run(arguments.corpus, run_name, [*common, *own], Path(folder), num_threads)
-            found[name].append(result)
+            found[name].append({"seed": seed, **result})
             say(f"{name}, seed {seed}: {result['bits_per_byte']:.4f} bits a byte")
 
         turns = [(name, seed) for seed in seeds for name in rows]
@@ -148,7 +154,8 @@ def main() -> None:
             **provenance(__file__, sys.argv[1:]),
             "machine": machine_facts(device) | hardware_facts(device),
             "rows": {
-                name: {"overrides": rows[name], "runs": results} for name, results in found.items()
+                name: {"overrides": rows[name], "runs": sorted(results, key=lambda r: r["seed"])}
+                for name, results in found.items()
             },
         }
         write_record(Path(arguments.json), record)

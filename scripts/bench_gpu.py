@@ -211,6 +211,8 @@ def check_resume(arguments: argparse.Namespace) -> None:
             time.sleep(0.02)
         process.kill()
         process.wait()
+        if not checkpoint.is_dir() or (Path(runs) / "cut" / "summary.json").exists():
+            raise SystemExit("resume: the run to be cut off was not cut off half-way")
         subprocess.run([*command, "name=cut"], check=True)
         whole, cut = losses(Path(runs) / "whole"), losses(Path(runs) / "cut")
     result = {

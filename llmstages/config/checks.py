@@ -26,8 +26,9 @@ def choice_problem(key: str, value: str, choices: tuple[str, ...]) -> list[str]:
 def range_problem(
     key: str, value: float | None, low: float, high: float = float("inf")
 ) -> list[str]:
-    """A problem (in a list) when `value` is given and lies outside `low`..`high`, both included."""
-    if value is None or low <= value <= high:
+    """A problem (in a list) when `value` is given and lies outside `low`..`high`, both included,
+    or is infinite."""
+    if value is None or (low <= value <= high and value != float("inf")):
         return []
     bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
     return [f"{key}={value:g} must be {bounds}"]

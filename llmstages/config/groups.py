@@ -50,8 +50,7 @@ class ModelConfig:
         problems = choice_problem("model.layout", self.layout, ("qwen3", "nanochat"))
         if self.name == AUTO_MODEL:
             problems += [
-                f"model.{key}={getattr(self, key)} is given with model=auto, which picks it: only "
-                "model.context_length may be"
+                f"model.{key}={getattr(self, key)} is given with model=auto, which picks it"
                 for key in PICKED_KEYS
                 if getattr(self, key) != 0
             ]
@@ -73,6 +72,8 @@ class ModelConfig:
                 f"model.num_heads={self.num_heads} must be a multiple of "
                 f"model.num_kv_heads={self.num_kv_heads}"
             )
+        problems += range_problem("model.rope_theta", self.rope_theta, 1.0)
+        problems += range_problem("model.norm_eps", self.norm_eps, 0.0, 0.1)
         if self.head_dim < 2 or self.head_dim % 2:
             problems.append(f"model.head_dim={self.head_dim} must be even: rotary pairs need it")
         refuse(problems)
@@ -117,6 +118,7 @@ class OptimConfig:
             + range_problem("optim.neuron_beta", self.neuron_beta, 0.0, 0.9999)
             + range_problem("optim.beta1", self.beta1, 0.0, 0.9999)
             + range_problem("optim.beta2", self.beta2, 0.0, 0.99999)
+            + range_problem("optim.eps", self.eps, 0.0, 1.0)
             + range_problem("optim.weight_decay", self.weight_decay, 0.0)
             + range_problem("optim.clip_norm", self.clip_norm, 0.0)
         )
@@ -218,7 +220,7 @@ class CheckpointConfig:
     """When checkpoints are written."""
 
     every_steps: int | None = None
-    """Optimizer steps between checkpoints; null: a tenth of the run. One is always written at the end."""
+    """Optimizer steps between checkpoints, besides those that follow each evaluation; null: those alone."""
     keep: int = 2
     """Newest checkpoints kept; `best` and `last` are always kept."""
 
@@ -236,7 +238,7 @@ class EvaluateConfig:
     every_steps: int | None = None
     """Optimizer steps between evaluations; null: a tenth of the run. One is always done at the end."""
     max_tokens: int = 32_768
-    """Validation tokens looked at on the cadence; the last evaluation takes all of them."""
+    """Validation tokens looked at on the cadence; the last evaluation takes all, or what a tenth of a time budget allows."""
     num_samples: int = 2
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""
     num_generations: int = 64

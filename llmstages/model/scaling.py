@@ -156,7 +156,7 @@ def size_for_flops(
 
     A function, because in a given time a large model does more of them than a tiny one.
     """
-    sizes = [Size(shape, flops(shape) / training_flops(shape)) for shape in shapes]
+    sizes = [Size(shape, flops(shape) / shape_flops_per_token(shape)) for shape in shapes]
     return min(
         sizes, key=lambda size: data_constrained_loss(size.parameters, size.tokens, unique_tokens)
     )
@@ -171,7 +171,7 @@ def size_for_tokens(
     return Size(fitting[-1] if fitting else shapes[0], tokens)
 
 
-def training_flops(shape: TransformerConfig) -> float:
+def shape_flops_per_token(shape: TransformerConfig) -> float:
     """FLOPs to train on one token in rows of the whole context."""
     return flops_per_token(shape, shape.context_length)
 
@@ -208,6 +208,12 @@ def derived_batch_tokens(total_tokens: float) -> int:
     """
     best = max(float(MIN_BATCH_TOKENS), BATCH_FACTOR * total_tokens**BATCH_EXPONENT)
     return int(2 ** round(math.log2(best)))
+
+
+def tokens_of_steps(steps: float) -> float:
+    """Tokens of a run whose steps are given and whose batch is derived: D = steps x batch(D)."""
+    by_law = math.pow(steps * BATCH_FACTOR, 1 / (1 - BATCH_EXPONENT))
+    return max(steps * MIN_BATCH_TOKENS, by_law)
 
 
 def derived_weight_decay(lr: float, steps: float, steps_per_epoch: float) -> float:

@@ -185,4 +185,4 @@ def _time_axis(seconds: Curve | None) -> tuple[Curve | None, str]:
         return None, ""
     last = seconds.values[-1]
     unit, size = ("hours", 3600) if last > 7200 else ("minutes", 60) if last > 600 else ("s", 1)
-    return Curve(seconds.steps, seconds.values / size), f"time in the loop, {unit}"
+    return Curve(seconds.steps, seconds.values / size), f"time since the start, {unit}"

@@ -15,10 +15,11 @@ from llmstages.model.scaling import (
     Size,
     default_tokens,
     ladder,
+    shape_flops_per_token,
     size_for_flops,
     size_for_tokens,
     speed_between,
-    training_flops,
+    tokens_of_steps,
 )
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
@@ -98,7 +99,9 @@ def pick_size(
         f"{corpus_tokens:,} tokens: about {size.tokens:,.0f} tokens, "
         f"{size.tokens / size.parameters:.3g} a parameter, {size.tokens / corpus_tokens:.3g} epochs"
     )
-    return PickedSize(shape, size.tokens, None if speed is None else training_flops(shape) / speed)
+    return PickedSize(
+        shape, size.tokens, None if speed is None else shape_flops_per_token(shape) / speed
+    )
 
 
 def asked_tokens(config: PretrainConfig, corpus_tokens: int) -> float | None:
@@ -107,9 +110,11 @@ def asked_tokens(config: PretrainConfig, corpus_tokens: int) -> float | None:
         return config.budget.tokens
     if config.epochs is not None:
         return config.epochs * corpus_tokens
-    if config.steps is not None and config.batch_tokens is not None:
-        return config.steps * config.batch_tokens
-    return None
+    if config.steps is None:
+        return None
+    if config.batch_tokens is None:
+        return tokens_of_steps(config.steps)
+    return config.steps * config.batch_tokens
 
 
 def size_for_seconds(
@@ -134,7 +139,7 @@ def size_for_seconds(
         model.to(machine.device)
         left = seconds - clock.spent()
         took = seconds_per_token(model, data_of(shape.context_length), machine, left)
-        timed[shapes.index(shape)] = (num_parameters(shape), training_flops(shape) / took)
+        timed[shapes.index(shape)] = (num_parameters(shape), shape_flops_per_token(shape) / took)
 
     def speed_of(shape: TransformerConfig) -> float:
         return speed_between(num_parameters(shape), [timed[index] for index in sorted(timed)])
@@ -145,7 +150,7 @@ def size_for_seconds(
         flops = {shape: left * speed_of(shape) for shape in shapes}
         size = size_for_flops(shapes, flops.__getitem__, corpus_tokens)
         speed = speed_of(size.shape)
-        batch_seconds = machine.micro_batch_tokens * training_flops(size.shape) / speed
+        batch_seconds = machine.micro_batch_tokens * shape_flops_per_token(size.shape) / speed
         if (
             shapes.index(size.shape) in timed
             or len(timed) == MAX_PROBED_SIZES

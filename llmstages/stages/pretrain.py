@@ -62,6 +62,9 @@ from llmstages.train.run import Run
 
 CONTINUED_LR_SHARE = 0.3
 """Peak rate of going on from a base, as a share of the derived one; see docs/architecture.md."""
+MAX_CONTINUED_CONTEXT = 4096
+"""Longest rows of going on from a base, which may be able to read far more at once."""
+MIN_CONTEXT = 8
 SHORT_BUDGET_SECONDS = 60
 """Below this nothing is sampled on the way."""
 
@@ -124,13 +127,14 @@ def run(config: PretrainConfig) -> float:
         model = Transformer(shape)
         model.initialize(torch.Generator().manual_seed(config.seed))
     context_length = model.config.context_length
-    if base is not None:  # it may read far longer texts than fit the device at once
-        context_length = min(context_length, machine.micro_batch_tokens)
+    if base is not None:
+        context_length = continued_context(context_length, corpus_tokens)
     context_length = int(plan.get("context_length", context_length))
     if corpus_tokens < 2 * context_length:
         raise UserError(
             f"{corpus.directory}: {corpus_tokens:,} training tokens do not fill two contexts of "
-            f"{context_length}: collect more text, or set model.context_length lower"
+            f"{context_length}: collect more text"
+            + ("" if base is not None else ", or set model.context_length lower")
         )
     model.to(machine.device)
     loss = pretraining_loss(config.z_loss)
@@ -178,7 +182,7 @@ def run(config: PretrainConfig) -> float:
         lr = derived_lr(config.optim.name, model.config.hidden_size)
         if base is not None:
             lr *= CONTINUED_LR_SHARE
-    compiled = choose_compile(config, machine, model, expected_tokens, context_length)
+    compiled = choose_compile(config, machine, model, run_tokens, context_length)
     evaluate = TimedEvaluation(
         evaluator(
             config, model, validation_shards, machine, context_length, data.rows_per_micro_batch
@@ -237,6 +241,7 @@ def run(config: PretrainConfig) -> float:
                 "activation_checkpointing": micro_batch.checkpoint_blocks,
                 "dtype": str(machine.dtype),
                 "evaluation_tokens": evaluation_tokens,
+                "asked_evaluation_tokens": config.evaluate.max_tokens,
                 "last_evaluation_tokens": last_tokens,
             },
         )
@@ -300,10 +305,15 @@ def foresee(
     """
     evaluation_tokens = config.evaluate.max_tokens
     if plan:
+        if plan["asked_evaluation_tokens"] != evaluation_tokens:
+            warn(
+                f"evaluate.max_tokens={evaluation_tokens:,} is not heeded: evaluations of this run "
+                f"began with {plan['evaluation_tokens']:,} tokens, and are to be compared"
+            )
         return Foreseen(
             float(plan["expected_tokens"]),
             int(plan["rows_per_step"]),
-            int(plan.get("evaluation_tokens", evaluation_tokens)),
+            int(plan["evaluation_tokens"]),
         )
     seconds = config.budget.wall_seconds
     if seconds is not None:
@@ -328,6 +338,14 @@ def foresee(
             f"{data.context_length:,} out of {most_rows:,}"
         )
     return Foreseen(tokens, rows, evaluation_tokens)
+
+
+def continued_context(context_length: int, corpus_tokens: int) -> int:
+    """Tokens of a row of going on from a base: its context, or what is enough, or what there is."""
+    rows = min(context_length, MAX_CONTINUED_CONTEXT, max(MIN_CONTEXT, corpus_tokens // 2))
+    if rows < context_length:
+        say(f"rows of {rows:,} tokens: the base could read {context_length:,} at once")
+    return rows
 
 
 def base_model(config: PretrainConfig, base: Checkpoint) -> Transformer:

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -131,7 +131,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    """Time spent in the loop, evaluation and checkpoints included, downtime not."""
+    """Since the stage began, imports, evaluation and checkpoints included, downtime not."""
     training_seconds: float = 0.0
     """Time spent in optimizer steps."""
     best_step: int | None = None
@@ -176,7 +176,7 @@ class TrainingResult:
     metrics: dict[str, float]
     """Of the last evaluation."""
     seconds_before: float = 0.0
-    """Time spent in the loop before the restart this result comes from."""
+    """Time spent before the restart this result comes from."""
     seconds_to_first_step: float | None = None
     """From the beginning of the stage to the end of this process's first step; None: none done."""
 
@@ -193,7 +193,19 @@ def train(training: Training) -> TrainingResult:
     several losses or gradients in a row are no numbers.
     """
     with training_kernels(training.device, training.dtype):
-        return Loop(training).run_to_end()
+        loop = Loop(as_planned(training))
+        with closing_data(loop.data):
+            loop.begin()
+            return loop.run_to_end()
+
+
+def as_planned(training: Training) -> Training:
+    """Of a run that is continued, the learning rate and weight decay that it began with."""
+    plan = training.run.plan
+    if training.run.resume_from is None:
+        return training
+    optim = replace(training.optim, weight_decay=plan["weight_decay"])
+    return replace(training, lr=plan["lr"], optim=optim)
 
 
 class Loop:
@@ -227,18 +239,19 @@ class Loop:
             self.loss = torch.compile(training.loss, dynamic=False)
         elif training.compile == "blocks":
             training.model.compile_blocks()
-        if training.run.resume_from is not None:
+        self.first_step = 0
+        self.first_training_seconds = 0.0
+        self.steps = Steps(1)
+
+    # ---- beginning -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up a run that was cut off; fix the number of steps."""
+        if self.t.run.resume_from is not None:
             self.restore()
         self.first_step = self.saved_step = self.progress.step
         self.first_training_seconds = self.progress.training_seconds
         self.steps = self.fix_steps()
-        # Every evaluation that may change `best` is followed by a checkpoint of the same step.
-        self.evaluate_every = training.evaluation.every_steps or max(
-            1, -(-self.steps.planned // self.pace.num_evaluations)
-        )
-        self.save_every = training.checkpoint.every_steps or self.evaluate_every
-
-    # ---- beginning -----------------------------------------------------------------------------
 
     def fix_steps(self) -> Steps:
         """The number of steps, fixed before the first and found again on resuming."""
@@ -253,6 +266,7 @@ class Loop:
             steps = Steps(t.steps if t.steps is not None else self.probe_steps())
         facts = {
             "lr": t.lr,
+            "weight_decay": t.optim.weight_decay,
             "compile": t.compile,
             "machine": machine_facts(t.device),
             **t.plan,
@@ -305,7 +319,8 @@ class Loop:
                 "overwrite=true, or name=... for another place"
             )
         verify_files(directory, read_info(directory), trainer=True)
-        self.t.model.load_state_dict(load_checkpoint(directory).model.state_dict())
+        loaded = load_checkpoint(directory, verified=True)
+        self.t.model.load_state_dict(loaded.model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
@@ -322,7 +337,6 @@ class Loop:
         with (
             catch_interrupts() as self.interrupts,
             t.run.observed() as chart,
-            closing_data(self.data),
             progress(t.run.stage, total=self.steps.total, unit="steps", above=chart) as advance,
         ):
             advance(self.progress.step)
@@ -334,11 +348,9 @@ class Loop:
                 else:
                     entry = self.step()
                 advance(1, note=note_of(entry))
-                step = self.progress.step
-                done = step == self.steps.total
-                if done or step % self.evaluate_every == 0:
-                    self.evaluate()
-                elif step % self.save_every == 0:
+                if self.is_evaluated(self.progress.step):
+                    self.evaluate()  # a checkpoint follows of the same step: it may be the best
+                elif self.progress.step % (t.checkpoint.every_steps or math.inf) == 0:
                     self.save()
                 if self.interrupts:
                     self.leave()
@@ -366,9 +378,15 @@ class Loop:
     def make_up_evaluation(self) -> None:
         """Do the evaluation of the step a run is continued at, if it was cut off before its end."""
         step = self.progress.step
-        due = step == self.steps.total or step % self.evaluate_every == 0
-        if due and step > 0 and self.progress.evaluated_step != step:
+        if self.is_evaluated(step) and self.progress.evaluated_step != step:
             self.evaluate()
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation follows when `step` steps are done."""
+        every = self.t.evaluation.every_steps
+        if every is None:
+            return self.steps.is_look(step, self.pace.num_evaluations)
+        return step % every == 0 or step == self.steps.total
 
     def leave(self) -> NoReturn:
         """Save what there is, if it is not saved yet, and end the run."""
@@ -515,7 +533,7 @@ class Loop:
         return True
 
     def spent(self) -> float:
-        """Seconds spent in the loop, those before a restart included, downtime not."""
+        """Seconds of the budget spent: in this loop, and all those before a restart."""
         return time.monotonic() - self.began + self.seconds_before
 
     def since_begin(self) -> float:
@@ -539,6 +557,11 @@ class Loop:
             if self.interrupts and not self.interrupts.leave_at_once:
                 self.leave()
             raise
+        if not math.isfinite(metrics[t.goal.metric]):
+            raise FloatingPointError(
+                f"after step {self.progress.step} {t.goal.metric} is {metrics[t.goal.metric]}: a "
+                "lower optim.lr or optim.weight_decay may help"
+            )
         self.progress.evaluated_step = self.progress.step
         self.pace.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
@@ -568,7 +591,7 @@ class Loop:
         """
         t = self.t
         self.read_figures()  # a run whose figures are broken ends here, and saves nothing
-        self.progress.seconds = self.spent()
+        self.progress.seconds = self.since_begin()
         tensors = optimizer_tensors(t.model, self.optimizers)
         save_checkpoint(
             t.run.checkpoint_dir(self.progress.step),

@@ -51,6 +51,21 @@ class Steps:
                 number = steps
         return number
 
+    def is_look(self, done: int, num_looks: int) -> bool:
+        """Whether one of `num_looks` looks at the run is due after `done` steps.
+
+        They are even over the run, the last at its end; when it is lowered those left are even over
+        what is left.
+        """
+        begin, looks, total = 0, num_looks, self.planned
+        for lowered_after, steps in self.lowered:
+            if lowered_after >= done:
+                break
+            looks = max(1, round(looks * (total - lowered_after) / (total - begin)))
+            begin, total = lowered_after, steps
+        every = max(1, -(-(total - begin) // looks))
+        return (done - begin) % every == 0 or done == self.total
+
     @property
     def total(self) -> int:
         """Steps of the whole run."""
@@ -136,6 +151,7 @@ class Pace:
         left = self.seconds - spent - self.last_evaluation * self.measuring_seconds
         left -= self.num_evaluations * (1 - step / steps) * self.evaluation_seconds
         possible = step + int(left / step_seconds)
-        if step == steps or possible >= (1 - MAX_OVERRUN) * steps:
+        if possible >= (1 - MAX_OVERRUN) * steps:
             return None
-        return max(step + 1, possible)
+        lower = max(step + 1, possible)
+        return lower if lower < steps else None

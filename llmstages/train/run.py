@@ -114,6 +114,12 @@ class Run:
             check_tensorboard()
         if directory.exists():
             self.check_ownership()
+            base = getattr(config, "base", None)
+            if base and Path(base).resolve().is_relative_to(directory.resolve()):
+                raise UserError(
+                    f"base={base} lies in the directory of this run, {directory}: set name=... for "
+                    "another place"
+                )
             if not config.overwrite:
                 self.look_at_earlier()
 

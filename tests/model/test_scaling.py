@@ -16,10 +16,11 @@ from llmstages.model.scaling import (
     ladder,
     optimal_parameters,
     predicted_loss,
+    shape_flops_per_token,
     size_for_flops,
     size_for_tokens,
     speed_between,
-    training_flops,
+    tokens_of_steps,
 )
 
 PLENTY = 1e15
@@ -96,9 +97,10 @@ def test_context_length(width, corpus_tokens, length):
 def test_size_for_flops(flops, vocab_size):
     shapes = ladder(vocab_size, 2e10, PLENTY)
     size = size_for_flops(shapes, lambda _: flops, PLENTY)
-    assert size.tokens == flops / training_flops(size.shape)
+    assert size.tokens == flops / shape_flops_per_token(size.shape)
     losses = [
-        data_constrained_loss(num_parameters(s), flops / training_flops(s), PLENTY) for s in shapes
+        data_constrained_loss(num_parameters(s), flops / shape_flops_per_token(s), PLENTY)
+        for s in shapes
     ]
     assert losses[shapes.index(size.shape)] == min(losses)
     assert 10 < size.tokens / size.parameters < 60
@@ -153,3 +155,9 @@ def test_weight_decay_forgets_an_epoch_or_the_run():
     assert derived_weight_decay(0.01, 1000, 500) == pytest.approx(0.2)
     assert derived_weight_decay(0.01, 100, 500) == pytest.approx(1.0)
     assert derived_weight_decay(0.01, 1, 0.5) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("steps", [20, 500, 10_000])
+def test_tokens_of_steps_are_steps_of_the_derived_batch(steps):
+    tokens = tokens_of_steps(steps)
+    assert tokens / steps == pytest.approx(derived_batch_tokens(tokens), rel=2**0.5 - 1)

@@ -10,7 +10,7 @@ from llmstages.config.compose import to_dataclass
 from llmstages.config.folders import conf_dir
 from llmstages.config.schema import register_schema
 
-DEFAULT = {"lr": 0.01, "batch_tokens": 2048.0}
+DEFAULT = {"lr": 0.01, "embedding_lr": 0.03, "batch_tokens": 2048.0}
 
 
 def test_every_row_is_made_of_settings_that_are_accepted():
@@ -38,7 +38,12 @@ def test_multiples_are_of_what_the_default_derived():
     import ablate
 
     found = ablate.resolved(["@lr=2", "@batch=0.5", "z_loss=1e-4"], DEFAULT)
-    assert found == ["optim.lr=0.02", "batch_tokens=1024", "z_loss=1e-4"]
+    assert found == [
+        "optim.lr=0.02",
+        "optim.embedding_lr=0.06",
+        "batch_tokens=1024",
+        "z_loss=1e-4",
+    ]
 
 
 def test_rows_by_seeds_and_their_difference(tmp_path: Path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 from llmstages.config.groups import PICKED_KEYS, BudgetConfig, ModelConfig
 from llmstages.data.corpus import Corpus
 from llmstages.model.counts import flops_per_token, num_parameters
-from llmstages.model.scaling import training_flops
+from llmstages.model.scaling import shape_flops_per_token
 from llmstages.model.transformer import TransformerConfig
 from llmstages.stages import model_size, pretrain
 from llmstages.train.checkpoint import load_checkpoint
@@ -62,7 +62,7 @@ def test_time_picks_by_measured_speed(tmp_path, pretrain_config, tiny_corpus, mo
         assert data.context_length == model.config.context_length
         timed.append(num_parameters(model.config))
         flops_per_second = 1e11 if model.config.hidden_size > 64 else 1e7
-        return training_flops(model.config) / flops_per_second
+        return shape_flops_per_token(model.config) / flops_per_second
 
     monkeypatch.setattr(model_size, "seconds_per_token", seconds_per_token)
     config = pretrain_config(tmp_path, model=auto(), budget=BudgetConfig(seconds=60))

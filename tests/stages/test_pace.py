@@ -32,3 +32,6 @@ def test_the_last_evaluation_reads_what_the_time_allows(monkeypatch):
     evaluation(200_000)
     assert evaluation.tokens == 100_000
     assert asked == [1000, None]
+    assert evaluation.tokens_within(1.0) == 50_000
+    assert evaluation.tokens_within(100.0) == 100_000
+    assert evaluation.tokens_within(-1.0) == 0

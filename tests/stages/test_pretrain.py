@@ -144,6 +144,37 @@ def test_it_goes_on_from_a_base(tiny_run, tmp_path, pretrain_config):
     assert lr == CONTINUED_LR_SHARE * derived_lr("muon", 32)
 
 
+@pytest.mark.parametrize("micro_batch_tokens", [32, 512])
+def test_how_a_step_is_cut_up_changes_no_context(
+    micro_batch_tokens, tiny_run, tmp_path, pretrain_config
+):
+    pretrain.run(
+        pretrain_config(
+            tmp_path, base=str(tiny_run), steps=1, micro_batch_tokens=micro_batch_tokens
+        )
+    )
+    plan = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["context_length"] == 64
+    assert plan["rows_per_micro_batch"] == max(1, micro_batch_tokens // 64)
+
+
+def test_rows_of_a_base_are_no_longer_than_needed(capsys):
+    assert pretrain.continued_context(256, 10**6) == 256
+    assert capsys.readouterr().err == ""
+    assert pretrain.continued_context(131_072, 10**9) == pretrain.MAX_CONTINUED_CONTEXT
+    assert "the base could read 131,072 at once" in capsys.readouterr().err
+    assert pretrain.continued_context(4096, 5000) == 2500
+
+
+def test_a_base_is_not_replaced_by_its_own_child(tiny_run, pretrain_config):
+    before = sorted(path.name for path in tiny_run.rglob("*"))
+    for base in (tiny_run, tiny_run / "best"):
+        config = pretrain_config(tiny_run.parent, base=str(base), overwrite=True)
+        with pytest.raises(UserError, match="lies in the directory of this run.*name="):
+            pretrain.run(config)
+    assert sorted(path.name for path in tiny_run.rglob("*")) == before
+
+
 def test_a_rate_that_is_given_holds_with_a_base(tiny_run, tmp_path, pretrain_config):
     optim = OptimConfig(lr=0.004)
     pretrain.run(pretrain_config(tmp_path, base=str(tiny_run), steps=1, optim=optim))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+from llmstages.config.groups import BudgetConfig
 from llmstages.stages import pretrain
 from llmstages.train import device, loop
 from llmstages.train.figures import Figures
@@ -162,3 +163,13 @@ def test_kernels_are_chosen_for_training_only(monkeypatch):
     with device.training_kernels(torch.device("cpu"), torch.bfloat16):
         assert torch._C._get_sdp_priority_order() == order
         assert torch.get_float32_matmul_precision() == precision
+
+
+def test_a_probe_that_fails_leaves_no_thread(tmp_path, pretrain_config, ahead, monkeypatch):
+    def broken(model, batch):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(pretrain, "pretraining_loss", lambda z_loss: broken)
+    with pytest.raises(torch.OutOfMemoryError):
+        pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=5)))
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]

@@ -13,6 +13,16 @@ def test_each_step_has_the_number_it_was_done_under():
     assert Steps(7).to_plan() == {"steps": 7}
 
 
+def test_looks_are_even_over_the_run_and_over_what_is_left_of_it():
+    steps = Steps(100)
+    assert [n for n in range(1, 101) if steps.is_look(n, 4)] == [25, 50, 75, 100]
+    assert [n for n in range(1, 8) if Steps(7).is_look(n, 10)] == list(range(1, 8))
+    steps.lowered.append((50, 60))
+    assert [n for n in range(1, 61) if steps.is_look(n, 4)] == [25, 50, 55, 60]
+    steps.lowered.append((57, 58))
+    assert [n for n in range(1, 59) if steps.is_look(n, 4)] == [25, 50, 55, 58]
+
+
 def probe(monkeypatch, durations, budget):
     """Seconds a step, and how many were done, by a clock that only steps move."""
     now = 0.0
@@ -66,6 +76,8 @@ def test_a_run_in_time_is_left_alone():
     assert late(budget, 50, 1.0, 50.0) is None
     assert late(budget, 75, 1.01, 76.0) is None  # 23 more fit, 25 are left
     assert late(budget, 99, 2.0, 99.9) is None  # too late to matter
+    short = Pace(100.0, looked_at=(1, 1.0))
+    assert short.lower_number(step=7, steps=8, timed=(7, 99.0), spent=99.0) is None
     assert late(Pace(None), 50, 100.0, 1e9) is None
 
 

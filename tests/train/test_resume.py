@@ -1,6 +1,7 @@
 """The same seed gives the same run to the last bit, in one go or in pieces."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -336,6 +337,25 @@ def test_a_machine_that_slows_down(tmp_path, pretrain_config, monkeypatch, capfd
     pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
     assert f"continuing at step {int(first.name[5:])} of {steps}" in capfd.readouterr().err
     assert losses(directory) == before
+    entries = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    times = [entry["seconds"] for entry in entries]
+    assert times == sorted(times)
+
+
+def test_an_evaluation_that_gives_no_number_ends_the_run(tmp_path, pretrain_config, monkeypatch):
+    measured, calls = pretrain.held_out_metrics, []
+
+    def metrics(*arguments, **settings):
+        calls.append(1)
+        return measured(*arguments, **settings) | ({"val_loss": math.nan} if len(calls) > 2 else {})
+
+    monkeypatch.setattr(pretrain, "held_out_metrics", metrics)
+    with pytest.raises(FloatingPointError, match="after step 8 val_loss is nan"):
+        pretrain.run(pretrain_config(tmp_path))
+    run_dir = tmp_path / "pretrain"
+    assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())][-1] == "step-000006"
+    assert "NaN" not in (run_dir / "metrics.jsonl").read_text()
+    assert not (run_dir / "summary.json").exists()
 
 
 # 2 blocks of 32 x 8 x 12 for attention, 3 x 32 x 64 for SwiGLU, 64 + 16 for norms; the last norm;
