@@ -170,7 +170,7 @@ def test_a_base_is_not_replaced_by_its_own_child(tiny_run, pretrain_config):
     before = sorted(path.name for path in tiny_run.rglob("*"))
     for base in (tiny_run, tiny_run / "best"):
         config = pretrain_config(tiny_run.parent, base=str(base), overwrite=True)
-        with pytest.raises(UserError, match="lies in the directory of this run.*name="):
+        with pytest.raises(UserError, match=r"lies in the directory of this run.*name="):
             pretrain.run(config)
     assert sorted(path.name for path in tiny_run.rglob("*")) == before
 
