@@ -25,6 +25,7 @@ from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.records import read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
 INFO_NAME = "llmstages.json"
@@ -89,28 +90,62 @@ def save_checkpoint(
     info: CheckpointInfo,
     *,
     labels: list[str] | None = None,
+) -> None:
+    """Write a checkpoint of a model as it is, with nothing for a trainer."""
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    write_checkpoint(directory, model.config, weights, tokenizer, info, labels=labels)
+
+
+def write_checkpoint(
+    directory: Path,
+    config: TransformerConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    info: CheckpointInfo,
+    *,
+    labels: list[str] | None = None,
     trainer_tensors: Mapping[str, Tensor] | None = None,
     trainer_state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint: complete under its name, or not there at all."""
+    """Write a checkpoint: complete under its name, or not there at all.
+
+    weights, trainer_tensors: on the CPU, contiguous. Raises `OSError` when there is no room.
+    """
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
+    try:
+        _write_files(
+            staging, config, weights, tokenizer, info, labels, trainer_tensors, trainer_state
+        )
+        _put_in_place(staging, directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise OSError(f"{directory} could not be written ({error})") from error
+
+
+def _write_files(
+    staging: Path,
+    config: TransformerConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    info: CheckpointInfo,
+    labels: list[str] | None,
+    trainer_tensors: Mapping[str, Tensor] | None,
+    trainer_state: Mapping[str, Any] | None,
+) -> None:
+    """Everything that a checkpoint consists of, on disk."""
     staging.mkdir(parents=True)
     classifier = labels is not None
-    weights = {
-        disk_name(name, layout=model.config.layout, classifier=classifier): parameter.detach()
-        .cpu()
-        .contiguous()
-        for name, parameter in model.named_parameters()
+    on_disk = {
+        disk_name(name, layout=config.layout, classifier=classifier): tensor
+        for name, tensor in weights.items()
     }
-    save_file(weights, staging / "model.safetensors", metadata={"format": "pt"})
+    save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
     write_json(
         staging / "config.json",
-        config_to_disk(
-            model.config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels
-        ),
+        config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
     )
-    tokenizer.save(staging, append_end=classifier, model_max_length=model.config.context_length)
+    tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
     stop_ids = [tokenizer.end_id]
     if tokenizer.turn_end_id is not None:
         stop_ids.append(tokenizer.turn_end_id)
@@ -127,9 +162,13 @@ def save_checkpoint(
         for path in sorted(staging.rglob("*"))
         if path.is_file()
     }
-    write_json(staging / INFO_NAME, asdict(info) | {"files": files})
+    write_sealed(staging / INFO_NAME, asdict(info) | {"files": files})
     for path in staging.rglob("*"):
         sync(path)
+
+
+def _put_in_place(staging: Path, directory: Path) -> None:
+    """Give a complete checkpoint its name."""
     replaced = directory.with_name(directory.name + REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if directory.exists():  # one of the two is there at any moment
@@ -147,11 +186,6 @@ def restore_replaced(run_dir: Path) -> None:
             path.rename(directory)
 
 
-def write_json(path: Path, contents: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON."""
-    path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def sync(path: Path) -> None:
     """Make sure a file or a directory's entries are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -165,14 +199,14 @@ def read_info(directory: Path) -> CheckpointInfo:
     """Read `llmstages.json`. Raises `UserError` when it is missing, broken or of another format."""
     path = directory / INFO_NAME
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = read_sealed(path)
         if contents["format_version"] != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format {contents['format_version']}, this version reads {FORMAT_VERSION}"
             )
         contents["lineage"] = Lineage(**contents["lineage"])
         return CheckpointInfo(**contents)
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a complete checkpoint ({error})") from error
 
 
@@ -219,6 +253,21 @@ def complete_checkpoints(run_dir: Path) -> list[Path]:
         else:
             warn(f"{path}: incomplete checkpoint, skipped")
     return found
+
+
+def newest_sound(run_dir: Path, *, but: Path | None = None) -> Path | None:
+    """The newest checkpoint of a run whose files are what was written; a damaged one is named in a
+    warning. `but` is passed over."""
+    for path in reversed(complete_checkpoints(run_dir)):
+        if but is not None and path.resolve() == but.resolve():
+            continue
+        try:
+            verify_files(path, read_info(path), trainer=True)
+        except UserError as error:
+            warn(f"{error}: the checkpoint is not used")
+        else:
+            return path
+    return None
 
 
 def resolve_checkpoint(name: str) -> Path:
@@ -280,7 +329,7 @@ def load_checkpoint(
     if (directory / INFO_NAME).is_file():
         info = read_info(directory)
         if not verified:
-            verify_files(directory, info)
+            verify_or_offer(directory, info)
     config_path = directory / "config.json"
     try:
         disk = json.loads(config_path.read_text(encoding="utf-8"))
@@ -301,6 +350,17 @@ def load_checkpoint(
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)
     return Checkpoint(directory, model, Tokenizer.load(directory), labels, info)
+
+
+def verify_or_offer(directory: Path, info: CheckpointInfo) -> None:
+    """Compare the files of a checkpoint; `UserError` for damage, naming a sound one of its run."""
+    try:
+        verify_files(directory, info)
+    except UserError as error:
+        parent = directory.resolve().parent
+        other = newest_sound(parent.parent, but=directory) if parent.name == "checkpoints" else None
+        hint = "" if other is None else f"; {other} is sound"
+        raise UserError(f"{error}{hint}") from error
 
 
 def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_head: bool) -> None:

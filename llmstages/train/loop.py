@@ -31,9 +31,7 @@ from llmstages.train.checkpoint import (
     CheckpointInfo,
     Lineage,
     load_checkpoint,
-    read_info,
-    save_checkpoint,
-    verify_files,
+    write_checkpoint,
 )
 from llmstages.train.device import machine_facts, training_kernels, works_apart
 from llmstages.train.figures import Figures
@@ -41,6 +39,7 @@ from llmstages.train.gradients import scale_and_clip
 from llmstages.train.interrupts import Interrupts, catch_interrupts
 from llmstages.train.losses import LossFn
 from llmstages.train.optimizer import (
+    checkpoint_bytes,
     lr_share,
     make_optimizers,
     optimizer_tensors,
@@ -49,6 +48,7 @@ from llmstages.train.optimizer import (
 from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
 from llmstages.train.run import Run, flatten
+from llmstages.train.saving import CheckpointWriter, require_room
 
 MAX_SKIPPED_IN_A_ROW = 3
 """Steps whose loss or gradient is not a number: one is skipped, so many in a row end the run."""
@@ -194,7 +194,7 @@ def train(training: Training) -> TrainingResult:
     """
     with training_kernels(training.device, training.dtype):
         loop = Loop(as_planned(training))
-        with closing_data(loop.data):
+        with closing_data(loop.data), loop.writer:
             loop.begin()
             return loop.run_to_end()
 
@@ -230,6 +230,7 @@ class Loop:
         self.data = PrefetchedData(training.data, training.device) if self.lag else training.data
         self.unread: list[Unread] = []
         self.interrupts = Interrupts()
+        self.writer = CheckpointWriter()
         self.last_read = -math.inf
         self.optimizers = make_optimizers(
             training.model, training.optim, training.lr, training.dtype
@@ -249,6 +250,8 @@ class Loop:
         """Take up a run that was cut off; fix the number of steps."""
         if self.t.run.resume_from is not None:
             self.restore()
+        size = checkpoint_bytes(self.t.model, self.optimizers)
+        require_room(self.t.run.directory, size, self.t.checkpoint.keep + 2)  # best, and the next
         self.first_step = self.saved_step = self.progress.step
         self.first_training_seconds = self.progress.training_seconds
         self.steps = self.fix_steps()
@@ -318,14 +321,12 @@ class Loop:
                 f"{directory}: it has no trainer/ and cannot be continued: start again with "
                 "overwrite=true, or name=... for another place"
             )
-        verify_files(directory, read_info(directory), trainer=True)
         loaded = load_checkpoint(directory, verified=True)
         self.t.model.load_state_dict(loaded.model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
-        if self.progress.best_step == self.progress.step:  # killed before the link was made
-            self.t.run.link("best", self.progress.step)
+        self.link(self.progress)  # it may have been killed before links were made, or gone back
         tensors = load_file(directory / "trainer" / "state.safetensors")
         restore_optimizers(self.t.model, self.optimizers, tensors)
 
@@ -356,6 +357,7 @@ class Loop:
                     self.leave()
                 if self.lower_if_late():
                     advance(0, total=self.steps.total)
+        self.writer.wait()
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
         return TrainingResult(
@@ -392,6 +394,7 @@ class Loop:
         """Save what there is, if it is not saved yet, and end the run."""
         if self.saved_step != self.progress.step:
             self.save()
+        self.writer.wait()
         self.t.run.log(f"interrupted after step {self.progress.step:,}: checkpoint saved")
         raise KeyboardInterrupt
 
@@ -592,28 +595,41 @@ class Loop:
         t = self.t
         self.read_figures()  # a run whose figures are broken ends here, and saves nothing
         self.progress.seconds = self.since_begin()
-        tensors = optimizer_tensors(t.model, self.optimizers)
-        save_checkpoint(
-            t.run.checkpoint_dir(self.progress.step),
-            t.model,
-            t.tokenizer,
-            CheckpointInfo(
-                stage=t.run.stage,
-                step=self.progress.step,
-                tokens_seen=t.tokens_seen + self.progress.tokens,
-                metrics=dict(metrics or {}),
-                lineage=t.lineage,
-                classifier=t.classifier,
-            ),
-            labels=t.labels,
-            trainer_tensors=tensors,
-            trainer_state={"progress": vars(self.progress)},
+        info = CheckpointInfo(
+            stage=t.run.stage,
+            step=self.progress.step,
+            tokens_seen=t.tokens_seen + self.progress.tokens,
+            metrics=dict(metrics or {}),
+            lineage=t.lineage,
+            classifier=t.classifier,
         )
+        reached = replace(self.progress)
+
+        def write(tensors: Mapping[str, Tensor]) -> None:
+            weights = {name: tensors[name] for name in names}
+            write_checkpoint(
+                t.run.checkpoint_dir(reached.step),
+                t.model.config,
+                weights,
+                t.tokenizer,
+                info,
+                labels=t.labels,
+                trainer_tensors={k: v for k, v in tensors.items() if k not in weights},
+                trainer_state={"progress": vars(reached)},
+            )
+            self.link(reached)
+            t.run.remove_old_checkpoints(t.checkpoint.keep)
+
+        weights = {name: parameter.detach() for name, parameter in t.model.named_parameters()}
+        names = list(weights)
+        self.writer.save(weights | optimizer_tensors(t.model, self.optimizers), write)
         self.saved_step = self.progress.step
-        t.run.link("last", self.progress.step)
-        if self.progress.best_step == self.progress.step:
-            t.run.link("best", self.progress.step)
-        t.run.remove_old_checkpoints(t.checkpoint.keep)
+
+    def link(self, progress: Progress) -> None:
+        """Point at the newest and the best checkpoint, as far as they are there."""
+        for name, step in (("last", progress.step), ("best", progress.best_step)):
+            if step is not None and self.t.run.checkpoint_dir(step).is_dir():
+                self.t.run.link(name, step)
 
 
 def note_of(entry: Mapping[str, Any]) -> str:

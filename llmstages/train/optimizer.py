@@ -76,13 +76,24 @@ def make_optimizers(
     return optimizers
 
 
+def checkpoint_bytes(model: Transformer, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Size of a checkpoint: float32 weights, and one moment of Muon or two of AdamW."""
+    moments: int = sum(
+        parameter.numel() * (1 if isinstance(optimizer, Muon) else 2)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    return 4 * (moments + sum(parameter.numel() for parameter in model.parameters()))
+
+
 def optimizer_tensors(
     model: Transformer, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, torch.Tensor]:
-    """The optimizers' state as named tensors, for a checkpoint."""
+    """The optimizers' state as named tensors, for a checkpoint; not copied."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        f"{names[id(parameter)]}/{key}": value.detach().cpu().contiguous()
+        f"{names[id(parameter)]}/{key}": value.detach()
         for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()

@@ -26,9 +26,10 @@ from llmstages.report.terminal import say
 from llmstages.train.checkpoint import (
     checkpoint_dirs,
     complete_checkpoints,
+    newest_sound,
     restore_replaced,
-    write_json,
 )
+from llmstages.train.records import read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
 # Where things are kept, what they run on and how often one looks: none of it changes the result.
@@ -138,7 +139,7 @@ class Run:
         plan_path = self.directory / "plan.json"
         if not plan_path.is_file():
             return
-        plan = json.loads(plan_path.read_text(encoding="utf-8"))
+        plan = read_sealed(plan_path)
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
@@ -160,8 +161,12 @@ class Run:
             self.summary = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
             return
         restore_replaced(self.directory)
-        complete = complete_checkpoints(self.directory)
-        self.resume_from = complete[-1] if complete else None
+        self.resume_from = newest_sound(self.directory)
+        if self.resume_from is None and complete_checkpoints(self.directory):
+            raise UserError(
+                f"{self.directory}: every checkpoint is damaged: overwrite=true starts again, "
+                "name=... goes to another place"
+            )
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make the directory; the plan is what a resumed run must find again."""
@@ -182,7 +187,7 @@ class Run:
             "settings": self.settings,
         }
         temporary = self.directory / "plan.json.tmp"
-        write_json(temporary, self.plan)
+        write_sealed(temporary, self.plan)
         temporary.replace(self.directory / "plan.json")
 
     def log(self, text: str) -> None:
@@ -193,8 +198,12 @@ class Run:
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, and tell those who observe the run."""
-        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        path = self.directory / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OSError(f"{path} could not be written ({error})") from error
         if self.observers is not None:
             self.observers.record(entry)
 

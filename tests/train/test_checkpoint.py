@@ -1,6 +1,5 @@
 """Checkpoints on disk: complete or not there, damage is found, nothing else is taken for one."""
 
-import json
 import pickle
 
 import pytest
@@ -15,6 +14,7 @@ from llmstages.train.checkpoint import (
     save_checkpoint,
     verify_files,
 )
+from llmstages.train.records import read_sealed, write_sealed
 
 
 def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
@@ -73,6 +73,7 @@ def test_a_flipped_byte_is_found(run_copy, name):
     with pytest.raises(UserError, match="damaged") as refused:
         load_checkpoint(run_copy)
     assert str(refused.value).startswith(f"{path}: ")
+    assert str(refused.value).endswith("step-000006 is sound")
     path.unlink()
     with pytest.raises(UserError, match="missing from the checkpoint"):
         load_checkpoint(run_copy)
@@ -149,8 +150,7 @@ def test_a_wrong_path_suggests_the_nearest(tiny_run):
 
 def test_another_format_version_is_refused(run_copy):
     path = (run_copy / "best").resolve() / "llmstages.json"
-    contents = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**contents, "format_version": 99}), encoding="utf-8")
+    write_sealed(path, {**read_sealed(path), "format_version": 99})
     with pytest.raises(UserError, match="format 99, this version reads 1"):
         load_checkpoint((run_copy / "best").resolve())
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from llmstages.config.groups import BudgetConfig, CheckpointConfig, EvaluateConfig
+from llmstages.errors import UserError
 from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
 from llmstages.train import checkpoint
 from llmstages.train.loop import Loop
+from llmstages.train.records import read_sealed, write_sealed
 from llmstages.train.run import Run
 
 STAGES = {
@@ -24,6 +28,13 @@ STAGES = {
     "instruct": finetune_instruct,
     "classify": finetune_classify,
 }
+
+
+def flip(path):
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 class Killed(BaseException):
@@ -70,7 +81,7 @@ def run_killed(monkeypatch):
     def run(stage, config, *, after_step=None, in_save=None, at_call=None):
         """After so many steps, before any save; in a save; or when a function is called."""
         done = [0]
-        whole_step, whole_write = Loop.step, checkpoint.write_json
+        whole_step, whole_write = Loop.step, checkpoint.write_sealed
 
         def step(loop):
             entry = whole_step(loop)
@@ -79,12 +90,11 @@ def run_killed(monkeypatch):
                 raise Killed
             return entry
 
-        def write_json(path, contents):
-            if path.name == "llmstages.json":
-                done[0] += 1
-                if done[0] == in_save:
-                    path.write_text('{"torn', encoding="utf-8")
-                    raise Killed
+        def write_sealed(path, contents):
+            done[0] += 1
+            if done[0] == in_save:
+                path.write_text('{"torn', encoding="utf-8")
+                raise Killed
             whole_write(path, contents)
 
         def killed(*args, **kwargs):
@@ -93,7 +103,7 @@ def run_killed(monkeypatch):
         if after_step is not None:
             at(Loop, "step", step, stage, config)
         elif in_save is not None:
-            at(checkpoint, "write_json", write_json, stage, config)
+            at(checkpoint, "write_sealed", write_sealed, stage, config)
         else:
             at(*at_call, killed, stage, config)
 
@@ -122,6 +132,90 @@ def test_killed_and_restarted_equals_uninterrupted(
     STAGES[stage].run(config)
     assert ("continuing at step" in capfd.readouterr().err) == (killed_after > 2)
     assert results(run_dir) == results(whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "llmstages.json", "trainer/state.safetensors"]
+)
+def test_a_damaged_checkpoint_is_passed_over(
+    name, tmp_path, tiny_run, pretrain_config, run_killed, capfd
+):
+    config = pretrain_config(tmp_path)
+    run_killed(pretrain, config, after_step=7)
+    run_dir = tmp_path / "pretrain"
+    assert (run_dir / "last").readlink().name == "step-000006"
+    flip(run_dir / "checkpoints" / "step-000006" / name)
+    pretrain.run(config)
+    err = capfd.readouterr().err
+    assert "continuing at step 4 of 8" in err
+    assert re.search(
+        "step-000006.*(the checkpoint is not used|incomplete checkpoint, skipped)", err
+    )
+    assert results(run_dir) == results(tiny_run)
+
+
+def test_when_every_checkpoint_is_damaged(tmp_path, pretrain_config, run_killed):
+    config = pretrain_config(tmp_path)
+    run_killed(pretrain, config, after_step=7)
+    run_dir = tmp_path / "pretrain"
+    for path in run_dir.glob("checkpoints/*/trainer/state.safetensors"):
+        flip(path)
+    before = sorted(path.name for path in run_dir.rglob("*"))
+    with pytest.raises(UserError, match="every checkpoint is damaged: overwrite=true"):
+        pretrain.run(config)
+    assert sorted(path.name for path in run_dir.rglob("*")) == before
+    flip(run_dir / "plan.json")
+    with pytest.raises(UserError, match=r"plan\.json: (damaged|not a complete record)"):
+        pretrain.run(config)
+
+
+def test_killed_while_a_checkpoint_takes_the_place_of_another(
+    tmp_path, tiny_run, pretrain_config, run_killed
+):
+    config = pretrain_config(tmp_path)
+    run_killed(pretrain, config, after_step=7)
+    directory = tmp_path / "pretrain" / "checkpoints" / "step-000006"
+    directory.rename(directory.with_name("step-000006.old"))
+    pretrain.run(config)
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+    assert not list((tmp_path / "pretrain" / "checkpoints").glob("*.old"))
+
+
+def test_a_disk_that_is_full_leaves_what_was_saved(
+    tmp_path, tiny_run, pretrain_config, monkeypatch
+):
+    """The limit on the size of files stands for the disk: it fails at the second save."""
+    config = pretrain_config(tmp_path)
+    written = checkpoint.save_file
+    saves = []
+
+    def save_file(*arguments, **settings):
+        saves.append(1)
+        limit = 50_000 if len(saves) > 2 else resource.RLIM_INFINITY  # two files a checkpoint
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        written(*arguments, **settings)
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", save_file)
+        try:
+            with pytest.raises(OSError, match=r"step-000004 could not be written.*too large"):
+                pretrain.run(config)
+        finally:
+            limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    directory = tmp_path / "pretrain" / "checkpoints"
+    assert [path.name for path in directory.iterdir()] == ["step-000002"]
+    pretrain.run(config)
+    assert results(tmp_path / "pretrain") == results(tiny_run)
+
+
+def test_no_room_is_said_before_the_first_step(tmp_path, pretrain_config, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr("llmstages.train.saving.shutil.disk_usage", lambda path: free)
+    with pytest.raises(UserError, match=r"4 checkpoints of 346 kB may stand there.* 1 MB are free"):
+        pretrain.run(pretrain_config(tmp_path))
+    assert not (tmp_path / "pretrain").exists()
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
@@ -179,9 +273,9 @@ def test_an_unfinished_run_with_other_settings_is_refused(tmp_path, pretrain_con
 def test_another_machine_is_said(tmp_path, pretrain_config, run_killed, capfd):
     run_killed(pretrain, pretrain_config(tmp_path), after_step=3)
     plan_path = tmp_path / "pretrain" / "plan.json"
-    plan = json.loads(plan_path.read_text(encoding="utf-8"))
+    plan = read_sealed(plan_path)
     plan["machine"]["torch"] = "2.0.0"
-    plan_path.write_text(json.dumps(plan), encoding="utf-8")
+    write_sealed(plan_path, plan)
     pretrain.run(pretrain_config(tmp_path))
     err = " ".join(capfd.readouterr().err.split())
     assert f"goes on with machine.torch {torch.__version__} (was 2.0.0)" in err

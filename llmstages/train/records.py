@@ -1,0 +1,39 @@
+"""JSON records of runs and checkpoints; a sealed one knows when a byte of it was changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmstages.errors import UserError
+
+SEAL = "sha256"
+"""Key under which a sealed record has the hash of everything else in it."""
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_sealed(path: Path, contents: Mapping[str, Any]) -> None:
+    """Write an object with the hash of its contents."""
+    write_json(path, {**contents, SEAL: seal_of(contents)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote. Raises `UserError` when it is missing, broken or was changed."""
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a complete record ({error})") from error
+    if not isinstance(contents, dict) or contents.pop(SEAL, None) != seal_of(contents):
+        raise UserError(f"{path}: damaged (its {SEAL} is not that of its contents)")
+    return contents
+
+
+def seal_of(contents: Mapping[str, Any]) -> str:
+    """sha256 of an object as JSON, whatever the order of its keys."""
+    text = json.dumps(contents, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
