@@ -278,7 +278,14 @@ def _run_stage(subcommand: str, config: Any) -> float | None:
 
         config.name_suffix = config.name_suffix or str(HydraConfig.get().job.num)
     stage = import_module(f"llmstages.stages.{subcommand.replace('-', '_')}")
-    metric: float | None = stage.run(config)
+    done = False
+    try:
+        metric: float | None = stage.run(config)
+        done = True
+    finally:
+        parallel = sys.modules.get("llmstages.train.parallel")
+        if parallel is not None and not _is_sweep():
+            parallel.leave(together=done)
     return metric
 
 
@@ -298,7 +305,8 @@ def _report(error: BaseException, line: str, status: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    if status != 2 or os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return status
 
 

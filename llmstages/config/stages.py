@@ -31,6 +31,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
+PARALLEL = ("auto", "ddp", "fsdp")
 COMPILE = ("auto", "on", "blocks", "off")
 
 
@@ -109,6 +110,8 @@ class TrainingConfig:
     compile: str = "auto"
     """`torch.compile`: `on`, `blocks` (one block for all layers: half the time of compiling), `off`, or `auto`: what a run
     of its length pays for."""
+    parallel: str = "auto"
+    """Of several processes (`torchrun --nproc-per-node=2 -m llmstages ...`): `ddp`, each holds the model; `fsdp`, it is sharded; `auto` is `ddp`."""
     activation_checkpointing: str = "auto"
     """Compute the inside of each block again in the backward pass, for a third more time and a fraction of the memory; `auto`: on a GPU whose memory is too small otherwise."""
     overwrite: bool = False
@@ -123,6 +126,7 @@ class TrainingConfig:
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
             + choice_problem("compile", self.compile, COMPILE)
+            + choice_problem("parallel", self.parallel, PARALLEL)
             + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)

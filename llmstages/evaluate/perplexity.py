@@ -8,6 +8,7 @@ import torch
 
 from llmstages.data.batch import Batch
 from llmstages.model.transformer import Transformer
+from llmstages.train import parallel
 from llmstages.train.losses import LossFn
 
 
@@ -28,7 +29,7 @@ class Likelihood:
         return self.nats / math.log(2) / max(1.0, num_bytes)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def likelihood(
     model: Transformer,
     loss: LossFn,
@@ -36,14 +37,20 @@ def likelihood(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Likelihood:
-    """Sum a loss over batches; dtype is the autocast type of matrix products."""
+    """Sum a loss over batches; dtype is the autocast type of matrix products.
+
+    Of several processes each takes its rows; all have the sum.
+    """
     was_training = model.training
     model.eval()
     total = Likelihood()
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         for batch in batches:
-            nats, targets = loss(model, batch.to(device))
+            nats, targets = loss(model, parallel.own_rows(batch).to(device))
             total.nats += float(nats)
             total.targets += float(targets)
+    sums = parallel.add_up(torch.tensor([total.nats, total.targets], dtype=torch.float64))
+    total.nats, total.targets = sums.tolist()
+    parallel.shard_again(model)
     model.train(was_training)
     return total

@@ -171,8 +171,16 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = 0.0
         """Share of what the two layers give that is left out while training (`set_dropout`)."""
+        self.compiled: Callable[..., Tensor] | None = None
+        """`inside`, made quicker for training (`compile_blocks`)."""
 
-    def forward(
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        """x after the block; more: the rest of what `inside` takes."""
+        if self.training and self.compiled is not None:
+            return self.compiled(self, x, *more)
+        return self.inside(x, *more)
+
+    def inside(
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
@@ -180,16 +188,11 @@ class Block(nn.Module):
         cache: KVCache | None,
         layer: int,
     ) -> Tensor:
+        """What the block computes. What gathers its weights, when they are sharded, is outside."""
         attended = self.attention(self.attention_norm(x), rotary, mask, cache, layer)
         x = x + dropout(attended, self.dropout, self.training)
         inner = self.feed_forward(self.feed_forward_norm(x))
         return x + dropout(inner, self.dropout, self.training)
-
-
-def through_block(block: nn.Module, x: Tensor, *more: Any) -> Tensor:
-    """x after a block; more: the rest of what `Block.forward` takes."""
-    result: Tensor = block(x, *more)
-    return result
 
 
 class Transformer(nn.Module):
@@ -206,8 +209,6 @@ class Transformer(nn.Module):
         """In training, keep only what enters each block and compute its inside again on the way
         back (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost")."""
         self.dropout = 0.0
-        self.train_block: Callable[..., Tensor] = through_block
-        """How x goes through a block while training; `compile_blocks` makes it quicker."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -237,7 +238,10 @@ class Transformer(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile the block for training: once for all layers, so that depth costs no start-up."""
-        self.train_block = torch.compile(through_block, dynamic=False)
+        compiled = torch.compile(Block.inside, dynamic=False)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.compiled = compiled
 
     def forward(
         self,
@@ -263,11 +267,9 @@ class Transformer(nn.Module):
         if self.config.embedding_norm:
             x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
         recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
-        through = self.train_block if self.training else through_block
         for layer, block in enumerate(self.blocks):
             if recompute:
                 x = checkpoint(
-                    through,
                     block,
                     x,
                     rotary,
@@ -278,7 +280,7 @@ class Transformer(nn.Module):
                     preserve_rng_state=self.dropout > 0,
                 )
             else:
-                x = through(block, x, rotary, mask, cache, layer)
+                x = block(x, rotary, mask, cache, layer)
         if cache is not None:
             cache.advance(length)
         hidden: Tensor = self.norm(x)

@@ -4,6 +4,7 @@ Progress, notes and warnings go to standard error; results (generated text, pred
 of `inspect`) go to standard output, so that they can be piped.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,14 @@ class StandardError:
 
 def error_console() -> Console:
     """Console on standard error, made at each use so that redirection after import is respected."""
-    return Console(file=cast(IO[str], StandardError()), highlight=False, soft_wrap=True)
+    return Console(
+        file=cast(IO[str], StandardError()), highlight=False, soft_wrap=True, quiet=is_quiet()
+    )
+
+
+def is_quiet() -> bool:
+    """Whether this is one of several processes, and not the one that speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def is_interactive() -> bool:
@@ -133,7 +141,7 @@ def progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True),
+        console=Console(stderr=True, quiet=is_quiet()),
         refresh_per_second=4,
     )
     bar.above = above

@@ -27,6 +27,7 @@ from llmstages.stages.training import (
     finetune_rows,
     finished_before,
     input_hashes,
+    place,
     run_dir,
     write_summary,
 )
@@ -96,7 +97,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
     )
-    model.to(machine.device)
+    place(model, config, machine)
     truth = np.array([labels.index(row.label) for row in rows.test])
     before: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}

@@ -23,6 +23,7 @@ from llmstages.stages.training import (
     finetune_rows,
     finished_before,
     input_hashes,
+    place,
     run_dir,
     write_summary,
 )
@@ -88,7 +89,7 @@ def run(config: FinetuneInstructConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
         f"conversations; base {base.directory}"
     )
-    model.to(machine.device)
+    place(model, config, machine)
     questions = rows.test[: config.evaluate.num_generations]
 
     def held_out_loss(examples: Sequence[Example]) -> float:

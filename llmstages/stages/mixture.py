@@ -10,10 +10,16 @@ from llmstages.errors import UserError
 from llmstages.model.scaling import MAX_DEFAULT_EPOCHS
 from llmstages.report.terminal import progress, table, warn
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train import parallel
 
 
 def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
     """Training and validation shards, tokenized now if the corpus has none for this tokenizer."""
+    with parallel.first_alone():
+        return _open_shards(corpus, tokenizer)
+
+
+def _open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], list[Shard]]:
     if (token_shards_dir(corpus, tokenizer) / "index.json").is_file():
         shards = write_token_shards(corpus, tokenizer)
     else:

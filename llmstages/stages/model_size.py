@@ -25,6 +25,7 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
 from llmstages.stages.pace import PROBE_SHARE, seconds_per_token
 from llmstages.stages.training import Clock, Machine
+from llmstages.train import parallel
 
 BYTES_PER_PARAMETER = 16
 """Of weights, gradients and two moments of the optimizer, all float32."""
@@ -151,11 +152,13 @@ def size_for_seconds(
         size = size_for_flops(shapes, flops.__getitem__, corpus_tokens)
         speed = speed_of(size.shape)
         batch_seconds = machine.micro_batch_tokens * shape_flops_per_token(size.shape) / speed
-        if (
+        enough = (
             shapes.index(size.shape) in timed
             or len(timed) == MAX_PROBED_SIZES
             or batch_seconds > 2 * PROBE_SHARE * left
-        ):
+        )
+        size, speed, enough = parallel.from_first((size, speed, enough))
+        if enough:
             return size, speed
         time_shape(size.shape)
 

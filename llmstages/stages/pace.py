@@ -8,6 +8,7 @@ import torch
 from llmstages.data.streams import PretrainingData
 from llmstages.model.transformer import Transformer
 from llmstages.stages.training import Machine
+from llmstages.train import parallel
 from llmstages.train.losses import dense_loss
 
 PROBE_BATCHES = 3
@@ -33,7 +34,7 @@ def seconds_per_token(
     took: list[float] = []
     for step in range(PROBE_BATCHES + 1):
         begin = time.monotonic()
-        batch = next(data.micro_batches(step)).to(machine.device)
+        batch = parallel.own_rows(next(data.micro_batches(step))).to(machine.device)
         with torch.autocast(
             machine.device.type, dtype=machine.dtype, enabled=machine.dtype != torch.float32
         ):
@@ -44,7 +45,7 @@ def seconds_per_token(
         took.append((time.monotonic() - begin) / batch.num_real_tokens)
         # The second is worth its time, unless the first took very long.
         share = PROBE_SHARE if step > 0 else 5 * PROBE_SHARE
-        if sum(took) * batch.num_real_tokens > share * left:
+        if parallel.from_first(sum(took) * batch.num_real_tokens > share * left):
             break
     # The fastest is the machine's own speed: the first warms up, others may have been disturbed.
     return min(took)

@@ -42,11 +42,13 @@ from llmstages.stages.training import (
     choose_length,
     choose_machine,
     finished_before,
+    place,
     run_dir,
     with_weight_decay,
     write_summary,
 )
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
 from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import LossFn, pretraining_loss
@@ -136,20 +138,22 @@ def run(config: PretrainConfig) -> float:
             f"{context_length}: collect more text"
             + ("" if base is not None else ", or set model.context_length lower")
         )
-    model.to(machine.device)
+    place(model, config, machine)
     loss = pretraining_loss(config.z_loss)
     micro_batch = choose_micro_batch(config, the_run, machine, model, loss, context_length)
     model.checkpoint_blocks = micro_batch.checkpoint_blocks
     parameters = num_parameters(model.config)
     usual_tokens = default_tokens(parameters, corpus_tokens)
-    foreseen = foresee(
-        config,
-        plan,
-        model,
-        data_of(context_length, micro_batch.rows, micro_batch.rows),
-        machine,
-        clock,
-        None if picked is None else picked.seconds_per_token,
+    foreseen = parallel.from_first(
+        foresee(
+            config,
+            plan,
+            model,
+            data_of(context_length, micro_batch.rows, micro_batch.rows),
+            machine,
+            clock,
+            None if picked is None else picked.seconds_per_token,
+        )
     )
     expected_tokens, rows_per_step = foreseen.expected_tokens, foreseen.rows_per_step
     evaluation_tokens = foreseen.evaluation_tokens
@@ -197,7 +201,7 @@ def run(config: PretrainConfig) -> float:
         last_tokens = int(plan.get("last_evaluation_tokens", last_tokens))
     elif seconds is not None:
         share = LAST_EVALUATION_SHARE * (seconds - clock.spent())
-        last_tokens = max(evaluation_tokens, evaluate.tokens_within(share))
+        last_tokens = max(evaluation_tokens, parallel.from_first(evaluate.tokens_within(share)))
     silent = seconds is not None and seconds < SHORT_BUDGET_SECONDS
     result = train(
         Training(
@@ -247,7 +251,7 @@ def run(config: PretrainConfig) -> float:
         )
     )
     best = load_checkpoint(directory)
-    model.load_state_dict(best.model.state_dict())
+    parallel.load_weights(model, best.model.state_dict())
     metrics = evaluate(last_tokens)
     if evaluate.tokens < evaluate.validation_tokens:
         the_run.log(

@@ -19,6 +19,7 @@ from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
+from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, Lineage, file_hash, load_checkpoint
 from llmstages.train.device import (
     choose_device,
@@ -62,18 +63,27 @@ class Machine:
     device: torch.device
     dtype: torch.dtype
     micro_batch_tokens: int
+    """Of all processes together."""
 
 
 def choose_machine(config: TrainingConfig) -> Machine:
-    """Device, autocast type and micro-batch of a run."""
-    device = choose_device(config.device)
+    """Device, autocast type and micro-batch of a run; processes that torchrun started meet here."""
+    device = parallel.join(choose_device(config.device))
     keep_freed_memory(device)
     default_tokens = 16_384 if device.type == "cuda" else 4_096
     return Machine(
         device,
         choose_dtype(config.dtype, device),
-        config.micro_batch_tokens or default_tokens,
+        (config.micro_batch_tokens or default_tokens) * parallel.size(),
     )
+
+
+def place(model: Transformer, config: TrainingConfig, machine: Machine) -> None:
+    """Bring a model to its device, or its shards to those of all processes."""
+    if config.parallel == "fsdp" and parallel.size() > 1:
+        parallel.shard(model, machine.device, machine.dtype)
+    else:
+        model.to(machine.device)
 
 
 @dataclass(frozen=True)
@@ -314,7 +324,7 @@ def fine_tune(
             plan={**plan, "dtype": str(machine.dtype)},
         )
     )
-    model.load_state_dict(load_checkpoint(run.directory).model.state_dict())
+    parallel.load_weights(model, load_checkpoint(run.directory).model.state_dict())
     return result
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmstages.errors import UserError
+from llmstages.train import parallel
 
 # Dense bf16 peak in FLOP/s, from the makers' data sheets; the first that the device's name holds.
 PEAK_FLOPS = {
@@ -154,6 +155,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
+        **({"processes": parallel.size()} if parallel.size() > 1 else {}),
         **({"attention": attention} if attention else {}),
     }
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
@@ -27,6 +27,7 @@ from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     CheckpointInfo,
     Lineage,
@@ -220,14 +221,16 @@ class Loop:
         self.seconds_to_first_step: float | None = None
         self.last_metrics: dict[str, float] = {}
         self.saved_step = 0
-        training.model.to(training.device)
+        if not any(parallel.is_sharded(p) for p in training.model.parameters()):
+            training.model.to(training.device)
         training.model.checkpoint_blocks = training.checkpoint_blocks
         training.model.set_dropout(training.dropout)
         if training.fp8:
             use_fp8(training.model)
         # Where the device works by itself the host is one step and two micro-batches ahead.
         self.lag = 1 if works_apart(training.device) else 0
-        self.data = PrefetchedData(training.data, training.device) if self.lag else training.data
+        data = training.data if parallel.size() == 1 else parallel.OwnRows(training.data)
+        self.data = PrefetchedData(data, training.device) if self.lag else data
         self.unread: list[Unread] = []
         self.interrupts = Interrupts()
         self.writer = CheckpointWriter()
@@ -250,8 +253,10 @@ class Loop:
         """Take up a run that was cut off; fix the number of steps."""
         if self.t.run.resume_from is not None:
             self.restore()
-        size = checkpoint_bytes(self.t.model, self.optimizers)
-        require_room(self.t.run.directory, size, self.t.checkpoint.keep + 2)  # best, and the next
+        if parallel.is_first():
+            size = checkpoint_bytes(self.t.model, self.optimizers)
+            count = self.t.checkpoint.keep + 2  # the best, and the next
+            require_room(self.t.run.directory, size, count)
         self.first_step = self.saved_step = self.progress.step
         self.first_training_seconds = self.progress.training_seconds
         self.steps = self.fix_steps()
@@ -267,6 +272,8 @@ class Loop:
             pace.measuring_seconds = pace.evaluation_seconds
         else:
             steps = Steps(t.steps if t.steps is not None else self.probe_steps())
+            steps, self.pace = parallel.from_first((steps, pace))
+            pace = self.pace
         facts = {
             "lr": t.lr,
             "weight_decay": t.optim.weight_decay,
@@ -322,7 +329,7 @@ class Loop:
                 "overwrite=true, or name=... for another place"
             )
         loaded = load_checkpoint(directory, verified=True)
-        self.t.model.load_state_dict(loaded.model.state_dict())
+        parallel.load_weights(self.t.model, loaded.model.state_dict())
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
@@ -353,11 +360,12 @@ class Loop:
                     self.evaluate()  # a checkpoint follows of the same step: it may be the best
                 elif self.progress.step % (t.checkpoint.every_steps or math.inf) == 0:
                     self.save()
-                if self.interrupts:
+                if parallel.any_of(bool(self.interrupts)):
                     self.leave()
                 if self.lower_if_late():
                     advance(0, total=self.steps.total)
         self.writer.wait()
+        parallel.wait_for_all()  # the others may look for the best checkpoint now
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
         return TrainingResult(
@@ -370,7 +378,7 @@ class Loop:
 
     def take_first_step(self) -> dict[str, float]:
         """The first step of this process, which may compile for a minute: it can be given up."""
-        with self.interrupts.raising():
+        with self.giving_up():
             entry = self.step()
         began = self.began if self.t.began is None else self.t.began
         self.seconds_to_first_step = round(time.monotonic() - began, 3)
@@ -389,6 +397,10 @@ class Loop:
         if every is None:
             return self.steps.is_look(step, self.pace.num_evaluations)
         return step % every == 0 or step == self.steps.total
+
+    def giving_up(self) -> AbstractContextManager[None]:
+        """Inside, a signal ends what is done at once, if no other process waits for this one."""
+        return self.interrupts.raising() if parallel.size() == 1 else nullcontext()
 
     def leave(self) -> NoReturn:
         """Save what there is, if it is not saved yet, and end the run."""
@@ -472,15 +484,15 @@ class Loop:
         t = self.t
         t.model.train()
         if t.dropout:  # what is dropped is a function of seed and step, as the data are
-            torch.manual_seed(
-                int(generator_for("dropout", t.run.config.seed, step).integers(2**63))
-            )
+            place = (step,) if parallel.size() == 1 else (step, parallel.rank())
+            generator = generator_for("dropout", t.run.config.seed, *place)
+            torch.manual_seed(int(generator.integers(2**63)))
         losses: list[Tensor] = []
         counts: list[Tensor] = []
         references: list[str] = []
         tokens = 0
         for batch in self.data.micro_batches(step):
-            if self.interrupts and not self.lag and losses:
+            if self.interrupts and not self.lag and losses and parallel.size() == 1:
                 self.give_up_step()
             tokens += batch.num_real_tokens
             references += batch.document_refs
@@ -489,8 +501,10 @@ class Loop:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             counts.append(count)
-        count = torch.stack(counts).sum()
-        loss = torch.stack(losses).sum() / count
+        sums = torch.stack([torch.stack(losses).sum(), torch.stack(counts).sum()])
+        total, count = parallel.add_up(sums).unbind()
+        loss = total / count
+        parallel.sum_gradients([p for p in t.model.parameters() if p.requires_grad])
         gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
         norm = scale_and_clip(gradients, count, t.optim.clip_norm or math.inf)
         sound = torch.isfinite(loss) & torch.isfinite(norm)
@@ -528,6 +542,8 @@ class Loop:
             ),
             spent=self.spent(),
         )
+        if self.pace.seconds is not None:
+            lowered = parallel.from_first(lowered)
         if lowered is None:
             return False
         self.steps.lowered.append((done, lowered))
@@ -554,7 +570,7 @@ class Loop:
         # When these weights were reached: a curve against time has training alone in between.
         reached = {"tokens": self.progress.tokens, "seconds": round(self.since_begin(), 3)}
         try:
-            with self.interrupts.raising():
+            with self.giving_up():
                 metrics = t.evaluate()
         except KeyboardInterrupt:  # a continued run makes it up
             if self.interrupts and not self.interrupts.leave_at_once:
@@ -584,6 +600,7 @@ class Loop:
         t.run.log(f"step {self.progress.step:,}: {shown}")
         if t.show_samples is not None:
             t.show_samples(self.progress.step)
+            parallel.shard_again(t.model)
         self.save(metrics)
         self.pace.evaluation_seconds = time.monotonic() - begin  # the probe did not save or sample
 
@@ -620,13 +637,17 @@ class Loop:
             self.link(reached)
             t.run.remove_old_checkpoints(t.checkpoint.keep)
 
-        weights = {name: parameter.detach() for name, parameter in t.model.named_parameters()}
+        weights = {name: parallel.whole(p.detach()) for name, p in t.model.named_parameters()}
         names = list(weights)
-        self.writer.save(weights | optimizer_tensors(t.model, self.optimizers), write)
+        tensors = weights | optimizer_tensors(t.model, self.optimizers)
+        if parallel.is_first():
+            self.writer.save(tensors, write)
         self.saved_step = self.progress.step
 
     def link(self, progress: Progress) -> None:
         """Point at the newest and the best checkpoint, as far as they are there."""
+        if not parallel.is_first():
+            return
         for name, step in (("last", progress.step), ("best", progress.best_step)):
             if step is not None and self.t.run.checkpoint_dir(step).is_dir():
                 self.t.run.link(name, step)

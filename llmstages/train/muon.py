@@ -13,12 +13,13 @@ Matrices of equal shape are treated as one batch, in bfloat16 where the processo
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmstages.train.parallel import is_sharded, local, own_part
 from llmstages.train.unmarked import Unmarked
 
 POLAR_EXPRESS = (
@@ -82,8 +83,10 @@ class Muon(Unmarked):
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        moments = [self.state[p]["momentum"] for p in parameters]
+        # Of sharded matrices the rows that are here, until they are to be made orthogonal.
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        moments = [local(self.state[p]["momentum"]) for p in parameters]
+        weights = [local(p) for p in parameters]
         if self.found_inf is not None:  # a gradient that equals the momentum leaves it as it is
             broken = self.found_inf.bool()
             pairs = zip(gradients, moments, strict=True)
@@ -91,22 +94,22 @@ class Muon(Unmarked):
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
         # Nesterov: where the momentum will be after another such gradient.
         ahead = torch._foreach_lerp(gradients, moments, group["momentum"])
-        stacked = torch.stack(ahead).to(self.dtype)
+        stacked = torch.stack(list(whole_matrices(ahead, parameters))).to(self.dtype)
         del ahead
         update = orthogonalise(stacked, self.num_iterations).float()
         if self.neuron_beta is not None:
             update = self.balance_neurons(parameters, update)
         lr, decay = group["lr"], group["weight_decay"]
         update *= lr * ADAMW_RMS * max(update.shape[-2:]) ** 0.5 * self.done
-        updates = list(update.unbind())
+        updates = [own_part(u, p) for u, p in zip(update.unbind(), parameters, strict=True)]
         if decay and self.cautious:
-            signs = torch._foreach_mul(updates, parameters)
+            signs = torch._foreach_mul(updates, weights)
             same = [(sign > 0).to(update.dtype) for sign in signs]
-            torch._foreach_mul_(same, parameters)
+            torch._foreach_mul_(same, weights)
             torch._foreach_add_(updates, same, alpha=lr * decay)
         elif decay:
-            torch._foreach_mul_(parameters, 1 - lr * decay * self.done)
-        torch._foreach_sub_(parameters, updates)
+            torch._foreach_mul_(weights, 1 - lr * decay * self.done)
+        torch._foreach_sub_(weights, updates)
 
     @property
     def done(self) -> Tensor | float:
@@ -133,6 +136,22 @@ class Muon(Unmarked):
         after: Tensor = update.norm(dim=(-2, -1), keepdim=True)
         balanced: Tensor = update * (before / after.add(TINY))
         return balanced
+
+
+def whole_matrices(rows: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    """All rows of matrices of which each process has some, or all, as of `parameters`."""
+    if not is_sharded(parameters[0]):
+        return rows
+    from torch.distributed.tensor import DTensor
+
+    found = []
+    for own, p in zip(rows, parameters, strict=True):
+        assert isinstance(p, DTensor)
+        sharded = DTensor.from_local(
+            own, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+        )
+        found.append(sharded.full_tensor())
+    return found
 
 
 def orthogonalise(matrices: Tensor, num_iterations: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from llmstages.config.groups import OptimConfig, ScheduleConfig
 from llmstages.model.transformer import Transformer
+from llmstages.train import parallel
 from llmstages.train.muon import Muon
 from llmstages.train.unmarked import AdamW
 
@@ -90,10 +91,13 @@ def checkpoint_bytes(model: Transformer, optimizers: list[torch.optim.Optimizer]
 def optimizer_tensors(
     model: Transformer, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, torch.Tensor]:
-    """The optimizers' state as named tensors, for a checkpoint; not copied."""
+    """The optimizers' state as named tensors, for a checkpoint; not copied.
+
+    Of a sharded model they are gathered: all processes call this together.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        f"{names[id(parameter)]}/{key}": value.detach()
+        f"{names[id(parameter)]}/{key}": parallel.whole(value.detach())
         for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
@@ -113,7 +117,9 @@ def restore_optimizers(
                 prefix = names[id(parameter)] + "/"
                 optimizer.state[parameter] = {
                     # AdamW counts its steps in a tensor that stays on the CPU unless fused on cuda.
-                    key.removeprefix(prefix): value.to(parameter.device)
+                    key.removeprefix(prefix): parallel.like(value, parameter)
+                    if value.shape == parameter.shape
+                    else value.to(parameter.device)
                     for key, value in tensors.items()
                     if key.startswith(prefix)
                 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmstages.report.terminal import warn
+from llmstages.train import parallel
 
 NUM_EVALUATIONS = 10
 """Evaluations, each followed by a checkpoint, when no cadence is asked for."""
@@ -82,7 +83,7 @@ def seconds_per_step(do_step: Callable[[int], object], budget_seconds: float) ->
         probed.append(time.monotonic() - begin)
         # The second is worth its time: the first may have compiled for long.
         share = MAX_PROBE_SHARE if step > 0 else 0.5
-        if sum(probed[1:] or probed) > share * budget_seconds:
+        if parallel.from_first(sum(probed[1:] or probed) > share * budget_seconds):
             break
     return min(probed[1:] or probed)
 

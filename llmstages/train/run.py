@@ -23,6 +23,7 @@ from llmstages.report.live import LiveChart
 from llmstages.report.observers import Observers
 from llmstages.report.tensorboard import EVENT_FILE_PREFIX, check_tensorboard
 from llmstages.report.terminal import say
+from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     checkpoint_dirs,
     complete_checkpoints,
@@ -44,6 +45,7 @@ NOT_SETTINGS = {
     "validation_data",
     "test_data",
     "device",
+    "parallel",
     "checkpoint",
     "evaluate",
     "report",
@@ -160,8 +162,10 @@ class Run:
         if finished:
             self.summary = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
             return
-        restore_replaced(self.directory)
-        self.resume_from = newest_sound(self.directory)
+        if parallel.is_first():
+            restore_replaced(self.directory)
+            self.resume_from = newest_sound(self.directory)
+        self.resume_from = parallel.from_first(self.resume_from)
         if self.resume_from is None and complete_checkpoints(self.directory):
             raise UserError(
                 f"{self.directory}: every checkpoint is damaged: overwrite=true starts again, "
@@ -170,7 +174,7 @@ class Run:
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make the directory; the plan is what a resumed run must find again."""
-        if self.resume_from is None:
+        if self.resume_from is None and parallel.is_first():
             if self.directory.exists():
                 clear_run(self.directory)
             (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -186,18 +190,23 @@ class Run:
             "stage": self.stage,
             "settings": self.settings,
         }
-        temporary = self.directory / "plan.json.tmp"
-        write_sealed(temporary, self.plan)
-        temporary.replace(self.directory / "plan.json")
+        if parallel.is_first():
+            temporary = self.directory / "plan.json.tmp"
+            write_sealed(temporary, self.plan)
+            temporary.replace(self.directory / "plan.json")
 
     def log(self, text: str) -> None:
         """Say something to the user and keep it in `log.txt`."""
+        if not parallel.is_first():
+            return
         say(text)
         with (self.directory / "log.txt").open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, and tell those who observe the run."""
+        if not parallel.is_first():
+            return
         path = self.directory / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
@@ -213,6 +222,9 @@ class Run:
 
         Yields the chart for the terminal, None where none is to be shown.
         """
+        if not parallel.is_first():
+            yield None
+            return
         parts = self.directory.parts[-2 if self.config.name_suffix else -1 :]
         title = f"{'/'.join(parts)} ({self.stage})"
         observers = Observers(self.directory, title, self.config.report)
@@ -226,7 +238,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will do again."""
         path = self.directory / "metrics.jsonl"
-        if not path.is_file():
+        if not parallel.is_first() or not path.is_file():
             return
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -264,6 +276,8 @@ class Run:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which makes the run a finished one."""
+        if not parallel.is_first():
+            return
         temporary = self.directory / "summary.json.tmp"
         write_json(temporary, {"format_version": FORMAT_VERSION, **summary})
         temporary.replace(self.directory / "summary.json")

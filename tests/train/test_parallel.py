@@ -1,0 +1,153 @@
+"""Two processes train the same model as one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmstages.data.batch import IGNORED, Batch
+from llmstages.train import parallel
+
+KILLED_AFTER = Path(__file__).with_name("killed_after.py")
+
+
+@pytest.fixture
+def words(tiny_corpus, tmp_path):
+    """The command line of a run of 20 steps, with a last micro-batch of one row."""
+
+    def of(name, *more):
+        settings = {
+            "name": name,
+            "runs_dir": tmp_path,
+            "steps": 20,
+            "model": "nano",
+            "model.num_layers": 2,
+            "model.hidden_size": 32,
+            "model.num_heads": 4,
+            "model.num_kv_heads": 2,
+            "model.head_dim": 8,
+            "model.intermediate_size": 64,
+            "model.context_length": 64,
+            "batch_tokens": 9 * 64,
+            "micro_batch_tokens": 256,
+            "dtype": "float32",
+            "device": "cpu",
+            "compile": "'off'",
+            "evaluate.every_steps": 10,
+            "evaluate.max_tokens": 2000,
+            "evaluate.num_samples": 1,
+            "checkpoint.every_steps": 5,
+            "report.curves": "false",
+        }
+        return ["pretrain", str(tiny_corpus), *(f"{k}={v}" for k, v in settings.items()), *more]
+
+    return of
+
+
+def torchrun(*command):
+    """Two processes; their exit status and what they said."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node=2", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stderr
+
+
+def entries(run_dir):
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_like(run_dir, other, tolerance):
+    """Equal order of data, losses, evaluations, weights and optimizer, up to rounding."""
+    pairs = list(zip(entries(run_dir), entries(other), strict=True))
+    assert len(pairs) == 22
+    for one, two in pairs:
+        assert one["step"] == two["step"]
+        for key in ("loss", "grad_norm", "val_loss", "val_bits_per_byte"):
+            assert one.get(key) == pytest.approx(two.get(key), abs=tolerance), one
+    for name in ("model.safetensors", "trainer/state.safetensors"):
+        here, there = load_file(run_dir / "last" / name), load_file(other / "last" / name)
+        assert here.keys() == there.keys()
+        for key in here:
+            torch.testing.assert_close(here[key], there[key], atol=tolerance, rtol=0)
+    files = [
+        sorted(path.relative_to(run).as_posix() for path in (run / "last").resolve().rglob("*"))
+        for run in (run_dir.resolve(), other.resolve())
+    ]
+    assert files[0] == files[1]
+
+
+def test_two_processes_are_like_one(words, tmp_path, cli):
+    status, _, err = cli(*words("one"))
+    assert status == 0, err
+    for mode in ("ddp", "fsdp"):
+        more = ["activation_checkpointing='on'"] if mode == "fsdp" else []
+        status, err = torchrun("-m", "llmstages", *words(mode, f"parallel={mode}", *more))
+        assert status == 0, err
+        assert err.count("best checkpoint") == 1
+        assert_like(tmp_path / mode, tmp_path / "one", 1e-3)
+        plan = json.loads((tmp_path / mode / "plan.json").read_text(encoding="utf-8"))
+        assert plan["machine"]["processes"] == 2
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_from_one_process_to_two_and_back(mode, words, tmp_path, cli):
+    status, _, err = cli(*words("whole"))
+    assert status == 0, err
+    command = words("pieces", f"parallel={mode}")
+    alone = [sys.executable, str(KILLED_AFTER), "7", *command]
+    assert subprocess.run(alone, capture_output=True, timeout=120).returncode == 9
+    status, err = torchrun(str(KILLED_AFTER), "13", *command)
+    assert status != 0
+    assert "continuing at step 5 of 20" in err
+    assert "the run goes on with" in err
+    assert "the order of the data is the same" in err
+    status, _, err = cli(*command)
+    assert status == 0, err
+    assert "continuing at step 10 of 20" in err
+    assert_like(tmp_path / "pieces", tmp_path / "whole", 1e-3)
+
+
+def test_a_mistake_is_said_once(words, tmp_path):
+    status, err = torchrun("-m", "llmstages", *words("no", "base=nowhere"))
+    assert status != 0
+    assert err.count("error: nowhere: no such checkpoint") == 1
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_every_row_is_in_one_process(rows, monkeypatch):
+    tokens = torch.arange(rows * 3).view(rows, 3)
+    batch = Batch(
+        tokens=tokens,
+        targets=tokens + 1,
+        position_ids=None,
+        document_ids=tokens,
+        weights=torch.ones(rows, 3),
+        document_refs=tuple(f"row {row}" for row in range(rows)),
+        num_real_tokens=rows * 3,
+    )
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        shares.append(parallel.own_rows(batch))
+    assert all(len(share.tokens) > 0 for share in shares)
+    counted = torch.cat([share.targets[share.weights > 0] for share in shares])
+    assert sorted(counted.tolist()) == sorted(batch.targets.flatten().tolist())
+    assert sorted(ref for share in shares for ref in share.document_refs) == list(
+        batch.document_refs
+    )
+    if rows == 1:
+        assert (shares[1].targets == IGNORED).all()
