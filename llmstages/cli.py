@@ -62,18 +62,20 @@ eval "$(llmstages -sc install=bash)"   tab completion, also for fish and zsh\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status."""
-    if argv is None:  # an orderly end, and SLURM's warning of one, are like Ctrl-C
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.default_int_handler)
+    if argv is not None:
+        return _answer(list(argv))
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # an orderly end, and SLURM's warning of one
+        signal.signal(number, signal.default_int_handler)
+    status = _answer(sys.argv[1:])
+    _end_process(status)
+    return status
+
+
+def _answer(argv: list[str]) -> int:
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(argv)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        if "daft" in sys.modules and argv is None:
-            # Daft's threads may abort the process while the interpreter ends (status -6).
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(130)
         return 130
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -85,11 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except UserError as error:
         return _report(error, str(error), 2)
-    finally:
-        if (
-            argv is None
-        ):  # the process ends: looking for garbage among torch's objects takes a second
-            gc.freeze()
+
+
+def _end_process(status: int) -> None:
+    """What the interpreter would do badly on its way out."""
+    one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if one_of_several or (status == 130 and "daft" in sys.modules):
+        # Threads of gloo, and of Daft, may abort the process while the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    gc.freeze()  # looking for garbage among torch's objects would take a second
 
 
 def _run(argv: list[str]) -> int:

@@ -4,6 +4,7 @@ Everything that is wrong with the values is said at once, in one `UserError`.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_origin
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +34,13 @@ def to_dataclass(subcommand: str, config: DictConfig) -> Any:
         problems.insert(0, f"{' and '.join(missing)} missing: {usage_line(subcommand)}")
     refuse(list(dict.fromkeys(problems)))
     return built
+
+
+def from_file(subcommand: str, path: Path) -> Any:
+    """The subcommand's config object from a `config.yaml` that a run has kept."""
+    loaded = OmegaConf.load(path)
+    assert isinstance(loaded, DictConfig)
+    return to_dataclass(subcommand, loaded)
 
 
 # The text "???" means "no value yet" to OmegaConf, but a user may well ask a model "???". No

@@ -97,6 +97,8 @@ class TrainingConfig:
     """Optimizer steps. At most one of `steps`, `epochs` and the budgets is given."""
     epochs: float | None = None
     """Passes over the training data."""
+    stop_after: int | None = None
+    """Optimizer steps after which this process saves and leaves, as if interrupted; the run's length stays."""
     batch_tokens: int | None = None
     """Non-padding tokens an optimizer step; null derives it from the stage."""
     micro_batch_tokens: int | None = None
@@ -130,6 +132,7 @@ class TrainingConfig:
             + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)
+            + range_problem("stop_after", self.stop_after, 1)
             + range_problem("batch_tokens", self.batch_tokens, 1)
             + range_problem("dropout", self.dropout, 0.0, 0.9)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
@@ -320,9 +323,16 @@ class InspectConfig:
     """Id of a document of a corpus: show it, or why it was dropped."""
     num_examples: int = 3
     """Documents or rows shown."""
+    prove: bool = False
+    """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
+    prove_steps: int = 20
+    """Steps done again, at most."""
 
     def __post_init__(self) -> None:
-        refuse(range_problem("num_examples", self.num_examples, 0))
+        refuse(
+            range_problem("num_examples", self.num_examples, 0)
+            + range_problem("prove_steps", self.prove_steps, 1)
+        )
 
 
 SUBCOMMANDS: dict[str, type] = {

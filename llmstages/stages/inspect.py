@@ -56,12 +56,19 @@ def run(config: InspectConfig) -> None:
     if (path / MANIFEST_FILE).is_file():
         inspect_corpus(path, config)
         return
+    if config.prove and not (path / "plan.json").is_file():
+        raise UserError(f"{path}: prove=true is for the directory of a run, and this is none")
     if config.id is not None:
         raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
     if not path.is_dir():
         inspect_data_file(path, config.num_examples)
     elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
-        inspect_run(path)
+        if config.prove:
+            from llmstages.stages.prove import prove
+
+            prove(path, config.prove_steps)
+        else:
+            inspect_run(path)
     elif (path / "config.json").is_file():
         inspect_checkpoint(path)
     else:

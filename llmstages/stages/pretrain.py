@@ -234,6 +234,7 @@ def run(config: PretrainConfig) -> float:
             checkpoint_blocks=micro_batch.checkpoint_blocks,
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
             began=clock.began,
+            stop_after=config.stop_after,
             show_samples=None if silent else sampler(config, corpus, model, tokenizer, machine),
             plan={
                 "metrics_before": metrics_before,

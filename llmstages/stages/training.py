@@ -320,6 +320,7 @@ def fine_tune(
             classifier=None if labels is None else {"pooling": "last", "task": "single_label"},
             tokens_seen=info.tokens_seen if info else 0,
             began=clock.began,
+            stop_after=config.stop_after,
             show_samples=show_samples,
             plan={**plan, "dtype": str(machine.dtype)},
         )

@@ -121,6 +121,8 @@ class Training:
     """When the stage began, on the clock of `time.monotonic`; None: with the loop."""
     show_samples: Callable[[int], None] | None = None
     """show_samples(step) prints what the model says."""
+    stop_after: int | None = None
+    """Steps after which this process saves and leaves, as if interrupted."""
     plan: Mapping[str, Any] = field(default_factory=dict)
     """More facts to be kept in `plan.json`."""
 
@@ -360,9 +362,9 @@ class Loop:
                     self.evaluate()  # a checkpoint follows of the same step: it may be the best
                 elif self.progress.step % (t.checkpoint.every_steps or math.inf) == 0:
                     self.save()
-                if parallel.any_of(bool(self.interrupts)):
+                if parallel.any_of(bool(self.interrupts)) or self.is_enough():
                     self.leave()
-                if self.lower_if_late():
+                if t.stop_after is None and self.lower_if_late():
                     advance(0, total=self.steps.total)
         self.writer.wait()
         parallel.wait_for_all()  # the others may look for the best checkpoint now
@@ -401,6 +403,11 @@ class Loop:
     def giving_up(self) -> AbstractContextManager[None]:
         """Inside, a signal ends what is done at once, if no other process waits for this one."""
         return self.interrupts.raising() if parallel.size() == 1 else nullcontext()
+
+    def is_enough(self) -> bool:
+        """Whether this process has done the steps it was to do, and others are left."""
+        done = self.progress.step - self.first_step
+        return done == self.t.stop_after and self.progress.step < self.steps.total
 
     def leave(self) -> NoReturn:
         """Save what there is, if it is not saved yet, and end the run."""

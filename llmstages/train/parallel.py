@@ -23,10 +23,10 @@ from torch import Tensor
 from llmstages.data.batch import IGNORED, Batch
 
 T = TypeVar("T")
-BUCKET_ELEMENTS = 2**22
+BUCKET_ELEMENTS = 2**20
 """Gradients are summed in pieces of so many numbers, all of them on their way at once."""
-TIMEOUT_SECONDS = 600
-"""How long a process waits for the others before it gives them up."""
+TIMEOUT_SECONDS = 1800
+"""How long a process waits for another that is silent; the first may be tokenizing a corpus."""
 
 
 def launched() -> bool:

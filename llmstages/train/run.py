@@ -46,6 +46,7 @@ NOT_SETTINGS = {
     "test_data",
     "device",
     "parallel",
+    "stop_after",
     "checkpoint",
     "evaluate",
     "report",

@@ -1,9 +1,13 @@
 """Two processes train the same model as one."""
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,7 +75,7 @@ def entries(run_dir):
 def assert_like(run_dir, other, tolerance):
     """Equal order of data, losses, evaluations, weights and optimizer, up to rounding."""
     pairs = list(zip(entries(run_dir), entries(other), strict=True))
-    assert len(pairs) == 22
+    assert len(pairs) >= 22
     for one, two in pairs:
         assert one["step"] == two["step"]
         for key in ("loss", "grad_norm", "val_loss", "val_bits_per_byte"):
@@ -151,3 +155,75 @@ def test_every_row_is_in_one_process(rows, monkeypatch):
     )
     if rows == 1:
         assert (shares[1].targets == IGNORED).all()
+
+
+STORE, OTHER = "llmstages-a", "llmstages-b"
+ADDRESSES = {STORE: "10.231.77.1", OTHER: "10.231.77.2"}
+RENDEZVOUS = "join_timeout=60,last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
+
+
+def ip(*command, check=True):
+    return subprocess.run(["ip", *command], check=check, capture_output=True, text=True)
+
+
+def pids(namespace):
+    return [int(pid) for pid in ip("netns", "pids", namespace, check=False).stdout.split()]
+
+
+def kill_all(namespace):
+    for pid in pids(namespace):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts, as network namespaces with a cable between; skipped where none can be made."""
+    if shutil.which("ip") is None or ip("netns", "add", STORE, check=False).returncode:
+        pytest.skip("no network namespaces: they need root, and the command ip")
+    try:
+        ip("netns", "add", OTHER)
+        ends = [*("ip", "link", "add", "veth0", "netns", STORE), *("type", "veth", "peer")]
+        ip(*ends[1:], "name", "veth0", "netns", OTHER)
+        for name, address in ADDRESSES.items():
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "veth0")
+            ip("-n", name, "link", "set", "veth0", "up")
+        yield
+    finally:
+        for name in ADDRESSES:
+            kill_all(name)
+            ip("netns", "del", name, check=False)
+
+
+def agent(namespace, command, log):
+    """torchrun on one host."""
+    variables = ("GLOO_SOCKET_IFNAME=veth0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
+    launcher = [
+        *("ip", "netns", "exec", namespace, "env", *variables, "OMP_NUM_THREADS=1"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1"),
+        *("--max-restarts=3", "--monitor-interval=0.5", "--rdzv-id=run", "--rdzv-backend=c10d"),
+        *(f"--rdzv-endpoint={ADDRESSES[STORE]}:29555", f"--local-addr={ADDRESSES[namespace]}"),
+        f"--rdzv-conf={RENDEZVOUS},is_host={int(namespace == STORE)}",
+    ]
+    return subprocess.Popen([*launcher, "-m", "llmstages", *command], stdout=log, stderr=log)
+
+
+def test_the_job_outlives_a_host(hosts, words, tmp_path, cli):
+    """One of two hosts is killed; the other goes on from the last checkpoint."""
+    status, _, err = cli(*words("whole", "steps=400"))
+    assert status == 0, err
+    run, log_path = tmp_path / "pieces", tmp_path / "log"
+    with log_path.open("w") as log:
+        agents = {name: agent(name, words("pieces", "steps=400"), log) for name in ADDRESSES}
+        deadline = time.monotonic() + 90
+        while not (run / "last").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < 30:
+            assert time.monotonic() < deadline, log_path.read_text()
+            assert agents[STORE].poll() is None, log_path.read_text()
+            time.sleep(0.05)
+        kill_all(OTHER)
+        assert not (run / "summary.json").exists()
+        assert agents[STORE].wait(timeout=90) == 0, log_path.read_text()
+    told = log_path.read_text()
+    assert "the run goes on with machine.processes None (was 2)" in " ".join(told.split())
+    assert_like(run, tmp_path / "whole", 1e-3)

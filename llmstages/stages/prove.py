@@ -1,0 +1,128 @@
+"""`llmstages inspect RUN prove=true`: is this run what its files say, to the last bit?
+
+Every file of every checkpoint is compared with its hash. Then some steps are done again in a
+directory of their own, from a kept checkpoint and the inputs that the run names: the stage refuses
+inputs whose hashes are others, and what it records must equal what the run recorded.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+from llmstages.config.compose import from_file
+from llmstages.errors import UserError
+from llmstages.report.terminal import say, table
+from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
+from llmstages.train.records import read_sealed
+from llmstages.train.run import flatten
+
+COMPARED_FILES = ("model.safetensors", "trainer/state.safetensors")
+
+
+class NotProved(RuntimeError):
+    """The run is not what its files say."""
+
+
+def prove(run_dir: Path, max_steps: int) -> None:
+    """Print the verdict; `NotProved` when a file or a step differs, `UserError` when nothing can be
+    done again."""
+    plan = read_sealed(run_dir / "plan.json")
+    checkpoints = complete_checkpoints(run_dir)
+    for path in checkpoints:
+        try:
+            verify_files(path, read_info(path), trainer=True)
+        except UserError as error:
+            raise NotProved(str(error)) from error
+    recorded = entries_of(run_dir)
+    last_step = max((entry["step"] for entry in recorded), default=0)
+    begin = next((path for path in reversed(checkpoints) if read_info(path).step < last_step), None)
+    if begin is None:
+        raise UserError(
+            f"{run_dir}: no step is recorded after a kept checkpoint: nothing can be done again"
+        )
+    first = read_info(begin).step
+    later = {read_info(path).step: path for path in checkpoints if read_info(path).step > first}
+    end = min([first + max_steps, last_step, *later])
+    with tempfile.TemporaryDirectory(prefix="llmstages-") as folder:
+        again = Path(folder) / "again"
+        do_again(run_dir, begin, again, plan["stage"], end - first)
+        compare(recorded, entries_of(again), first, end)
+        files = 0
+        if end in later:
+            files = compare_files(later[end], again / "checkpoints" / later[end].name)
+    rows = [
+        ("checkpoints, every file by its hash", len(checkpoints)),
+        (
+            "inputs, by their hashes",
+            ", ".join(k for k, v in plan["settings"]["inputs"].items() if v),
+        ),
+        ("steps done again", f"{first + 1:,} to {end:,}"),
+        ("files of weights and optimizer at their end", files),
+    ]
+    table(f"{run_dir}: proved", ("equal to the last bit", ""), rows, to_output=True)
+
+
+def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) -> None:
+    """Continue a copy of the run from one of its checkpoints, for so many steps."""
+    (again / "checkpoints").mkdir(parents=True)
+    copytree(begin, again / "checkpoints" / begin.name)
+    for name in ("plan.json", "config.yaml", "metrics.jsonl"):
+        (again / name).write_bytes((run_dir / name).read_bytes())
+    config = from_file(stage, run_dir / "config.yaml")
+    config = replace(
+        config,
+        runs_dir=str(again.parent),
+        name=again.name,
+        name_suffix=None,
+        overwrite=False,
+        stop_after=steps,
+        report=replace(config.report, curves=False, tensorboard=False, live=False),
+    )
+    say(f"{steps:,} steps again, from {begin}")
+    try:
+        import_module(f"llmstages.stages.{stage.replace('-', '_')}").run(config)
+    except KeyboardInterrupt:
+        if not (again / "last").is_symlink():  # the user's own
+            raise
+
+
+def entries_of(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run recorded, without what a clock decides."""
+    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        {key: value for key, value in flatten(json.loads(line)).items() if "second" not in key}
+        for line in lines
+    ]
+
+
+def compare(
+    recorded: list[dict[str, Any]], found: list[dict[str, Any]], first: int, end: int
+) -> None:
+    """Raise `NotProved` at the first entry of steps first+1..end that differs."""
+    was, now = (
+        [entry for entry in entries if first < entry["step"] <= end]
+        for entries in (recorded, found)
+    )
+    for old, new in zip(was, now, strict=False):
+        for key in old.keys() | new.keys():
+            if old.get(key) != new.get(key):
+                raise NotProved(
+                    f"step {old['step']}: {key} was {old.get(key)}, is {new.get(key)} when it is "
+                    "done again"
+                )
+    if len(was) != len(now):
+        raise NotProved(
+            f"steps {first + 1} to {end}: {len(was)} lines were recorded, now {len(now)}"
+        )
+
+
+def compare_files(kept: Path, again: Path) -> int:
+    """How many files of two checkpoints are equal; `NotProved` when one is not."""
+    for name in COMPARED_FILES:
+        if read_info(kept).files[name] != read_info(again).files[name]:
+            raise NotProved(f"{kept / name}: done again it is another")
+    return len(COMPARED_FILES)

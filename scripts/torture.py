@@ -1,0 +1,256 @@
+"""Kill training runs again and again, and see whether they end as if nothing had been.
+
+    python scripts/torture.py [--kills 30] [--stages pretrain,instruct,classify] [--seed 0]
+                              [--processes 1] [--json FILE]
+
+Each stage is run once undisturbed and once killed with SIGKILL at random moments until it has been
+killed often enough; then it may end. Half of the kills wait for a checkpoint that is being written,
+and hit it within its first milliseconds: while files are written, hashed, synced or renamed. In the
+end weights, optimizer state and the lines of all steps and evaluations must be equal, bit for bit.
+The exit status is 1 when one is not. The data are random words, made on the spot.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from measurement import provenance, widen_output, write_record
+
+from llmstages.report.terminal import progress, table
+from llmstages.train.device import choose_device, hardware_facts, machine_facts
+
+SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve")
+STEPS = 300
+AIMED_SHARE = 0.5
+"""Of the kills, those that wait for a checkpoint to be written."""
+COMMON = [
+    *("device=cpu", "compile='off'", "report.curves=false", "evaluate.num_samples=0"),
+    *(f"steps={STEPS}", "evaluate.every_steps=20", "checkpoint.every_steps=7"),
+]
+TINY = [
+    *("model=nano", "model.num_layers=2", "model.hidden_size=64", "model.num_heads=2"),
+    *("model.num_kv_heads=1", "model.head_dim=32", "model.intermediate_size=128"),
+    *("model.context_length=64", "batch_tokens=512", "dropout=0.1", "evaluate.max_tokens=2000"),
+]
+
+
+def words_of(generator: random.Random, count: int) -> str:
+    """Random words."""
+    return " ".join(
+        "".join(generator.choices(SYLLABLES, k=generator.randint(1, 3))) for _ in range(count)
+    )
+
+
+def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
+    """Texts, pairs and labelled rows; for each stage its command line without a name."""
+    generator = random.Random(seed)
+    (folder / "texts").mkdir()
+    for number in range(60):
+        text = words_of(generator, 1500)
+        (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    pairs = [
+        {"prompt": words_of(generator, 6), "completion": words_of(generator, 4)} for _ in range(200)
+    ]
+    rows = [{"text": words_of(generator, 8), "label": generator.choice("abc")} for _ in range(300)]
+    for name, entries in (("pairs", pairs), ("rows", rows)):
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    llmstages = [sys.executable, "-m", "llmstages"]
+    collect = ["collect", str(folder / "texts"), "name=texts", "quality='off'", "dedup='off'"]
+    collect += ["tokenizer.vocab_size=512", f"corpora_dir={folder / 'corpora'}"]
+    subprocess.run([*llmstages, *collect], check=True, capture_output=True)
+    runs = f"runs_dir={folder / 'runs'}"
+    base = f"base={folder / 'runs' / 'pretrain-whole'}"
+    return {
+        "pretrain": ["pretrain", str(folder / "corpora" / "texts"), runs, *COMMON, *TINY],
+        "instruct": [
+            *("finetune-instruct", str(folder / "pairs.jsonl"), runs, base, *COMMON),
+            *("batch_tokens=256", "max_new_tokens=4", "evaluate.num_generations=4"),
+        ],
+        "classify": [
+            *("finetune-classify", str(folder / "rows.jsonl"), runs, base, *COMMON),
+            *("batch_size=8", "baselines=false"),
+        ],
+    }
+
+
+def start(words: list[str], processes: int) -> "subprocess.Popen[bytes]":
+    """A training process, or several, in a group of their own."""
+    command = [sys.executable, "-m", "llmstages"]
+    if processes > 1:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, "-m", *launcher, "-m", "llmstages"]
+    return subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def moment(run: Path) -> str:
+    """What a run was at when it was killed, as far as its files say."""
+    names = [path.name for path in (run / "checkpoints").glob("step-*")]
+    if any(name.endswith(".old") for name in names):
+        return "renaming"
+    if any(name.endswith(".tmp") for name in names):
+        return "saving"
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
+    if not lines:
+        return "before the first step"
+    try:
+        step = json.loads(lines[-1])["step"]
+    except json.JSONDecodeError:
+        return "writing metrics"
+    return "evaluating" if step % 20 == 0 else "between saves"
+
+
+def kill_once(words: list[str], run: Path, generator: random.Random, processes: int) -> str | None:
+    """Start or continue a run and kill it; what it was at, None when it had ended before."""
+    process = start(words, processes)
+    began = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").is_file() else 0
+    while process.poll() is None:  # until it does steps of its own
+        path = run / "metrics.jsonl"
+        if path.is_file() and path.stat().st_size not in (0, began):
+            break
+        time.sleep(0.002)
+    if generator.random() < AIMED_SHARE:
+        while process.poll() is None and not list((run / "checkpoints").glob("*.tmp")):
+            time.sleep(0.0005)
+        time.sleep(generator.uniform(0, 0.02))
+    else:
+        time.sleep(generator.uniform(0, 1.0))
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    if process.returncode == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        raise SystemExit(f"{run.name}: it failed with status {process.returncode}")
+    return moment(run)
+
+
+def result(run: Path) -> dict[str, Any]:
+    """Everything of a finished run that must be equal."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [
+        {key: value for key, value in json.loads(line).items() if "second" not in key}
+        for line in lines
+    ]
+    files = ("model.safetensors", "trainer/state.safetensors")
+    hashes = {
+        f"{link}/{name}": hashlib.sha256((run / link / name).read_bytes()).hexdigest()
+        for link in ("last", "best")
+        for name in files
+    }
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return {"entries": entries, **hashes, "metrics": summary["metrics"], "steps": summary["steps"]}
+
+
+def torture(
+    stage: str, words: list[str], runs: Path, kills: int, generator: random.Random, processes: int
+) -> dict[str, Any]:
+    """Kill one stage so many times; what was hit, and whether the end is the same."""
+    begin = time.monotonic()
+    whole = runs / f"{stage}-whole"
+    process = start([*words, f"name={whole.name}"], processes)
+    error = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(error.decode())
+    moments: Counter[str] = Counter()
+    rounds = 0
+    identical = True
+    with progress(stage, total=kills, unit="kills") as advance:
+        while moments.total() < kills:
+            rounds += 1
+            run = runs / f"{stage}-killed-{rounds}"
+            while (hit := kill_once([*words, f"name={run.name}"], run, generator, processes)) and (
+                moments.total() < kills
+            ):
+                moments[hit] += 1
+                advance(1)
+            if hit:  # enough: let it come to its end
+                process = start([*words, f"name={run.name}"], processes)
+                process.communicate()
+            identical = identical and result(run) == result(whole)
+    return {
+        "stage": stage,
+        "kills": moments.total(),
+        "moments": dict(moments),
+        "runs": rounds,
+        "identical": identical,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def main() -> int:
+    """Torture each stage, print the table, keep it as JSON; 1 when a run ended otherwise."""
+    widen_output()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=30, help="of each stage")
+    parser.add_argument("--stages", default="pretrain,instruct,classify")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="of each run, by torchrun")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    generator = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        commands = make_data(folder, arguments.seed)
+        if "pretrain" not in arguments.stages:  # the others start from it
+            subprocess.run(
+                [sys.executable, "-m", "llmstages", *commands["pretrain"], "name=pretrain-whole"],
+                check=True,
+                capture_output=True,
+            )
+        found = [
+            torture(
+                stage,
+                commands[stage],
+                folder / "runs",
+                arguments.kills,
+                generator,
+                arguments.processes,
+            )
+            for stage in arguments.stages.split(",")
+        ]
+    rows = [
+        (
+            r["stage"],
+            r["kills"],
+            ", ".join(f"{k} {v}" for k, v in r["moments"].items()),
+            r["runs"],
+            "yes" if r["identical"] else "NO",
+            r["seconds"],
+        )
+        for r in found
+    ]
+    table(
+        f"runs of {STEPS} steps, {arguments.processes} process(es)",
+        ("stage", "kills", "while", "runs", "identical", "seconds"),
+        rows,
+        to_output=True,
+    )
+    if arguments.json:
+        device = choose_device("cpu")
+        machine = machine_facts(device) | hardware_facts(device)
+        record = {**provenance(__file__, sys.argv[1:]), "machine": machine, "results": found}
+        write_record(arguments.json, record)
+    return 0 if all(r["identical"] for r in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
