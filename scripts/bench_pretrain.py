@@ -62,7 +62,7 @@ from llmstages.train.device import (
 )
 
 REFERENCE = "hidden_size=384,num_layers=6,context_length=256"
-SHAPES = {"cpu": ["nano", "micro", "tiny", "reference"], "cuda": ["small", "medium", "large"]}
+SHAPES = {"cpu": ["nano", "micro", "reference"], "cuda": ["small", "medium", "large"]}
 VOCAB_SIZE = {"cpu": 8192, "cuda": 50_304}
 BATCH_TOKENS = {"cpu": 8192, "cuda": 131_072}
 SECONDS = 4.0

@@ -80,7 +80,7 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
         name_suffix=None,
         overwrite=False,
         stop_after=steps,
-        report=replace(config.report, curves=False, tensorboard=False, live=False),
+        report=replace(config.report, curves=False, tensorboard=False, live="off"),
     )
     say(f"{steps:,} steps again, from {begin}")
     try:

@@ -155,7 +155,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
-        **({"processes": parallel.size()} if parallel.size() > 1 else {}),
+        "processes": parallel.size(),
         **({"attention": attention} if attention else {}),
     }
 

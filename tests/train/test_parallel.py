@@ -222,8 +222,12 @@ def test_the_job_outlives_a_host(hosts, words, tmp_path, cli):
             assert agents[STORE].poll() is None, log_path.read_text()
             time.sleep(0.05)
         kill_all(OTHER)
+        agents[OTHER].wait(timeout=10)
         assert not (run / "summary.json").exists()
         assert agents[STORE].wait(timeout=90) == 0, log_path.read_text()
     told = log_path.read_text()
-    assert "the run goes on with machine.processes None (was 2)" in " ".join(told.split())
-    assert_like(run, tmp_path / "whole", 1e-3)
+    assert "the run goes on with machine.processes 1 (was 2)" in " ".join(told.split())
+    # Rounding grows over hundreds of steps, but each step is there once, and in its place.
+    for one, two in zip(entries(run), entries(tmp_path / "whole"), strict=True):
+        assert one["step"] == two["step"]
+        assert one.get("loss") == pytest.approx(two.get("loss"), abs=0.01), one
