@@ -26,7 +26,7 @@ from llmstages.config.words import (
     usage_line,
     words_to_overrides,
 )
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -75,7 +75,8 @@ def _answer(argv: list[str]) -> int:
     try:
         return _run(argv)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
         return 130
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -321,6 +322,8 @@ def _report(error: BaseException, line: str, status: int) -> int:
 def _report_failure(error: BaseException, subcommand: str) -> int:
     if isinstance(error, UserError):
         return _report(error, str(error), 2)
+    if isinstance(error, CheckFailed):
+        return _report(error, str(error), 1)
     message = next((line for line in str(error).splitlines() if line.strip()), "")
     line = f"{subcommand} failed: {type(error).__name__}" + (f": {message}" if message else "")
     if os.environ.get("HYDRA_FULL_ERROR") != "1":

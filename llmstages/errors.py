@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The message is one line that names the file, the line where there is one, and what to do.
     """
+
+
+class CheckFailed(Exception):
+    """What was to be checked is not as it should be: one line for the user, exit status 1."""

@@ -309,8 +309,8 @@ MISTAKES = [
     ),
     (
         "pretrain model=auto model.num_layers=2 steps=1 budget.flops=1e9 budget.cost=2",
-        "model.num_layers=2 is given with model=auto, which picks it: only model.context_length "
-        "may be; steps=1 and budget.flops=1000000000.0 and budget.cost=2.0 are given: keep one of "
+        "model.num_layers=2 is given with model=auto, which picks it; "
+        "steps=1 and budget.flops=1000000000.0 and budget.cost=2.0 are given: keep one of "
         "them; budget.cost is given without budget.price_per_hour: give both, or neither",
     ),
     (

@@ -59,6 +59,7 @@ from llmstages.train.memory import (
     fits_device,
 )
 from llmstages.train.optimizer import derived_lr
+from llmstages.train.pace import MAX_OVERRUN
 from llmstages.train.precision import require_fp8
 from llmstages.train.run import Run
 
@@ -253,6 +254,10 @@ def run(config: PretrainConfig) -> float:
     )
     best = load_checkpoint(directory)
     parallel.load_weights(model, best.model.state_dict())
+    if seconds is not None:  # the machine may have become slower since the first evaluation
+        left = (1 + MAX_OVERRUN) * seconds - clock.spent() - result.seconds_before
+        affordable = parallel.from_first(evaluate.tokens_within(left))
+        last_tokens = min(last_tokens, max(evaluation_tokens, affordable))
     metrics = evaluate(last_tokens)
     if evaluate.tokens < evaluate.validation_tokens:
         the_run.log(

@@ -14,7 +14,7 @@ from shutil import copytree
 from typing import Any
 
 from llmstages.config.compose import from_file
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.report.terminal import say, table
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
 from llmstages.train.records import read_sealed
@@ -23,26 +23,25 @@ from llmstages.train.run import flatten
 COMPARED_FILES = ("model.safetensors", "trainer/state.safetensors")
 
 
-class NotProved(RuntimeError):
-    """The run is not what its files say."""
-
-
 def prove(run_dir: Path, max_steps: int) -> None:
-    """Print the verdict; `NotProved` when a file or a step differs, `UserError` when nothing can be
-    done again."""
+    """Print the verdict.
+
+    Raises `CheckFailed` when a file or a step differs, `UserError` when no step can be done again.
+    """
     plan = read_sealed(run_dir / "plan.json")
     checkpoints = complete_checkpoints(run_dir)
     for path in checkpoints:
         try:
             verify_files(path, read_info(path), trainer=True)
         except UserError as error:
-            raise NotProved(str(error)) from error
+            raise CheckFailed(f"{run_dir}: not proved: {error}") from error
     recorded = entries_of(run_dir)
     last_step = max((entry["step"] for entry in recorded), default=0)
     begin = next((path for path in reversed(checkpoints) if read_info(path).step < last_step), None)
     if begin is None:
         raise UserError(
-            f"{run_dir}: no step is recorded after a kept checkpoint: nothing can be done again"
+            f"{run_dir}: its {len(checkpoints)} checkpoints are as they were written; no step is "
+            "recorded after one of them, so none can be done again: continue the run first"
         )
     first = read_info(begin).step
     later = {read_info(path).step: path for path in checkpoints if read_info(path).step > first}
@@ -102,7 +101,7 @@ def entries_of(run_dir: Path) -> list[dict[str, Any]]:
 def compare(
     recorded: list[dict[str, Any]], found: list[dict[str, Any]], first: int, end: int
 ) -> None:
-    """Raise `NotProved` at the first entry of steps first+1..end that differs."""
+    """Raise `CheckFailed` at the first entry of steps first+1..end that differs."""
     was, now = (
         [entry for entry in entries if first < entry["step"] <= end]
         for entries in (recorded, found)
@@ -110,19 +109,20 @@ def compare(
     for old, new in zip(was, now, strict=False):
         for key in old.keys() | new.keys():
             if old.get(key) != new.get(key):
-                raise NotProved(
-                    f"step {old['step']}: {key} was {old.get(key)}, is {new.get(key)} when it is "
-                    "done again"
+                raise CheckFailed(
+                    f"not proved: step {old['step']}: {key} was {old.get(key)}, is {new.get(key)} "
+                    "when it is done again"
                 )
     if len(was) != len(now):
-        raise NotProved(
-            f"steps {first + 1} to {end}: {len(was)} lines were recorded, now {len(now)}"
+        raise CheckFailed(
+            f"not proved: steps {first + 1} to {end}: {len(was)} lines were recorded, "
+            f"now {len(now)}"
         )
 
 
 def compare_files(kept: Path, again: Path) -> int:
-    """How many files of two checkpoints are equal; `NotProved` when one is not."""
+    """How many files of two checkpoints are equal; `CheckFailed` when one is not."""
     for name in COMPARED_FILES:
         if read_info(kept).files[name] != read_info(again).files[name]:
-            raise NotProved(f"{kept / name}: done again it is another")
+            raise CheckFailed(f"not proved: {kept / name}: done again it is another")
     return len(COMPARED_FILES)

@@ -364,7 +364,7 @@ class Loop:
                     self.save()
                 if parallel.any_of(bool(self.interrupts)) or self.is_enough():
                     self.leave()
-                if t.stop_after is None and self.lower_if_late():
+                if t.stop_after is None and self.adjust():
                     advance(0, total=self.steps.total)
         self.writer.wait()
         parallel.wait_for_all()  # the others may look for the best checkpoint now
@@ -414,6 +414,7 @@ class Loop:
         if self.saved_step != self.progress.step:
             self.save()
         self.writer.wait()
+        parallel.wait_for_all()  # torchrun ends all when one has left
         self.t.run.log(f"interrupted after step {self.progress.step:,}: checkpoint saved")
         raise KeyboardInterrupt
 
@@ -537,10 +538,13 @@ class Loop:
         enabled = self.t.dtype != torch.float32
         return torch.autocast(self.t.device.type, dtype=self.t.dtype, enabled=enabled)
 
-    def lower_if_late(self) -> bool:
-        """Fewer steps when the time budget would be overrun; whether it was done."""
+    def adjust(self) -> bool:
+        """Fewer steps when the time budget would be overrun; whether it was done.
+
+        Once, and not in a run that is continued, they may be more: when it would be left unused.
+        """
         done, steps = self.progress.step, self.steps.total
-        lowered = self.pace.lower_number(
+        number = self.pace.changed_number(
             step=done,
             steps=steps,
             timed=(
@@ -550,12 +554,14 @@ class Loop:
             spent=self.spent(),
         )
         if self.pace.seconds is not None:
-            lowered = parallel.from_first(lowered)
-        if lowered is None:
+            number = parallel.from_first(number)
+        once_more = self.steps.changed or self.t.run.resume_from is not None
+        if number is None or (number > steps and once_more):
             return False
-        self.steps.lowered.append((done, lowered))
+        self.steps.changed.append((done, number))
         self.t.run.write_plan({**self.t.run.plan, **self.steps.to_plan()})
-        self.t.run.log(f"slower than probed: {lowered:,} steps instead of {steps:,}")
+        how = "slower" if number < steps else "faster"
+        self.t.run.log(f"{how} than probed: {number:,} steps instead of {steps:,}")
         return True
 
     def spent(self) -> float:

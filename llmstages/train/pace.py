@@ -1,8 +1,8 @@
 """How many steps a run does: as many as asked for, or as fit into its time budget.
 
-A few steps are timed before the first; the number that follows is fixed. A run that turns out late
-is shortened, at most a few times, and remembers from which step on: a resumed run finds each step
-under the number that it had then.
+A few steps are timed before the first; the number that follows is fixed. A run that turns out late,
+or far too early, has its number changed, at most a few times, and remembers from which step on: a
+resumed run finds each step under the number that it had then.
 """
 
 import time
@@ -23,31 +23,34 @@ MAX_PROBE_SHARE = 0.02
 """Share of a time budget after which no further step is timed, two at least being done."""
 MAX_OVERRUN = 0.03
 """A run is shortened when its steps would take longer than the time left by more than this."""
+MIN_GAIN = 0.2
+"""A run is made longer when the time left has room for more steps by this share: when it was timed
+the machine was busy."""
 LAST_LOOK = 0.95
-"""Share of a run after which its number of steps is no longer lowered."""
+"""Share of a run after which its number of steps is no longer changed."""
 
 
 @dataclass
 class Steps:
-    """The number of steps of a run, fixed before the first, and what it was lowered to."""
+    """The number of steps of a run, fixed before the first, and what it was changed to."""
 
     planned: int
-    lowered: list[tuple[int, int]] = field(default_factory=list)
-    """(steps done when it was lowered, number of steps from then on), in order."""
+    changed: list[tuple[int, int]] = field(default_factory=list)
+    """(steps done when it was changed, number of steps from then on), in order."""
 
     @classmethod
     def from_plan(cls, plan: Mapping[str, Any]) -> "Steps":
         """As `to_plan` wrote them."""
-        return cls(int(plan["steps"]), [(done, steps) for done, steps in plan.get("lowered", [])])
+        return cls(int(plan["steps"]), [(done, steps) for done, steps in plan.get("changed", [])])
 
     def to_plan(self) -> dict[str, Any]:
         """For `plan.json`."""
-        return {"steps": self.planned} | ({"lowered": self.lowered} if self.lowered else {})
+        return {"steps": self.planned} | ({"changed": self.changed} if self.changed else {})
 
     def at(self, step: int) -> int:
         """The number of steps that step `step`, counted from 0, was done under."""
         number = self.planned
-        for done, steps in self.lowered:
+        for done, steps in self.changed:
             if done <= step:
                 number = steps
         return number
@@ -55,22 +58,22 @@ class Steps:
     def is_look(self, done: int, num_looks: int) -> bool:
         """Whether one of `num_looks` looks at the run is due after `done` steps.
 
-        They are even over the run, the last at its end; when it is lowered those left are even over
+        They are even over the run, the last at its end; when it is changed those left are even over
         what is left.
         """
         begin, looks, total = 0, num_looks, self.planned
-        for lowered_after, steps in self.lowered:
-            if lowered_after >= done:
+        for changed_after, steps in self.changed:
+            if changed_after >= done:
                 break
-            looks = max(1, round(looks * (total - lowered_after) / (total - begin)))
-            begin, total = lowered_after, steps
+            looks = max(1, round(looks * (total - changed_after) / (total - begin)))
+            begin, total = changed_after, steps
         every = max(1, -(-(total - begin) // looks))
         return (done - begin) % every == 0 or done == self.total
 
     @property
     def total(self) -> int:
         """Steps of the whole run."""
-        return self.lowered[-1][1] if self.lowered else self.planned
+        return self.changed[-1][1] if self.changed else self.planned
 
 
 def seconds_per_step(do_step: Callable[[int], object], budget_seconds: float) -> float:
@@ -125,10 +128,10 @@ class Pace:
             )
         return max(1, int(left / step_seconds))
 
-    def lower_number(
+    def changed_number(
         self, *, step: int, steps: int, timed: tuple[int, float], spent: float
     ) -> int | None:
-        """A lower number of steps when the budget would be overrun, else None.
+        """Another number of steps when the budget would be overrun, or left unused, else None.
 
         Looked at half-way, at three quarters, and so on, in steps or in time, whichever comes
         first: on a machine much slower than probed the time would be over before half of the
@@ -151,8 +154,6 @@ class Pace:
         self.looked_at = timed
         left = self.seconds - spent - self.last_evaluation * self.measuring_seconds
         left -= self.num_evaluations * (1 - step / steps) * self.evaluation_seconds
-        possible = step + int(left / step_seconds)
-        if possible >= (1 - MAX_OVERRUN) * steps:
-            return None
-        lower = max(step + 1, possible)
-        return lower if lower < steps else None
+        possible = max(step + 1, step + int(left / step_seconds))
+        late, early = possible < (1 - MAX_OVERRUN) * steps, possible > (1 + MIN_GAIN) * steps
+        return possible if (late and possible < steps) or early else None

@@ -83,7 +83,7 @@ def test_what_the_figures_show() -> None:
     curves = Curves.of(entries)
     figure = loss_figure(curves, "x (pretrain)")
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_xlabel() for axes in shown] == ["tokens", "time in the loop, s", "tokens"]
+    assert [axes.get_xlabel() for axes in shown] == ["tokens", "time since the start, s", "tokens"]
     assert [axes.get_ylabel() for axes in shown] == [
         "loss, nats a target",
         "loss, nats a target",

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import yaml
 
-from llmstages.errors import UserError
-from llmstages.stages.prove import NotProved, prove
+from llmstages.errors import CheckFailed, UserError
+from llmstages.stages.prove import prove
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_changed_file_is_found(copy):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(NotProved, match="damaged"):
+    with pytest.raises(CheckFailed, match=r"not proved: .*damaged"):
         prove(run, 20)
 
 

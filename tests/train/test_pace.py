@@ -17,9 +17,9 @@ def test_looks_are_even_over_the_run_and_over_what_is_left_of_it():
     steps = Steps(100)
     assert [n for n in range(1, 101) if steps.is_look(n, 4)] == [25, 50, 75, 100]
     assert [n for n in range(1, 8) if Steps(7).is_look(n, 10)] == list(range(1, 8))
-    steps.lowered.append((50, 60))
+    steps.changed.append((50, 60))
     assert [n for n in range(1, 61) if steps.is_look(n, 4)] == [25, 50, 55, 60]
-    steps.lowered.append((57, 58))
+    steps.changed.append((57, 58))
     assert [n for n in range(1, 59) if steps.is_look(n, 4)] == [25, 50, 55, 58]
 
 
@@ -56,7 +56,7 @@ def test_room_for_evaluations_comes_first():
 
 
 def late(budget, step, seconds_a_step, spent):
-    return budget.lower_number(
+    return budget.changed_number(
         step=step, steps=100, timed=(step, seconds_a_step * step), spent=spent
     )
 
@@ -66,7 +66,7 @@ def test_a_late_run_is_shortened_to_what_is_left():
     assert late(budget, 1, 1.0, 1.0) is None  # the first step compiles
     assert late(budget, 40, 1.2, 45.0) is None  # not half-way yet
     # 50 steps took 75 s, 49 of them 74 s: 25 s are enough for 16 more.
-    assert budget.lower_number(step=50, steps=100, timed=(50, 75.0), spent=75.0) == 66
+    assert budget.changed_number(step=50, steps=100, timed=(50, 75.0), spent=75.0) == 66
     assert budget.next_look > 0.75
 
 
@@ -77,8 +77,17 @@ def test_a_run_in_time_is_left_alone():
     assert late(budget, 75, 1.01, 76.0) is None  # 23 more fit, 25 are left
     assert late(budget, 99, 2.0, 99.9) is None  # too late to matter
     short = Pace(100.0, looked_at=(1, 1.0))
-    assert short.lower_number(step=7, steps=8, timed=(7, 99.0), spent=99.0) is None
+    assert short.changed_number(step=7, steps=8, timed=(7, 99.0), spent=99.0) is None
     assert late(Pace(None), 50, 100.0, 1e9) is None
+
+
+def test_a_run_that_was_timed_while_the_machine_was_busy_is_made_longer():
+    budget = Pace(100.0)
+    assert late(budget, 1, 1.0, 1.0) is None
+    # 49 steps took 4.9 s, so the 95 s left have room for 950.
+    assert budget.changed_number(step=50, steps=100, timed=(50, 5.9), spent=5.0) in (999, 1000)
+    steps = Steps(100, [(50, 1000)])
+    assert (steps.at(49), steps.at(50), steps.total) == (100, 1000, 1000)
 
 
 def test_half_of_the_time_is_a_look_too():

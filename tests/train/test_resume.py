@@ -414,7 +414,7 @@ def test_a_machine_that_slows_down(tmp_path, pretrain_config, monkeypatch, capfd
     looking = EvaluateConfig(max_tokens=500, num_samples=0)
     pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=3), evaluate=looking))
     plan = json.loads((tmp_path / "pretrain" / "plan.json").read_text(encoding="utf-8"))
-    done, steps = plan["lowered"][-1]
+    done, steps = plan["changed"][-1]
     assert done < steps < plan["steps"]
     assert f"{steps}/{steps} steps" in capfd.readouterr().err
     before = losses(tmp_path / "pretrain")
