@@ -6,12 +6,15 @@ Only the standard library is imported here. Each class checks itself when it is 
 object of these classes is valid wherever it turns up. All problems are said at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 
 AUTO_MODEL = "auto"
 """Name of the model whose size is picked for the budget; its shape keys are 0 until then."""
+METHODS = ("full", "lora", "last", "head")
+LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+"""Matrices of a block that adapters can be put beside."""
 PICKED_KEYS = (
     *("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"),
 )
@@ -122,6 +125,37 @@ class OptimConfig:
             + range_problem("optim.weight_decay", self.weight_decay, 0.0)
             + range_problem("optim.clip_norm", self.clip_norm, 0.0)
         )
+
+
+@dataclass
+class MethodConfig:
+    """Which weights fine-tuning changes."""
+
+    name: str = "full"
+    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and the head; `head`: a classifier's head alone."""
+    rank: int = 16
+    """Rank of an adapter."""
+    alpha: float = 32.0
+    """What an adapter adds is multiplied by `alpha / rank`."""
+    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+    """Matrices that get an adapter; all of them are better than those of attention alone (Dettmers et al. 2023)."""
+    rank_stabilised: bool = False
+    """Multiply by `alpha / sqrt(rank)` instead, which suits high ranks (Kalajdzievski 2023, rsLoRA)."""
+    decomposed: bool = False
+    """Train the norms of the rows too (Liu et al. 2024, DoRA)."""
+    last_blocks: int = 2
+    """Blocks that `last` trains."""
+
+    def __post_init__(self) -> None:
+        problems = choice_problem("method.name", self.name, METHODS)
+        problems += range_problem("method.rank", self.rank, 1)
+        problems += range_problem("method.alpha", self.alpha, 1e-6)
+        problems += range_problem("method.last_blocks", self.last_blocks, 1)
+        for target in self.targets:
+            problems += choice_problem("method.targets", target, LORA_TARGETS)
+        if not self.targets:
+            problems.append("method.targets=[] leaves nothing to train: name some of the matrices")
+        refuse(problems)
 
 
 @dataclass

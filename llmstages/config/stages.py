@@ -21,6 +21,7 @@ from llmstages.config.groups import (
     BudgetConfig,
     CheckpointConfig,
     EvaluateConfig,
+    MethodConfig,
     ModelConfig,
     OptimConfig,
     ReportConfig,
@@ -179,6 +180,7 @@ class PretrainConfig(TrainingConfig):
 class FinetuneConfig(TrainingConfig):
     """What both fine-tuning stages share."""
 
+    method: MethodConfig = field(default_factory=MethodConfig)
     bad_rows: str = "refuse"
     """A broken row ends the run before it starts (`refuse`) or is skipped and counted (`skip`)."""
     validation_share: float = 0.1
@@ -215,7 +217,10 @@ class FinetuneInstructConfig(FinetuneConfig):
     """Longest answer generated when measuring, in tokens."""
 
     def problems(self) -> list[str]:
-        return super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
+        problems = super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
+        if self.method.name == "head":
+            problems.append("method=head trains a classifier's head: choose full, lora or last")
+        return problems
 
 
 @dataclass

@@ -26,7 +26,7 @@ This module knows nothing of files or configs on disk.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ from llmstages.model.attention import attention
 from llmstages.model.cache import KVCache
 from llmstages.model.dropout import dropout
 from llmstages.model.functions import relu_squared, rms_norm, rotate
+
+if TYPE_CHECKING:
+    from llmstages.model.lora import Lora
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,8 @@ class Transformer(nn.Module):
         """In training, keep only what enters each block and compute its inside again on the way
         back (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost")."""
         self.dropout = 0.0
+        self.lora: Lora | None = None
+        """The adapters that were put in (`llmstages.model.lora.add_lora`)."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))

@@ -22,6 +22,7 @@ from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
+    choose_weights,
     fine_tune,
     finetune_base,
     finetune_rows,
@@ -97,6 +98,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
     )
+    choose_weights(model, config)
     place(model, config, machine)
     truth = np.array([labels.index(row.label) for row in rows.test])
     before: dict[str, float] = {}

@@ -18,6 +18,7 @@ from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
+    choose_weights,
     fine_tune,
     finetune_base,
     finetune_rows,
@@ -89,6 +90,7 @@ def run(config: FinetuneInstructConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
         f"conversations; base {base.directory}"
     )
+    choose_weights(model, config)
     place(model, config, machine)
     questions = rows.test[: config.evaluate.num_generations]
 

@@ -16,11 +16,18 @@ from llmstages.data.examples import PackedData, ShuffledData
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
+from llmstages.model.lora import Lora, add_lora
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint, Lineage, file_hash, load_checkpoint
+from llmstages.train.checkpoint import (
+    Checkpoint,
+    Lineage,
+    file_hash,
+    load_checkpoint,
+    restore_weights,
+)
 from llmstages.train.device import (
     choose_device,
     choose_dtype,
@@ -234,6 +241,33 @@ def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Chec
     return base
 
 
+def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
+    """Leave as they are all weights that `method` does not train, or put adapters beside them."""
+    method = config.method
+    if method.name == "lora":
+        lora = Lora(
+            rank=method.rank,
+            alpha=method.alpha,
+            targets=tuple(method.targets),
+            rank_stabilised=method.rank_stabilised,
+            decomposed=method.decomposed,
+        )
+        add_lora(model, lora, config.seed)
+    elif method.name != "full":
+        model.requires_grad_(False)
+        trained: list[torch.nn.Module] = [] if model.head is None else [model.head]
+        if method.name == "last":
+            trained += [*model.blocks[-method.last_blocks :], model.norm]
+        for module in trained:
+            module.requires_grad_(True)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = num_parameters(model.config)
+    if method.name != "full":
+        say(
+            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of {total:,}"
+        )
+
+
 def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     """Hashes of everything a fine-tuning run reads."""
     files = {
@@ -316,6 +350,7 @@ def fine_tune(
             seconds=length.seconds_left(clock),
             last_evaluation=last_evaluation,
             compile=compiled,
+            base=str(base.directory),
             labels=labels,
             classifier=None if labels is None else {"pooling": "last", "task": "single_label"},
             tokens_seen=info.tokens_seen if info else 0,
@@ -325,7 +360,7 @@ def fine_tune(
             plan={**plan, "dtype": str(machine.dtype)},
         )
     )
-    parallel.load_weights(model, load_checkpoint(run.directory).model.state_dict())
+    restore_weights(model, load_checkpoint(run.directory))
     return result
 
 

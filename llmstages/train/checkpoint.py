@@ -22,13 +22,18 @@ from torch import Tensor
 
 from llmstages.errors import UserError
 from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
+from llmstages.model.lora import Lora, merged, peft_config, peft_name, trained_names
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train import parallel
 from llmstages.train.records import read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
 INFO_NAME = "llmstages.json"
+ADAPTER_DIR = "adapter"
+"""Adapters alone, as PEFT has them; in a directory of their own, or loaders would apply them twice.
+"""
 REPLACED = ".old"
 """End of the name of a checkpoint while another of the same step takes its place."""
 
@@ -58,6 +63,15 @@ class CheckpointInfo:
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every file, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a checkpoint of an adapted model says of its adapters."""
+
+    lora: Lora
+    base: str
+    """Where the model lies that was adapted."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +118,21 @@ def write_checkpoint(
     info: CheckpointInfo,
     *,
     labels: list[str] | None = None,
+    adapted: Adapted | None = None,
     trainer_tensors: Mapping[str, Tensor] | None = None,
     trainer_state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint: complete under its name, or not there at all.
 
-    weights, trainer_tensors: on the CPU, contiguous. Raises `OSError` when there is no room.
+    weights, trainer_tensors: on the CPU, contiguous; of an adapted model its adapters among them.
+    Raises `OSError` when there is no room.
     """
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
         _write_files(
-            staging, config, weights, tokenizer, info, labels, trainer_tensors, trainer_state
+            *(staging, config, weights, tokenizer, info, labels),
+            *(adapted, trainer_tensors, trainer_state),
         )
         _put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
@@ -130,6 +147,7 @@ def _write_files(
     tokenizer: Tokenizer,
     info: CheckpointInfo,
     labels: list[str] | None,
+    adapted: Adapted | None,
     trainer_tensors: Mapping[str, Tensor] | None,
     trainer_state: Mapping[str, Any] | None,
 ) -> None:
@@ -138,9 +156,16 @@ def _write_files(
     classifier = labels is not None
     on_disk = {
         disk_name(name, layout=config.layout, classifier=classifier): tensor
-        for name, tensor in weights.items()
+        for name, tensor in merged(weights, adapted.lora if adapted else None).items()
     }
     save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
+    if adapted is not None:
+        folder = staging / ADAPTER_DIR
+        folder.mkdir()
+        names = trained_names(list(weights), config)
+        adapters = {peft_name(name, config): weights[name] for name in names}
+        save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
     write_json(
         staging / "config.json",
         config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
@@ -350,6 +375,25 @@ def load_checkpoint(
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)
     return Checkpoint(directory, model, Tokenizer.load(directory), labels, info)
+
+
+def restore_weights(model: Transformer, loaded: Checkpoint) -> None:
+    """Give a model, which may be sharded, the weights of a checkpoint of its run.
+
+    Of an adapted model only what is trained is taken: the rest is that of its base.
+    """
+    if model.lora is None:
+        parallel.load_weights(model, loaded.model.state_dict())
+        return
+    path = loaded.directory / ADAPTER_DIR / "adapter_model.safetensors"
+    try:
+        stored = load_file(path)
+        names = trained_names([name for name, _ in model.named_parameters()], model.config)
+        parallel.load_weights(
+            model, {name: stored[peft_name(name, model.config)] for name in names}
+        )
+    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: not the adapters of this run ({error})") from error
 
 
 def verify_or_offer(directory: Path, info: CheckpointInfo) -> None:

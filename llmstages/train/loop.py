@@ -29,9 +29,11 @@ from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
+    Adapted,
     CheckpointInfo,
     Lineage,
     load_checkpoint,
+    restore_weights,
     write_checkpoint,
 )
 from llmstages.train.device import machine_facts, training_kernels, works_apart
@@ -113,6 +115,8 @@ class Training:
     """Matrix products of the blocks in 8 bits while training."""
     checkpoint_blocks: bool = False
     """Compute the inside of each block again in the backward pass instead of keeping it."""
+    base: str = ""
+    """Where the model lies that adapters were put into."""
     labels: list[str] | None = None
     classifier: dict[str, Any] | None = None
     tokens_seen: int = 0
@@ -331,7 +335,7 @@ class Loop:
                 "overwrite=true, or name=... for another place"
             )
         loaded = load_checkpoint(directory, verified=True)
-        parallel.load_weights(self.t.model, loaded.model.state_dict())
+        restore_weights(self.t.model, loaded)
         state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
         self.progress = Progress(**state["progress"])
         self.seconds_before = self.progress.seconds
@@ -644,17 +648,20 @@ class Loop:
                 t.tokenizer,
                 info,
                 labels=t.labels,
+                adapted=None if t.model.lora is None else Adapted(t.model.lora, t.base),
                 trainer_tensors={k: v for k, v in tensors.items() if k not in weights},
                 trainer_state={"progress": vars(reached)},
             )
             self.link(reached)
             t.run.remove_old_checkpoints(t.checkpoint.keep)
 
-        weights = {name: parallel.whole(p.detach()) for name, p in t.model.named_parameters()}
+        parameters = dict(t.model.named_parameters())
+        weights = {name: parallel.whole(p.detach()) for name, p in parameters.items()}
         names = list(weights)
         tensors = weights | optimizer_tensors(t.model, self.optimizers)
+        unchanging = {name for name, p in parameters.items() if not p.requires_grad}
         if parallel.is_first():
-            self.writer.save(tensors, write)
+            self.writer.save(tensors, write, unchanging)
         self.saved_step = self.progress.step
 
     def link(self, progress: Progress) -> None:

@@ -211,10 +211,11 @@ def own_part(full: Tensor, tensor: Tensor) -> Tensor:
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors by name into a model that may be sharded."""
+    """Copy whole tensors by name into a model that may be sharded; others stay as they are."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(like(weights[name], parameter))
+            if name in weights:
+                parameter.copy_(like(weights[name], parameter))
 
 
 def shard_again(model: torch.nn.Module) -> None:

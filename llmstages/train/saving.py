@@ -7,7 +7,7 @@ or waits. Without memory for the copy the loop waits for the writing instead.
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -32,17 +32,27 @@ class CheckpointWriter:
         """For which training stood still: copying, and waiting for the one before."""
 
     def save(
-        self, tensors: Mapping[str, Tensor], write: Callable[[Mapping[str, Tensor]], None]
+        self,
+        tensors: Mapping[str, Tensor],
+        write: Callable[[Mapping[str, Tensor]], None],
+        unchanging: Collection[str] = (),
     ) -> None:
         """Copy tensors to the host and have write(copies) done in the background.
 
-        Raises what went wrong in the writing before this one.
+        unchanging: names of those that no step changes, which need no copy where they are on the
+        host. Raises what went wrong in the writing before this one.
         """
         begin = time.monotonic()
         self._join()
-        size = sum(tensor.nbytes for tensor in tensors.values())
+        as_they_are = {
+            name: tensor.contiguous()
+            for name, tensor in tensors.items()
+            if name in unchanging and tensor.device.type == "cpu"
+        }
+        changing = {name: t for name, t in tensors.items() if name not in as_they_are}
+        size = sum(tensor.nbytes for tensor in changing.values())
         if self.buffers or size < MEMORY_SHARE * available_memory_bytes():
-            copies = self._copied(tensors)
+            copies = self._copied(changing) | as_they_are
             self.thread = threading.Thread(
                 target=self._run, args=(write, copies), name="checkpoint", daemon=True
             )

@@ -14,7 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmstages.config.groups import BudgetConfig, CheckpointConfig, EvaluateConfig
+from llmstages.config.groups import (
+    BudgetConfig,
+    CheckpointConfig,
+    EvaluateConfig,
+    MethodConfig,
+)
 from llmstages.errors import UserError
 from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
@@ -132,6 +137,21 @@ def test_killed_and_restarted_equals_uninterrupted(
     STAGES[stage].run(config)
     assert ("continuing at step" in capfd.readouterr().err) == (killed_after > 2)
     assert results(run_dir) == results(whole)
+
+
+@pytest.mark.parametrize("stage", ["instruct", "classify"])
+@pytest.mark.parametrize(
+    "method",
+    [MethodConfig(name="lora", rank=4, decomposed=True), MethodConfig(name="last", last_blocks=1)],
+    ids=lambda method: method.name,
+)
+def test_where_few_weights_are_trained(stage, method, tmp_path, configs, run_killed):
+    whole = configs[stage](tmp_path, name="whole", method=method)
+    STAGES[stage].run(whole)
+    pieces = configs[stage](tmp_path, name="pieces", method=method)
+    run_killed(STAGES[stage], pieces, after_step=5)
+    STAGES[stage].run(pieces)
+    assert results(tmp_path / "pieces") == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""Low-rank adapters (Hu et al. 2021, "LoRA"): few trained numbers beside matrices left as they are.
+
+An adapted matrix gives
+
+    y = W x + scale B A x                            A [rank, in], B [out, rank], scale alpha / rank
+    y = m / ||W + scale B A|| (W x + scale B A x)    decomposed: m [out], rows' norms (Liu et al.
+                                                     2024, "DoRA")
+
+with scale alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023, "rsLoRA"). B starts at zero
+and m at the norms of W, so an adapted model starts as the one it was made of. Names and arithmetic
+are those of the PEFT library, which reads what is written under `peft_name`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmstages.model.layouts import disk_name
+from llmstages.model.transformer import Transformer, TransformerConfig
+
+ATTENTION = ("query", "key", "value", "output")
+"""The matrices of a block's attention; the others are those of its feed-forward layer."""
+PEFT_PREFIX = "base_model.model."
+PEFT_ENDINGS = {
+    ".lora_a": ".lora_A.weight",
+    ".lora_b": ".lora_B.weight",
+    ".magnitude": ".lora_magnitude_vector",
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What adapters a model has."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    """Names of the adapted matrices."""
+    rank_stabilised: bool = False
+    decomposed: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer without bias, its weight left as it is, with an adapter."""
+
+    def __init__(self, layer: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
+        """Takes over the weight of `layer`; A is drawn as PEFT does."""
+        with torch.device("meta"):
+            super().__init__(layer.in_features, layer.out_features, bias=False)
+        self.weight = layer.weight
+        self.weight.requires_grad_(False)
+        self.scale = lora.scale
+        bound = 1 / math.sqrt(layer.in_features)
+        a = torch.empty(lora.rank, layer.in_features)
+        self.lora_a = nn.Parameter(nn.init.uniform_(a, -bound, bound, generator=generator))
+        self.lora_b = nn.Parameter(torch.zeros(layer.out_features, lora.rank))
+        self.magnitude: nn.Parameter | None = None
+        if lora.decomposed:
+            self.magnitude = nn.Parameter(torch.linalg.vector_norm(layer.weight.detach(), dim=1))
+        self.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        low = F.linear(F.linear(input, self.lora_a), self.lora_b)
+        y = F.linear(input, self.weight) + self.scale * low
+        if self.magnitude is None:
+            return y
+        with torch.no_grad():  # the norm is taken for a constant, as the paper does
+            norms = row_norms(self.weight, self.lora_a, self.lora_b, self.scale)
+        scaled: Tensor = y * (self.magnitude / norms).to(y.dtype)
+        return scaled
+
+
+def row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Norms of the rows of W + scale B A, in float32."""
+    with torch.autocast(weight.device.type, enabled=False):
+        norms: Tensor = torch.linalg.vector_norm(weight + scale * (b @ a), dim=1)
+        return norms
+
+
+def add_lora(model: Transformer, lora: Lora, seed: int) -> None:
+    """Adapt the matrices of a model, and train nothing else but a classification head."""
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    if model.config.num_labels is not None:
+        assert model.head is not None
+        model.head.requires_grad_(True)
+    for block in model.blocks:
+        for module in list(block.children()):
+            for name, layer in list(module.named_children()):
+                if name in lora.targets and isinstance(layer, nn.Linear):
+                    setattr(module, name, LoraLinear(layer, lora, generator))
+    model.lora = lora
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter's name is that of an adapter's part."""
+    return name.endswith(tuple(PEFT_ENDINGS))
+
+
+def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor]:
+    """The weights of an adapted model as those of a plain one, by name."""
+    plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
+    if lora is None:
+        return plain
+    for name in list(plain):
+        place = name.removesuffix(".weight")
+        if f"{place}.lora_a" not in weights:
+            continue
+        a, b = weights[f"{place}.lora_a"], weights[f"{place}.lora_b"]
+        whole = plain[name].to(a.device) + lora.scale * (b @ a)
+        if lora.decomposed:
+            norms = torch.linalg.vector_norm(whole, dim=1)
+            whole *= (weights[f"{place}.magnitude"] / norms)[:, None]
+        plain[name] = whole
+    return plain
+
+
+def trained_names(names: list[str], config: TransformerConfig) -> list[str]:
+    """Of the parameters of an adapted model those that are trained."""
+    head = ["head.weight"] if config.num_labels is not None else []
+    return [name for name in names if is_adapter(name) or name in head]
+
+
+def peft_name(name: str, config: TransformerConfig) -> str:
+    """Name of a trained parameter in PEFT's `adapter_model.safetensors`."""
+    classifier = config.num_labels is not None
+    for ending, there in PEFT_ENDINGS.items():
+        if name.endswith(ending):
+            matrix = name.removesuffix(ending) + ".weight"
+            stored = disk_name(matrix, layout=config.layout, classifier=classifier)
+            return PEFT_PREFIX + stored.removesuffix(".weight") + there
+    return PEFT_PREFIX + disk_name(name, layout=config.layout, classifier=classifier)
+
+
+def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, Any]:
+    """Contents of PEFT's `adapter_config.json`; base: where the adapted model lies."""
+    classifier = config.num_labels is not None
+    layers = {name: "attention" if name in ATTENTION else "feed_forward" for name in lora.targets}
+    if config.activation != "swiglu":
+        layers.pop("gate", None)
+    targets = {
+        peft_name(f"blocks.0.{layer}.{name}.lora_a", config).split(".")[-3]
+        for name, layer in layers.items()
+    }
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS" if classifier else "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(targets),
+        "use_rslora": lora.rank_stabilised,
+        "use_dora": lora.decomposed,
+        "modules_to_save": ["score"] if classifier else None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }

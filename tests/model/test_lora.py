@@ -1,0 +1,109 @@
+"""Adapters: what they start as, what they add, and that PEFT reads them as they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from llmstages.model.layouts import make_config
+from llmstages.model.lora import Lora, LoraLinear, add_lora, merged, peft_name
+from llmstages.model.transformer import Transformer
+
+ALL = ("query", "key", "value", "output", "gate", "up", "down")
+
+
+def model_of(layout="qwen3", num_labels=None):
+    config = make_config(
+        layout,
+        vocab_size=50,
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=48,
+        context_length=16,
+        num_labels=num_labels,
+    )
+    model = Transformer(config)
+    model.initialize(torch.Generator().manual_seed(0))
+    for block in model.blocks:  # they start at zero, where an adapter could hide a mistake
+        nn.init.normal_(block.attention.output.weight, std=0.1)
+        nn.init.normal_(block.feed_forward.down.weight, std=0.1)
+    return model.eval()
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+TOKENS = torch.arange(24).view(2, 12)
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("layout", ["qwen3", "nanochat"])
+def test_an_adapted_model_starts_as_it_was_and_merges_into_a_plain_one(layout, decomposed):
+    model, plain = model_of(layout), model_of(layout)
+    plain.load_state_dict(model.state_dict())
+    before = plain(TOKENS)
+    names = {name for name, _ in plain.named_parameters()}
+    add_lora(model, Lora(4, 8.0, ALL, decomposed=decomposed), seed=0)
+    torch.testing.assert_close(model(TOKENS), before, rtol=0, atol=1e-6)
+    assert trained(model).isdisjoint(names)
+
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise.abs() if name.endswith("magnitude") else noise)
+    after = model(TOKENS)
+    assert (after - before).abs().max() > 0.1
+    weights = merged(dict(model.named_parameters()), model.lora)
+    assert weights.keys() == names
+    plain.load_state_dict(weights)
+    torch.testing.assert_close(plain(TOKENS), after, rtol=0, atol=2e-5)
+
+
+def test_what_an_adapter_adds_to_a_matrix_by_hand():
+    layer = nn.Linear(3, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    adapted = LoraLinear(layer, Lora(1, 3.0, ALL), torch.Generator())
+    adapted.lora_a.data = torch.tensor([[1.0, 1.0, 1.0]])
+    adapted.lora_b.data = torch.tensor([[1.0], [-1.0]])
+    # W + 3 B A = [[4, 3, 3], [-3, -1, -3]]
+    assert adapted(torch.tensor([1.0, 10.0, 100.0])).tolist() == [334.0, -313.0]
+    assert Lora(4, 8.0, ALL).scale == 2.0
+    assert Lora(4, 8.0, ALL, rank_stabilised=True).scale == 4.0
+
+
+def test_only_the_matrices_asked_for_are_adapted():
+    model = model_of(num_labels=3)
+    add_lora(model, Lora(4, 8.0, ("query", "up")), seed=0)
+    expected = {
+        f"blocks.{block}.{matrix}.lora_{part}"
+        for block in (0, 1)
+        for matrix in ("attention.query", "feed_forward.up")
+        for part in ("a", "b")
+    }
+    assert trained(model) == expected | {"head.weight"}
+
+
+def test_names_in_peft():
+    config = model_of(num_labels=3).config
+    assert peft_name("blocks.1.feed_forward.gate.lora_a", config) == (
+        "base_model.model.model.layers.1.mlp.gate_proj.lora_A.weight"
+    )
+    assert peft_name("blocks.0.attention.key.magnitude", config) == (
+        "base_model.model.model.layers.0.self_attn.k_proj.lora_magnitude_vector"
+    )
+    assert peft_name("head.weight", config) == "base_model.model.score.weight"
+
+
+def test_the_same_seed_draws_the_same():
+    drawn = []
+    for seed in (0, 0, 1):
+        model = model_of()
+        add_lora(model, Lora(4, 8.0, ALL), seed=seed)
+        drawn.append(model.blocks[0].attention.query.lora_a.detach())
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
