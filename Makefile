@@ -56,7 +56,7 @@ pytest: $(INSTALLED) ## the tests alone
 bench: $(INSTALLED) ## pretraining speed of this machine
 	$(BIN)/python scripts/bench_pretrain.py
 
-torture: $(INSTALLED) ## runs killed ninety times, and compared with runs that were not
+torture: $(INSTALLED) ## runs killed 150 times, and compared with runs that were not
 	$(BIN)/python scripts/torture.py
 
 gpu-wheels: $(INSTALLED) ## wheels for scripts/bench_gpu.py on a GPU machine without network

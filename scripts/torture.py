@@ -1,16 +1,18 @@
 """Kill training runs again and again, and see whether they end as if nothing had been.
 
-    python scripts/torture.py [--kills 30] [--stages pretrain,instruct,classify] [--seed 0]
-                              [--processes 1] [--json FILE]
+    python scripts/torture.py [--kills 30] [--stages pretrain,instruct,...] [--seed 0]
+                              [--processes 1] [--jobs 2] [--json FILE]
 
-Each stage is run once undisturbed and once killed with SIGKILL at random moments until it has been
-killed often enough; then it may end. Half of the kills wait for a checkpoint that is being written,
-and hit it within its first milliseconds: while files are written, hashed, synced or renamed. In the
-end weights, optimizer state and the lines of all steps and evaluations must be equal, bit for bit.
+Each stage, fine-tuning with adapters among them, is run once undisturbed and once killed with
+SIGKILL at random moments until it has been killed often enough; then it may end. Half of the kills
+wait for a checkpoint that is being written, and hit it within its first milliseconds: while files
+are written, hashed, synced or renamed. In the end weights, optimizer state and the lines of all
+steps and evaluations must be equal, bit for bit.
 The exit status is 1 when one is not. The data are random words, made on the spot.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -21,15 +23,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from measurement import provenance, widen_output, write_record
 
-from llmstages.report.terminal import progress, table
+from llmstages.report.terminal import say, table
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve")
+STAGES = ("pretrain", "instruct", "instruct-lora", "classify", "classify-dora")
 STEPS = 300
 AIMED_SHARE = 0.5
 """Of the kills, those that wait for a checkpoint to be written."""
@@ -51,13 +55,23 @@ def words_of(generator: random.Random, count: int) -> str:
     )
 
 
-def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
-    """Texts, pairs and labelled rows; for each stage its command line without a name."""
-    generator = random.Random(seed)
+def collect_words(folder: Path, generator: random.Random) -> Path:
+    """A corpus of random words."""
     (folder / "texts").mkdir()
     for number in range(60):
         text = words_of(generator, 1500)
         (folder / "texts" / f"{number}.txt").write_text(text, encoding="utf-8")
+    collect = ["collect", str(folder / "texts"), "name=texts", "quality='off'", "dedup='off'"]
+    collect += ["tokenizer.vocab_size=512", f"corpora_dir={folder / 'corpora'}"]
+    command = [sys.executable, "-m", "llmstages", *collect]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "corpora" / "texts"
+
+
+def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
+    """A corpus, pairs and labelled rows; for each stage its command line without a name."""
+    generator = random.Random(seed)
+    corpus = collect_words(folder, generator)
     pairs = [
         {"prompt": words_of(generator, 6), "completion": words_of(generator, 4)} for _ in range(200)
     ]
@@ -65,22 +79,22 @@ def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
     for name, entries in (("pairs", pairs), ("rows", rows)):
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    llmstages = [sys.executable, "-m", "llmstages"]
-    collect = ["collect", str(folder / "texts"), "name=texts", "quality='off'", "dedup='off'"]
-    collect += ["tokenizer.vocab_size=512", f"corpora_dir={folder / 'corpora'}"]
-    subprocess.run([*llmstages, *collect], check=True, capture_output=True)
     runs = f"runs_dir={folder / 'runs'}"
     base = f"base={folder / 'runs' / 'pretrain-whole'}"
+    instruct = [
+        *("finetune-instruct", str(folder / "pairs.jsonl"), runs, base, *COMMON),
+        *("batch_tokens=256", "max_new_tokens=4", "evaluate.num_generations=4"),
+    ]
+    classify = [
+        *("finetune-classify", str(folder / "rows.jsonl"), runs, base, *COMMON),
+        *("batch_size=8", "baselines=false"),
+    ]
     return {
-        "pretrain": ["pretrain", str(folder / "corpora" / "texts"), runs, *COMMON, *TINY],
-        "instruct": [
-            *("finetune-instruct", str(folder / "pairs.jsonl"), runs, base, *COMMON),
-            *("batch_tokens=256", "max_new_tokens=4", "evaluate.num_generations=4"),
-        ],
-        "classify": [
-            *("finetune-classify", str(folder / "rows.jsonl"), runs, base, *COMMON),
-            *("batch_size=8", "baselines=false"),
-        ],
+        "pretrain": ["pretrain", str(corpus), runs, *COMMON, *TINY],
+        "instruct": instruct,
+        "instruct-lora": [*instruct, "method=lora"],
+        "classify": classify,
+        "classify-dora": [*classify, "method=lora", "method.decomposed=true"],
     }
 
 
@@ -94,8 +108,16 @@ def start(words: list[str], processes: int) -> "subprocess.Popen[bytes]":
         [*command, *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # so small a model is quickest on one
         start_new_session=True,
     )
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs; torchrun gives each a session of its own."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(child) for path in children for child in path.read_text().split()]
+    return found + [further for child in found for further in descendants(child)]
 
 
 def moment(run: Path) -> str:
@@ -132,7 +154,9 @@ def kill_once(words: list[str], run: Path, generator: random.Random, processes: 
     else:
         time.sleep(generator.uniform(0, 1.0))
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        for pid in [process.pid, *descendants(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     process.communicate()
     if process.returncode == 0:
         return None
@@ -159,10 +183,11 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def torture(
-    stage: str, words: list[str], runs: Path, kills: int, generator: random.Random, processes: int
+    stage: str, words: list[str], runs: Path, kills: int, seed: int, processes: int
 ) -> dict[str, Any]:
     """Kill one stage so many times; what was hit, and whether the end is the same."""
     begin = time.monotonic()
+    generator = random.Random(f"{seed} {stage}")
     whole = runs / f"{stage}-whole"
     process = start([*words, f"name={whole.name}"], processes)
     error = process.communicate()[1]
@@ -171,19 +196,18 @@ def torture(
     moments: Counter[str] = Counter()
     rounds = 0
     identical = True
-    with progress(stage, total=kills, unit="kills") as advance:
-        while moments.total() < kills:
-            rounds += 1
-            run = runs / f"{stage}-killed-{rounds}"
-            while (hit := kill_once([*words, f"name={run.name}"], run, generator, processes)) and (
-                moments.total() < kills
-            ):
-                moments[hit] += 1
-                advance(1)
-            if hit:  # enough: let it come to its end
-                process = start([*words, f"name={run.name}"], processes)
-                process.communicate()
-            identical = identical and result(run) == result(whole)
+    while moments.total() < kills:
+        rounds += 1
+        run = runs / f"{stage}-killed-{rounds}"
+        while (hit := kill_once([*words, f"name={run.name}"], run, generator, processes)) and (
+            moments.total() < kills
+        ):
+            moments[hit] += 1
+        if hit:  # enough: let it come to its end
+            process = start([*words, f"name={run.name}"], processes)
+            process.communicate()
+        identical = identical and result(run) == result(whole)
+        say(f"{stage}: {moments.total()} kills, {'as' if identical else 'NOT as'} undisturbed")
     return {
         "stage": stage,
         "kills": moments.total(),
@@ -201,32 +225,25 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=30, help="of each stage")
-    parser.add_argument("--stages", default="pretrain,instruct,classify")
+    parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="of each run, by torchrun")
+    parser.add_argument("--jobs", type=int, default=2, help="stages at a time")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    generator = random.Random(arguments.seed)
+    stages = arguments.stages.split(",")
+    if unknown := set(stages) - set(STAGES):
+        parser.error(f"no stage {sorted(unknown)[0]}: {', '.join(STAGES)}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = make_data(folder, arguments.seed)
-        if "pretrain" not in arguments.stages:  # the others start from it
-            subprocess.run(
-                [sys.executable, "-m", "llmstages", *commands["pretrain"], "name=pretrain-whole"],
-                check=True,
-                capture_output=True,
-            )
-        found = [
-            torture(
-                stage,
-                commands[stage],
-                folder / "runs",
-                arguments.kills,
-                generator,
-                arguments.processes,
-            )
-            for stage in arguments.stages.split(",")
-        ]
+        if stages != ["pretrain"]:  # the others start from it
+            process = start([*commands["pretrain"], "name=pretrain-whole"], arguments.processes)
+            if process.wait():
+                raise SystemExit("the base model could not be made")
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            kept = (folder / "runs", arguments.kills, arguments.seed, arguments.processes)
+            found = list(pool.map(lambda stage: torture(stage, commands[stage], *kept), stages))
     rows = [
         (
             r["stage"],

@@ -411,6 +411,7 @@ def write_summary(
             "words": words,
             "tokens_per_second": round(result.tokens_per_second, 1),
             "mfu": None if peak is None else flops_per_second / peak,
+            "saving": result.saving,
             "peak_memory_bytes": peak_memory_bytes(machine.device),
             "machine": machine_facts(machine.device),
             "metrics": dict(metrics),

@@ -186,6 +186,8 @@ class TrainingResult:
     """Time spent before the restart this result comes from."""
     seconds_to_first_step: float | None = None
     """From the beginning of the stage to the end of this process's first step; None: none done."""
+    saving: dict[str, float] = field(default_factory=dict)
+    """Checkpoints that this process wrote, seconds of writing, and those that training waited."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -380,6 +382,7 @@ class Loop:
             self.last_metrics,
             self.seconds_before,
             self.seconds_to_first_step,
+            self.writer.facts(),
         )
 
     def take_first_step(self) -> dict[str, float]:

@@ -30,6 +30,8 @@ class CheckpointWriter:
         """Spent in writing, by the thread or not."""
         self.waiting_seconds = 0.0
         """For which training stood still: copying, and waiting for the one before."""
+        self.count = 0
+        """Checkpoints that were begun."""
 
     def save(
         self,
@@ -43,6 +45,7 @@ class CheckpointWriter:
         host. Raises what went wrong in the writing before this one.
         """
         begin = time.monotonic()
+        self.count += 1
         self._join()
         as_they_are = {
             name: tensor.contiguous()
@@ -74,9 +77,15 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Wait until everything is written; raises what went wrong."""
-        begin = time.monotonic()
         self._join()
-        self.waiting_seconds += time.monotonic() - begin
+
+    def facts(self) -> dict[str, float]:
+        """What saving took, for `summary.json`."""
+        return {
+            "checkpoints": self.count,
+            "seconds": round(self.writing_seconds, 3),
+            "waited_seconds": round(self.waiting_seconds, 3),
+        }
 
     def _copied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors on the host, in memory that is used again for each checkpoint."""
