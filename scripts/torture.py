@@ -114,7 +114,7 @@ def start(words: list[str], processes: int) -> "subprocess.Popen[bytes]":
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and theirs; torchrun gives each a session of its own."""
+    """Processes that a process has started, and theirs: torchrun gives each its own session."""
     children = Path(f"/proc/{pid}/task").glob("*/children")
     found = [int(child) for path in children for child in path.read_text().split()]
     return found + [further for child in found for further in descendants(child)]

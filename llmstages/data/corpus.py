@@ -13,7 +13,7 @@ and settings give an equal file, and `Corpus.manifest_hash` is the hash of that 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,6 +55,10 @@ DROPPED_SCHEMA = pa.schema(
 )
 BATCH_ROWS = 256
 """Rows read at once."""
+DOCUMENTS_HASHED = pa.schema([("id", pa.string()), ("text", pa.large_string())])
+"""What of a document is in the manifest's hash."""
+HASHED_ROWS = 1024
+"""Rows whose ids, then texts, are hashed; part of what `documents_sha256` means."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,28 @@ class Corpus:
             row["metadata"] = json.loads(row["metadata"] or "{}")
             yield DroppedDocument(**row)
 
+    def documents_sha256(self, source: str) -> str:
+        """Hash of a source's documents as they are on disk now: `SourceManifest.documents_sha256`
+        when nothing was changed since."""
+        folders: dict[str, Path] = {
+            "dropped": self.directory / "dropped",
+            **{split: self.directory / "documents" / split for split in SPLITS},
+        }
+        parts = {name: part_paths(folder, source) for name, folder in folders.items()}
+        buckets = sorted({path.name for paths in parts.values() for path in paths})
+        hashes = []
+        for bucket in buckets:
+            found = {}
+            for name, folder in folders.items():
+                rows = DOCUMENTS_HASHED.empty_table()
+                if folder / bucket in parts[name]:
+                    rows = pq.read_table(
+                        folder / bucket, columns=DOCUMENTS_HASHED.names, partitioning=None
+                    )
+                found[name] = rows_sha256(rows)
+            hashes.append(found)
+        return sha256_of_parts(hashes)
+
     def find(self, prefix: str) -> tuple[Split, Document] | DroppedDocument | None:
         """The document whose id begins so, kept (with its split) or dropped; None without any.
 
@@ -312,6 +338,25 @@ class Corpus:
                     wanted = list(columns) if columns is not None else None
                     for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
                         yield from batch.to_pylist()
+
+
+def rows_sha256(table: pa.Table) -> str:
+    """Hash of the ids and texts of a part, in order."""
+    digest = hashlib.sha256()
+    rows = table.select(DOCUMENTS_HASHED.names).combine_chunks()
+    for batch in rows.to_batches(max_chunksize=HASHED_ROWS):
+        for column in batch.columns:
+            for value in column.to_pylist():
+                digest.update(value.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def sha256_of_parts(hashes: Iterable[Mapping[str, str]]) -> str:
+    """One hash of those of all parts, each by split, or `dropped`."""
+    digest = hashlib.sha256()
+    for found in hashes:
+        digest.update(json.dumps(dict(found), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def part_paths(directory: Path, source: str) -> list[Path]:

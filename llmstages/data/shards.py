@@ -6,6 +6,7 @@
 `index.json`, written last, describes them all; a directory without it is not read.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,8 @@ class ShardInfo:
     """UTF-8 bytes of the text."""
     weight: float | None
     """Share asked for in a mixture; null: in proportion to its tokens."""
+    sha256: str | None = None
+    """Of the `.bin`; null in shards of an older version."""
 
 
 class Shard:
@@ -167,6 +170,7 @@ def write_shard(
     """Write one `.bin` and its list of documents."""
     stem = shard_stem(split, source)
     tokens = words = num_bytes = num_documents = 0
+    digest = hashlib.sha256()
     with (
         (directory / f"{stem}.bin").open("wb") as file,
         DocumentTable(directory / f"{stem}.documents.parquet") as table,
@@ -175,7 +179,9 @@ def write_shard(
         for group, encoded in encode(groups):
             _, offsets, ids = encoded["ids"].buffers()
             ends = np.frombuffer(offsets, np.int64)[: len(group) + 1]
-            file.write(memoryview(ids)[: ends[-1]])
+            data = memoryview(ids)[: ends[-1]]
+            file.write(data)
+            digest.update(data)
             table.append(
                 [document.id for document in group],
                 tokens + ends[:-1] // dtype.itemsize,
@@ -196,6 +202,7 @@ def write_shard(
         words=words,
         bytes=num_bytes,
         weight=corpus.weights.get(source),
+        sha256=digest.hexdigest(),
     )
 
 

@@ -1,7 +1,8 @@
 """`llmstages inspect RUN prove=true`: is this run what its files say, to the last bit?
 
-Every file of every checkpoint is compared with its hash. Then some steps are done again in a
-directory of their own, from a kept checkpoint and the inputs that the run names: the stage refuses
+Every file of every checkpoint is compared with its hash, and so is all that the run was made from,
+as far as it is there (llmstages/stages/lineage.py). Then some steps are done again in a directory of
+their own, from a kept checkpoint and the inputs that the run names: the stage refuses
 inputs whose hashes are others, and what it records must equal what the run recorded.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 
 from llmstages.config.compose import from_file
 from llmstages.errors import CheckFailed, UserError
-from llmstages.report.terminal import say, table
+from llmstages.report.terminal import say, table, warn
+from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
 from llmstages.train.records import read_sealed
 from llmstages.train.run import flatten
@@ -35,6 +37,7 @@ def prove(run_dir: Path, max_steps: int) -> None:
             verify_files(path, read_info(path), trainer=True)
         except UserError as error:
             raise CheckFailed(f"{run_dir}: not proved: {error}") from error
+    chain = list(check_lineage(run_dir))
     recorded = entries_of(run_dir)
     last_step = max((entry["step"] for entry in recorded), default=0)
     begin = next((path for path in reversed(checkpoints) if read_info(path).step < last_step), None)
@@ -62,6 +65,10 @@ def prove(run_dir: Path, max_steps: int) -> None:
         ("steps done again", f"{first + 1:,} to {end:,}"),
         ("files of weights and optimizer at their end", files),
     ]
+    links = [(link.what, str(link.where), link.sha256[:16]) for link in chain]
+    table("made from", ("", "where", "sha256"), links, to_output=True)
+    if missing := sum(link.sha256 == MISSING for link in chain):
+        warn(f"{run_dir}: {missing} of what it was made from is not where it was: not checked")
     table(f"{run_dir}: proved", ("equal to the last bit", ""), rows, to_output=True)
 
 

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from llmstages.errors import CheckFailed, UserError
+from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.stages.prove import prove
 
 
@@ -60,6 +64,64 @@ def test_a_changed_file_is_found(copy):
     path.write_bytes(data)
     with pytest.raises(CheckFailed, match=r"not proved: .*damaged"):
         prove(run, 20)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def whole_chain(copy, tiny_corpus, tmp_path):
+    """A classifier, its base and the corpus of that, all to be changed."""
+    base, run = copy("tiny_run"), copy("classifier_run")
+    corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
+    for directory, key, place in ((base, "data", corpus), (run, "base", base)):
+        path = directory / "config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump({**config, key: str(place)}), encoding="utf-8")
+    return run, base, corpus
+
+
+def test_the_chain_goes_back_to_the_documents(whole_chain):
+    run, base, corpus = whole_chain
+    links = list(check_lineage(run))
+    assert [link.what for link in links] == [
+        *("tokenizer", "labelled rows", "base model", "tokenizer", "corpus manifest"),
+        *("documents of texts", "documents of topics", *["tokens"] * 4),
+    ]
+    assert all(len(link.sha256) == 64 for link in links)
+    shutil.rmtree(corpus)
+    assert [(link.what, link.sha256) for link in check_lineage(run)][-1] == ("corpus", MISSING)
+    shutil.rmtree(base)
+    assert [(link.what, link.sha256) for link in check_lineage(run)][-1] == ("base model", MISSING)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("base/best/model.safetensors", "model.safetensors: damaged"),
+        ("corpus/documents/train/topics-*.parquet", "documents of topics|not proved|Parquet"),
+        ("corpus/tokens/*/train-texts.bin", "the tokens is not what was recorded"),
+        ("corpus/manifest.json", "corpus manifest"),
+    ],
+)
+def test_a_changed_link_is_found(place, told, whole_chain):
+    run, base, corpus = whole_chain
+    folder, _, pattern = place.partition("/")
+    path = next(iter({"base": base, "corpus": corpus}[folder].glob(pattern)))
+    if path.name == "manifest.json":
+        path.write_text(path.read_text(encoding="utf-8").replace('"tiny"', '"other"'), "utf-8")
+    elif path.suffix == ".parquet":  # a text is another, in a file that is sound
+        rows = pq.read_table(path, partitioning=None)
+        texts = [text.upper() for text in rows["text"].to_pylist()]
+        column = pa.array(texts, rows.schema.field("text").type)
+        pq.write_table(rows.set_column(1, "text", column), path)
+    else:
+        flip(path)
+    with pytest.raises(CheckFailed, match=told):
+        list(check_lineage(run))
 
 
 def test_settings_and_inputs_that_are_others_are_refused(copy, tmp_path):

@@ -6,7 +6,6 @@ of documents of small sources go to validation; what a document is cut into is n
 that the order stays.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -41,6 +40,8 @@ from llmstages.data.corpus import (
     Counts,
     InputRecord,
     SourceManifest,
+    rows_sha256,
+    sha256_of_parts,
 )
 
 CONTAMINATED = "contaminated"
@@ -136,12 +137,7 @@ def write_part(
 ) -> None:
     """Write the rows of one kind, sorted by id, and note their sizes and hash in the record."""
     table = table.take(pc.sort_indices(table["id"]))
-    digest = hashlib.sha256()
-    for batch in table.select(["id", "text"]).to_batches(max_chunksize=1024):
-        for column in batch.columns:
-            for value in column.to_pylist():
-                digest.update(value.encode() + b"\0")
-    record["sha256"][name] = digest.hexdigest()
+    record["sha256"][name] = rows_sha256(table)
     record[name] = asdict(Counts(table.num_rows, total(table["words"]), total(table["bytes"])))
     if table.num_rows:
         folder.mkdir(parents=True, exist_ok=True)
@@ -287,9 +283,6 @@ def source_manifest(
     reasons = dict(reading.skipped.get(name, {}))
     for reason, count in skipped.items():
         reasons[reason] = reasons.get(reason, 0) + count
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(json.dumps(record["sha256"], sort_keys=True).encode())
     return SourceManifest(
         name=name,
         kind=source.kind,
@@ -305,5 +298,5 @@ def source_manifest(
         decontaminated=sums["decontaminated"],
         train=sums["train"],
         validation=sums["validation"],
-        documents_sha256=digest.hexdigest(),
+        documents_sha256=sha256_of_parts(record["sha256"] for record in records),
     )
