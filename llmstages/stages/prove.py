@@ -1,9 +1,9 @@
 """`llmstages inspect RUN prove=true`: is this run what its files say, to the last bit?
 
 Every file of every checkpoint is compared with its hash, and so is all that the run was made from,
-as far as it is there (llmstages/stages/lineage.py). Then some steps are done again in a directory of
-their own, from a kept checkpoint and the inputs that the run names: the stage refuses
-inputs whose hashes are others, and what it records must equal what the run recorded.
+as far as it is there (llmstages/stages/lineage.py). Then some steps are done again in a directory
+of their own, from a kept checkpoint and the inputs that the run names: the stage refuses inputs
+whose hashes are others, and what it records must equal what the run recorded.
 """
 
 import json

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from llmstages.config.stages import TrainingConfig
+from llmstages.disk import require_writable
 from llmstages.errors import UserError
 from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
 from llmstages.report.live import LiveChart
@@ -116,6 +117,8 @@ class Run:
         self.observers: Observers | None = None
         if config.report.tensorboard:
             check_tensorboard()
+        if parallel.is_first():
+            require_writable(directory, "runs_dir=")
         if directory.exists():
             self.check_ownership()
             base = getattr(config, "base", None)

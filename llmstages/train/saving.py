@@ -4,7 +4,6 @@ At most one is being written. Whatever goes wrong in the thread is raised where 
 or waits. Without memory for the copy the loop waits for the writing instead.
 """
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llmstages.disk import free_bytes
 from llmstages.errors import UserError
 
 MEMORY_SHARE = 0.5
@@ -143,8 +143,7 @@ def _size(num_bytes: float) -> str:
 
 def require_room(directory: Path, checkpoint_bytes: int, count: int) -> None:
     """Raise `UserError` when the disk has no room for `count` checkpoints more."""
-    place = next(path for path in (directory, *directory.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(directory)
     needed = checkpoint_bytes * count
     if free < needed:
         raise UserError(

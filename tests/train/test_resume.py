@@ -232,10 +232,67 @@ def test_a_disk_that_is_full_leaves_what_was_saved(
 
 def test_no_room_is_said_before_the_first_step(tmp_path, pretrain_config, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
-    monkeypatch.setattr("llmstages.train.saving.shutil.disk_usage", lambda path: free)
+    monkeypatch.setattr("llmstages.disk.shutil.disk_usage", lambda path: free)
     with pytest.raises(UserError, match=r"4 checkpoints of 346 kB may stand there.* 1 MB are free"):
         pretrain.run(pretrain_config(tmp_path))
     assert not (tmp_path / "pretrain").exists()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """disk(options): a disk of its own mounted on a directory, or mounted again; root alone may."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no disk can be mounted: that needs root")
+        return place
+
+    yield mount
+    while subprocess.run(["umount", str(place)], capture_output=True).returncode == 0:
+        pass
+
+
+def fill(path):
+    """Take all room of a disk but a little, in which lines of metrics can still be written."""
+    path.write_bytes(bytes(shutil.disk_usage(path.parent).free - 40_000))
+
+
+@pytest.mark.parametrize(
+    "told", ["step-000006 could not be written.*No space left on device", "Read-only file system"]
+)
+def test_a_disk_that_fills_or_fails(disk, told, tiny_run, pretrain_config, monkeypatch):
+    """It happens after the fifth step; the checkpoint of the fourth is whole, and goes on."""
+    runs_dir = disk("size=5m")
+    step, done = Loop.step, []
+
+    def broken_step(loop):
+        done.append(1)
+        if len(done) == 5:
+            loop.writer.wait()
+            if "Read-only" in told:
+                disk("remount,ro,size=5m")
+            else:
+                fill(runs_dir / "other")
+        return step(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "step", broken_step)
+        with pytest.raises(OSError, match=told):
+            pretrain.run(pretrain_config(runs_dir))
+    checkpoints = sorted(path.name for path in (runs_dir / "pretrain" / "checkpoints").iterdir())
+    assert checkpoints[-1] == "step-000004"
+    (runs_dir / "other").unlink(missing_ok=True) if "space" in told else disk("remount,rw,size=5m")
+    pretrain.run(pretrain_config(runs_dir))
+    assert results(runs_dir / "pretrain") == results(tiny_run)
+
+
+def test_a_disk_that_cannot_be_written(disk, pretrain_config):
+    runs_dir = disk("size=1m,ro")
+    with pytest.raises(UserError, match=r"cannot be written .* set runs_dir= to another place"):
+        pretrain.run(pretrain_config(runs_dir))
 
 
 @pytest.mark.parametrize("saves", [1, 2, 4])
