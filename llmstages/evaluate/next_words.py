@@ -34,7 +34,7 @@ def continues_word(text: str) -> bool:
     return text[:1].isalnum() or text.startswith(("'", "’", "-", "_"))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def next_words(
     model: Transformer, tokenizer: Tokenizer, prompt_ids: list[int], count: int
 ) -> list[NextWord]:

@@ -51,6 +51,5 @@ def likelihood(
             total.targets += float(targets)
     sums = parallel.add_up(torch.tensor([total.nats, total.targets], dtype=torch.float64))
     total.nats, total.targets = sums.tolist()
-    parallel.shard_again(model)
     model.train(was_training)
     return total

@@ -73,7 +73,7 @@ def fit_prompt(prompt: Sequence[int], max_new_tokens: int, context_length: int) 
     return list(prompt)[-(context_length - room) :]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: Transformer,
     prompts: Sequence[Sequence[int]],

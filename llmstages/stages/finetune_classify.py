@@ -32,6 +32,7 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
+from llmstages.train import parallel
 from llmstages.train.losses import label_probabilities
 from llmstages.train.run import Run
 
@@ -169,7 +170,7 @@ def probabilities(
     return _per_example(model, examples, machine, label_probabilities)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features(
     model: Transformer, examples: Sequence[Example], machine: Machine
 ) -> NDArray[np.float64]:
@@ -189,12 +190,14 @@ def _per_example(
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens), reverse=True)
     was_training = model.training
     model.eval()
-    parts = [
-        compute(model, batch.to(machine.device)).cpu().double().numpy()
-        for batch in by_length(
-            [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
-        )
-    ]
+    dtype = parallel.product_dtype(model, torch.float32)
+    batches = by_length(
+        [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
+    )
+    with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        parts = [
+            compute(model, batch.to(machine.device)).cpu().double().numpy() for batch in batches
+        ]
     model.train(was_training)
     stacked = np.concatenate(parts)
     result = np.empty_like(stacked)

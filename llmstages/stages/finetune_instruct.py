@@ -30,6 +30,7 @@ from llmstages.stages.training import (
 )
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.tokenizer import Tokenizer
+from llmstages.train import parallel
 from llmstages.train.losses import sparse_loss
 from llmstages.train.run import Run
 
@@ -202,7 +203,9 @@ def answer_all(
             max_new_tokens=min(config.max_new_tokens, model.config.context_length // 2),
             stop_ids=[answer_end_id(tokenizer), tokenizer.end_id],
             sampling=Sampling(temperature=0.0),
-            dtype=machine.dtype if machine.device.type == "cuda" else torch.float32,
+            dtype=parallel.product_dtype(
+                model, machine.dtype if machine.device.type == "cuda" else torch.float32
+            ),
         )
         answers.update(zip(indices, batch, strict=True))
 

@@ -453,6 +453,7 @@ def sampler(
             stop_ids=[tokenizer.end_id],
             sampling=Sampling(temperature=0.8, top_p=0.95),
             generator=generator,
+            dtype=parallel.product_dtype(model, torch.float32),
         )
         for prompt, answer in zip(prompts, answers, strict=True):
             say(f"  {clipped(prompt)} -> {clipped(tokenizer.decode(answer.tokens))}")

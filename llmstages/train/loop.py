@@ -223,6 +223,7 @@ class Loop:
     def __init__(self, training: Training) -> None:
         self.t = training
         self.began = time.monotonic()
+        parallel.shard_again(training.model)  # it was measured before
         self.progress = Progress()
         self.seconds_before = 0.0
         self.pace = Pace(training.seconds, last_evaluation=training.last_evaluation)
@@ -322,6 +323,7 @@ class Loop:
         if seconds is None:
             begin = time.monotonic()
             t.evaluate()
+            parallel.shard_again(t.model)
             seconds = time.monotonic() - begin
         self.pace.evaluation_seconds = self.pace.measuring_seconds = seconds
         left = t.seconds - self.spent()
@@ -592,6 +594,7 @@ class Loop:
         try:
             with self.giving_up():
                 metrics = t.evaluate()
+            parallel.shard_again(t.model)
         except KeyboardInterrupt:  # a continued run makes it up
             if self.interrupts and not self.interrupts.leave_at_once:
                 self.leave()

@@ -60,7 +60,7 @@ def softcap_of(model: Transformer) -> float | None:
     return model.config.logit_softcap if model.config.num_labels is None else None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def label_probabilities(model: Transformer, batch: Batch) -> Tensor:
     """[B, num_labels] float32 softmax at each row's one target position."""
     hidden = model(batch.tokens, batch.position_ids, batch.document_ids)

@@ -168,10 +168,18 @@ def shard(model: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> N
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+    model.gathered_dtype = dtype  # type: ignore[assignment]
     for module in model.modules():
         if isinstance(module, FSDPModule):  # sums, which gloo can do, and no means
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def product_dtype(model: torch.nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The type asked for, or that in which the weights of a sharded model are gathered: one it was
+    not gathered in cannot be had."""
+    gathered: torch.dtype = getattr(model, "gathered_dtype", dtype)
+    return gathered
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ from llmstages.data.batch import IGNORED, Batch
 from llmstages.train import parallel
 
 KILLED_AFTER = Path(__file__).with_name("killed_after.py")
+IN_TURN = Path(__file__).with_name("in_turn.py")
 
 
 @pytest.fixture
@@ -103,6 +104,44 @@ def test_two_processes_are_like_one(words, tmp_path, cli):
         assert_like(tmp_path / mode, tmp_path / "one", 1e-3)
         plan = json.loads((tmp_path / mode / "plan.json").read_text(encoding="utf-8"))
         assert plan["machine"]["processes"] == 2
+
+
+def test_all_stages_sharded(words, tmp_path, labelled_file, instruct_file, tiny_run):
+    """Fine-tuning, with adapters and norms too, and pretraining in mixed precision with blocks
+    computed again: in one process, then in two."""
+    tuning = [f"base={tiny_run}", f"runs_dir={tmp_path}", "dtype=float32", "device=cpu", "steps=4"]
+    tuning += ["compile='off'", "report.curves=false", "evaluate.every_steps=2"]
+    dora = ["method=lora", "method.rank=4", "method.decomposed=true"]
+    pairs = ["finetune-instruct", str(instruct_file), *tuning, "evaluate.num_generations=2"]
+    pairs += ["max_new_tokens=2", "evaluate.num_samples=0", "batch_tokens=256"]
+    rows = ["finetune-classify", str(labelled_file), *tuning, *dora, "baselines=false"]
+    mixed = ["dtype=bfloat16", "activation_checkpointing='on'", "steps=4", "evaluate.every_steps=2"]
+    runs = {"pairs": [*pairs, *dora], "rows": rows, "mixed": words("mixed", *mixed)}
+    commands = tmp_path / "commands.json"
+
+    def both(name, processes):
+        orders = [[*command, f"name={key}-{name}"] for key, command in runs.items()]
+        orders = [[*order, "parallel=fsdp"] for order in orders]
+        commands.write_text(json.dumps(orders), encoding="utf-8")
+        if processes == 1:
+            done = subprocess.run(
+                [sys.executable, str(IN_TURN), str(commands)], capture_output=True, text=True
+            )
+            return done.returncode, done.stderr
+        return torchrun(str(IN_TURN), str(commands))
+
+    for name, processes in (("one", 1), ("two", 2)):
+        status, err = both(name, processes)
+        assert status == 0, err
+    for key, tolerance in (("pairs", 1e-3), ("rows", 1e-3), ("mixed", 0.02)):
+        one, two = (entries(tmp_path / f"{key}-{name}") for name in ("one", "two"))
+        assert len(one) == 6
+        for first, second in zip(one, two, strict=True):
+            for measured in ("loss", "val_loss"):
+                expected = pytest.approx(first.get(measured), abs=tolerance)
+                assert second.get(measured) == expected, (key, first)
+    plan = json.loads((tmp_path / "mixed-two" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["machine"]["processes"] == 2
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
