@@ -29,7 +29,7 @@ import jinja2.utils
 MAX_SECONDS = 1.0
 """Of this process's own computing, for each line."""
 MAX_MEMORY_BYTES = 1 << 30
-MAX_OUTPUT_CHARACTERS = 1 << 20
+MAX_OUTPUT_CHARACTERS = 1 << 18
 """Of a rendering, besides eight times what came in."""
 
 

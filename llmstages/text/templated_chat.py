@@ -18,6 +18,7 @@ message (here it stays).
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from llmstages.errors import UserError
-from llmstages.text.templates import REMEDY, Job, Refused, TemplateProcess, TemplateSource
+from llmstages.text.templates import (
+    REMEDY,
+    ConversationRefused,
+    Job,
+    Refused,
+    TemplateProcess,
+    TemplateSource,
+)
 from llmstages.text.unicode import well_formed
 
 if TYPE_CHECKING:
@@ -118,7 +126,7 @@ class TemplatedChat:
         if len(texts) > 2:
             prompt = self._outline(texts[2], marks)
             prompt_end = self._prompt_end(prompt, outline, len(turns) - 1)
-        learnt = outline.generated or list(self._answers(outline, turns, prompt_end, answered))
+        learnt = outline.generated or sorted(self._answers(outline, turns, prompt_end, answered))
         return self._encoded(outline, contents, learnt, prompt_end)
 
     @cached_property
@@ -131,7 +139,13 @@ class TemplatedChat:
 
     @cached_property
     def _shape(self) -> Shape:
-        """Found with a question and an answer."""
+        """Found with a question and an answer: what is wrong then is so for every conversation."""
+        try:
+            return self._find_shape()
+        except ConversationRefused as error:
+            raise UserError(str(error)) from error
+
+    def _find_shape(self) -> Shape:
         turns = [("user", "?"), ("assistant", "!")]
         marks = self._marks(turns)
         found: list[tuple[Mapping[str, bool], Outline, str]] = []
@@ -155,7 +169,7 @@ class TemplatedChat:
         raise self._error("ends an answer with no special token")
 
     def _error(self, what: str) -> UserError:
-        return UserError(f"{self.source.path}: the chat template {what}; {REMEDY}")
+        return ConversationRefused(f"{self.source.path}: the chat template {what}; {REMEDY}")
 
     def _marks(self, turns: Turns) -> tuple[str, str, str]:
         """Three characters that stand nowhere: around a message's number, and around answers."""
@@ -186,7 +200,9 @@ class TemplatedChat:
         for result in self._process.render(jobs):
             if isinstance(result, Refused):
                 verb = "refuses this conversation" if result.said else "fails"
-                raise UserError(f"{self.source.path}: the chat template {verb}: {result.reason}")
+                raise ConversationRefused(
+                    f"{self.source.path}: the chat template {verb}: {result.reason}"
+                )
             texts.append(result)
         return texts
 
@@ -236,9 +252,9 @@ class TemplatedChat:
             ends = list(way)
             ways.append(way)
             if not ends:
-                raise self._changed(place.message)
+                raise self._changed()
         if len(real) not in ends:
-            raise self._changed(outline.places[-1].message if outline.places else None)
+            raise self._changed()
         end = len(real)
         contents = []
         for way in reversed(ways):
@@ -246,12 +262,11 @@ class TemplatedChat:
             contents.append(content)
         return contents[::-1]
 
-    def _changed(self, message: int | None) -> UserError:
-        which = "a message" if message is None else f"message {message + 1} or one before it"
-        return UserError(
-            f"{self.source.path}: the chat template looks into {which} and writes the conversation "
-            "otherwise for it (as some do for <think>), so that it cannot be said which text is "
-            "whose; leave the row out, or take out what the template looks for"
+    def _changed(self) -> UserError:
+        return ConversationRefused(
+            f"{self.source.path}: the chat template looks into the messages and writes this "
+            "conversation otherwise for what they say (as some do for <think>), so that it cannot "
+            "be told which text is whose; leave it out, or take out what the template looks for"
         )
 
     def _prompt_end(self, prompt: Outline, outline: Outline, last: int) -> int:
@@ -268,6 +283,7 @@ class TemplatedChat:
         shape = self._shape
         last = len(turns) - 1 if answered else None
         text = outline.text
+        said = 0
         for index, (role, _) in enumerate(turns):
             if role != "assistant":
                 continue
@@ -277,7 +293,7 @@ class TemplatedChat:
             begin, end = place.begin, place.end
             if index == last and prompt_end is not None:
                 begin = prompt_end
-            elif text[:begin].endswith(shape.opening):
+            elif text[said:begin].endswith(shape.opening):
                 begin -= len(shape.opening)
             following = min(
                 (other.begin for other in outline.places if other.begin >= end), default=len(text)
@@ -288,6 +304,7 @@ class TemplatedChat:
                 end += control[1]
             elif index == last:
                 raise self._error("ends this answer with another token than others")
+            said = end
             yield begin, end
 
     def _encoded(
@@ -299,6 +316,7 @@ class TemplatedChat:
     ) -> tuple[list[int], list[bool]]:
         """Ids and what is learnt; texts end where that changes, and where the prompt does."""
         writer = Writer(self._backend)
+        begins = [begin for begin, _ in learnt]
         cuts = {0, len(outline.text)}.union(*learnt)
         if prompt_end is not None:
             cuts.add(prompt_end)
@@ -308,7 +326,8 @@ class TemplatedChat:
             place.begin: content for place, content in zip(outline.places, contents, strict=True)
         }
         for begin, end in pairwise(sorted(cuts)):
-            wanted = any(first <= begin < last for first, last in learnt)
+            before = bisect_right(begins, begin)
+            wanted = before > 0 and begin < learnt[before - 1][1]
             if begin == prompt_end:
                 writer.flush()
             if begin in filled:

@@ -27,6 +27,10 @@ DEFAULT = "default"
 REMEDY = "mend it, or delete it there to use llmstages' own form"
 
 
+class ConversationRefused(UserError):
+    """A conversation that a template cannot render, or not so that one knows what is whose."""
+
+
 @dataclass(frozen=True)
 class TemplateSource:
     """A template as it was found: the file, and a text or a list of objects with name and text."""

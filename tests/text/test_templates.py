@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from transformers import AutoTokenizer
 
@@ -154,7 +154,11 @@ STYLES: dict[str, tuple[str, list[AddedToken], str, str, dict[str, Any]]] = {
         [special("<unk>"), special("<s>"), special("</s>")],
         "prepended",
         "</s>",
-        {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"},
+        {
+            "bos_token": {"__type": "AddedToken", "content": "<s>"},
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+        },
     ),
     "gemma": (
         GEMMA,
@@ -196,8 +200,14 @@ STYLES: dict[str, tuple[str, list[AddedToken], str, str, dict[str, Any]]] = {
         {"eos_token": "</s>"},
     ),
 }
+# No token has both a newline and something else in it: templates end headers in newlines.
 TEXTS = [
-    "user assistant system model\nYou help.\n\nWhat is two?\n- one\n- two (2) [INST] again"
+    "user assistant system model",
+    "You help.",
+    "What is two?",
+    "- one",
+    "- two (2) [INST] again",
+    "\n\n",
 ] * 20
 
 CONVERSATION = [
@@ -210,21 +220,26 @@ CONVERSATION = [
 
 
 def build(kind: str, added: list[AddedToken]) -> HuggingFaceTokenizer:
-    """A tiny BPE tokenizer in the manner of GPT-2, Llama 2, newer Llamas or Gemma."""
+    """A tiny BPE tokenizer in the manner of Llama 3, Llama 2, Mistral or Gemma."""
     tokenizer = HuggingFaceTokenizer(models.BPE(byte_fallback=kind != "bytes"))
     alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else []
     if kind == "bytes":
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
+        words = Regex(r" ?\w+| ?[^\s\w]+|\s*\n+|\s+(?!\S)|\s+")  # newlines stay together
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(words, "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     elif kind == "first":
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
     else:
         steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", "\u2581")]
         if kind == "prepended":
             steps.insert(0, normalizers.Prepend("\u2581"))
         tokenizer.normalizer = normalizers.Sequence(steps)
-        tokenizer.decoder = decoders.Replace("\u2581", " ")
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.ByteLevel() if kind == "bytes" else decoders.Sequence(parts)
     spelled = [f"<0x{byte:02X}>" for byte in range(256)] if kind != "bytes" else []
     trainer = trainers.BpeTrainer(
         vocab_size=700, initial_alphabet=alphabet, special_tokens=spelled, show_progress=False
@@ -370,6 +385,24 @@ def test_saved_templates_say_the_same(
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_no_token_covers_a_prompt_and_an_answer(
+    loaded: Callable[[str], Tokenizer], foreign: Callable[[str], Path]
+) -> None:
+    """Two newlines are one token; the header's and the answer's are learnt apart all the same."""
+    tokenizer = loaded("chatml")
+    messages = [Message("user", "Q"), Message("assistant", "\nA")]
+    one, two = (tokenizer.encode(text) for text in ("\n", "\n\n"))
+    assert [len(one), len(two)] == [1, 1]
+    ids, learnt = render(messages, tokenizer)
+    prompt, _ = render(messages[:1], tokenizer, open_answer=True)
+    end = named(tokenizer, "<|im_end|>")
+    assert ids == [*prompt, *one, *tokenizer.encode("A"), end, *one]
+    assert prompt[-1:] == one
+    assert learnt == [False] * len(prompt) + [True] * 3 + [False]
+    other = reference(foreign("chatml"))(messages, False)
+    assert other == [*prompt[:-1], *two, *tokenizer.encode("A"), end, *one]
+
+
 NASTY = st.lists(
     st.one_of(
         st.sampled_from(
@@ -407,7 +440,7 @@ def test_messages_stay_text(
         return render([Message("user", first), Message("assistant", second)], tokenizer)
 
     if name == "qwen-3" and "</think>" in answer:
-        with pytest.raises(UserError, match="looks into message 2"):
+        with pytest.raises(UserError, match="looks into the messages"):
             rendered(question, answer)
         return
     ids, learnt = rendered(question, answer)
@@ -504,11 +537,21 @@ def test_refused_conversations(
     looking = FRAME % "{{ 'secret' if 'x' in m.content else '' }}"
     tokenizer = with_template(looking + "{% if add_generation_prompt %}{% endif %}")
     assert len(render(PAIR, tokenizer)[0]) == 4
-    with pytest.raises(UserError, match="looks into message 1"):
+    with pytest.raises(UserError, match="looks into the messages"):
         render([Message("user", "x"), PAIR[1]], tokenizer)
     # A prompt that no conversation begins with.
     with pytest.raises(UserError, match="otherwise in a prompt than in a conversation"):
         render(PAIR, with_template(FRAME % "" + "{% if add_generation_prompt %}?{% endif %}"))
+
+
+def test_a_refused_row_is_named(loaded: Callable[[str], Tokenizer]) -> None:
+    from llmstages.data.labelled import Conversation
+    from llmstages.stages.finetune_instruct import to_examples
+
+    rows = [Conversation(PAIR, 1), Conversation([PAIR[0], *PAIR], 7)]
+    assert len(to_examples(rows[:1], loaded("gemma"), 64, "rows.jsonl")) == 1
+    with pytest.raises(UserError, match=r"^rows\.jsonl:7: .*tokenizer_config\.json: .*take turns"):
+        to_examples(rows, loaded("gemma"), 64, "rows.jsonl")
 
 
 def test_sources_of_a_template(with_template: Callable[[Any], Tokenizer], tmp_path: Path) -> None:
