@@ -29,6 +29,7 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.text.chat import answer_end_id, render
+from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.losses import sparse_loss
@@ -163,7 +164,10 @@ def to_examples(
     examples = []
     num_cut = num_lost = 0
     for conversation in conversations:
-        ids, supervised = render(conversation.messages, tokenizer)
+        try:
+            ids, supervised = render(conversation.messages, tokenizer)
+        except ConversationRefused as error:
+            raise UserError(f"{path}:{conversation.line}: {error}") from error
         reference = f"{Path(path).name}:{conversation.line}"
         example = conversation_example(ids, supervised, context_length, reference)
         if example is None:

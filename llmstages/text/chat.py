@@ -1,7 +1,8 @@
 """Conversations as token ids, and which of the ids are learnt.
 
-A tokenizer with turn tokens speaks ChatML, for each message
-`<|im_start|>role\\ncontent<|im_end|>\\n`. Any other speaks a plain-text form,
+A foreign tokenizer that brings a chat template speaks as that says
+(`llmstages/text/templated_chat.py`). Of the others, one with turn tokens speaks ChatML, for each
+message `<|im_start|>role\\ncontent<|im_end|>\\n`. Any other speaks a plain-text form,
 `### Request:\\ncontent\\n\\n` for the user and `### Answer:\\ncontent<end>\\n\\n` for the
 assistant, and its vocabulary is left as it is. Newlines at the start of a message are dropped in
 both: they would fuse with the header's newline.
@@ -70,8 +71,10 @@ def render(
     """Ids of a conversation and, for each, whether it carries loss.
 
     With `open_answer` the assistant's header follows, for generation; the answer then ends at
-    `answer_end_id(tokenizer)`.
+    `answer_end_id(tokenizer)`. Raises `UserError` where a foreign template refuses a conversation.
     """
+    if tokenizer.templated_chat is not None:
+        return tokenizer.templated_chat.render(messages, open_answer=open_answer)
     if tokenizer.turn_start_id is not None and tokenizer.turn_end_id is not None:
         parts = chatml_parts(
             messages, tokenizer.turn_start_id, tokenizer.turn_end_id, open_answer=open_answer
@@ -90,8 +93,25 @@ def render(
 
 
 def answer_end_id(tokenizer: "Tokenizer") -> int:
-    """The id that ends an answer: the end of the turn, or of the text without turn tokens."""
+    """The id that ends an answer: the end of the turn, or of the text without turn tokens.
+
+    Raises `UserError` for a foreign template that is broken.
+    """
+    if tokenizer.templated_chat is not None:
+        return tokenizer.templated_chat.end_id
     return tokenizer.end_id if tokenizer.turn_end_id is None else tokenizer.turn_end_id
+
+
+def stop_ids(tokenizer: "Tokenizer") -> list[int]:
+    """Where generation stops: at the end of a text, and at that of an answer.
+
+    A template that cannot be used ends nothing; whoever renders with it is told.
+    """
+    try:
+        ids = [tokenizer.end_id, answer_end_id(tokenizer)]
+    except UserError:
+        ids = [tokenizer.end_id]
+    return list(dict.fromkeys(ids))
 
 
 def chatml_parts(

@@ -6,7 +6,9 @@ and with control tokens that stand in a text read as ordinary text.
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,7 @@ class HuggingFaceBackend:
             for token in self._tokenizer.get_added_tokens_decoder().values()
             if token.special
         }
+        self._found_controls: dict[str, list[tuple[int, int, int]]] = {}
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text."""
@@ -51,6 +54,65 @@ class HuggingFaceBackend:
         """The same as arrays."""
         dtype = id_dtype(self.vocab_size)
         return [np.array(ids, dtype) for ids in self.encode_batch(texts)]
+
+    def encode_after(self, before: str, text: str, *, at_start: bool) -> list[int]:
+        """Ids of a text as it reads after another, which keeps the ids it has by itself.
+
+        `at_start` says that nothing stands in front of `before`, not even a control token.
+        """
+        contexts = [before] if before else []
+        if before or (self._marks_start and not at_start):
+            contexts.append("\n")  # where the two would share a token, and no space is to be added
+        for context in [*contexts, ""]:
+            head, whole = self.encode_batch([context, context + text])
+            if whole[: len(head)] == head:
+                return whole[len(head) :]
+        raise AssertionError("an empty context is always kept")
+
+    def controls(self, text: str) -> Sequence[tuple[int, int, int]]:
+        """Begin, end and id of each control token that a parser finds in a text.
+
+        The white space that a token swallows is part of it.
+        """
+        known = self._found_controls.get(text)
+        if known is None:
+            known = self._found_controls[text] = list(self._find_controls(text))
+        return known
+
+    def _find_controls(self, text: str) -> Iterator[tuple[int, int, int]]:
+        present = [token for token in self._control_tokens if token["content"] in text]
+        if not present:
+            return
+        pattern = "|".join(f"({token_pattern(token)})" for token in present)
+        for match in re.finditer(pattern, text):
+            assert match.lastindex is not None
+            name = present[match.lastindex - 1]["content"]
+            yield match.start(), match.end(), self.vocabulary[name]
+
+    def with_controls(self, text: str) -> "HuggingFaceBackend":
+        """This one, or one for which the added tokens in a text are all control tokens."""
+        names = {
+            token["content"]
+            for token in self._json.get("added_tokens") or []
+            if not token["special"] and token["content"] in text
+        }
+        return HuggingFaceBackend(json.dumps(self._json), names) if names else self
+
+    @cached_property
+    def _control_tokens(self) -> list[dict[str, Any]]:
+        """Longest first, as parsers look for them."""
+        added = self._json.get("added_tokens") or []
+        special = [token for token in added if token["special"] and token["content"]]
+        return sorted(special, key=lambda token: -len(token["content"]))
+
+    @cached_property
+    def _marks_start(self) -> bool:
+        """Whether a space is put in front of the first text of all, and of no other."""
+        parts = self._json.get("pre_tokenizer") or {}
+        return any(
+            part.get("prepend_scheme") == "first"
+            for part in [parts, *(parts.get("pretokenizers") or [])]
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, as the tokenizer's own decoder writes it."""
@@ -79,3 +141,13 @@ class HuggingFaceBackend:
     def files(self) -> dict[str, bytes]:
         """Nothing beside `tokenizer.json`."""
         return {}
+
+
+def token_pattern(token: dict[str, Any]) -> str:
+    """An added token in a text, as its flags say."""
+    pattern: str = re.escape(token["content"])
+    if token.get("single_word"):
+        pattern = rf"(?<!\w){pattern}(?!\w)"
+    before = r"\s*" if token.get("lstrip") else ""
+    after = r"\s*" if token.get("rstrip") else ""
+    return before + pattern + after

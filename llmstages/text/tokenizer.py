@@ -10,7 +10,7 @@ but these parse control tokens in a text and read U+2581, SentencePiece's space 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,14 @@ from llmstages.text.sentencepiece_training import (
     TURN_START,
     train_sentencepiece,
 )
+from llmstages.text.templated_chat import TemplatedChat
+from llmstages.text.templates import find_template
 from llmstages.text.unicode import well_formed
+
+TOKEN_NAMES = tuple(f"{word}_token" for word in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+"""Special tokens that have a name of their own in `tokenizer_config.json` and in templates."""
+TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
+"""Where it lists others."""
 
 
 class Backend(Protocol):
@@ -68,15 +75,29 @@ class Tokenizer:
     Attributes: `vocab_size` (size of the id space), `id_dtype` (of arrays of ids), `end_id`
     (ends every document in pretraining and every text in classification), `pad_id` (never the end
     token), `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks
-    one of them) and `hash` (sha256, hex: equal when two tokenizers give equal ids for equal
-    reasons, kept by save and load).
+    one of them), `templated_chat` (speaks a foreign template, where there is one) and `hash`
+    (sha256, hex: equal when two tokenizers give equal ids for equal reasons, kept by save and
+    load).
     """
 
-    def __init__(self, backend: Backend, end_token: str, pad_token: str) -> None:
-        """Wrap a backend; both tokens are in its vocabulary."""
+    def __init__(
+        self,
+        backend: Backend,
+        end_token: str,
+        pad_token: str,
+        *,
+        special_tokens: Mapping[str, Any] | None = None,
+        templated_chat: TemplatedChat | None = None,
+    ) -> None:
+        """Wrap a backend; both tokens are in its vocabulary.
+
+        `special_tokens` are entries of `tokenizer_config.json` that are kept as they are.
+        """
         self._backend = backend
         self._end_token = end_token
         self._pad_token = pad_token
+        self._special_tokens = dict(special_tokens or {})
+        self.templated_chat = templated_chat
         self.vocab_size = backend.vocab_size
         self.id_dtype = id_dtype(backend.vocab_size)
         self.end_id = backend.vocabulary[end_token]
@@ -136,7 +157,19 @@ class Tokenizer:
                 "name the token that ends a text"
             )
         pad_token = choose_pad_token(backend, end_token, named["pad_token"], named["unk_token"])
-        return cls(backend, end_token, pad_token)
+        special_tokens = kept_special_tokens(config, backend)
+        source = find_template(directory, config)
+        if source is None or source.stored in (CHATML_TEMPLATE, PLAIN_TEMPLATE):
+            special_tokens.pop("eos_token", None)
+            return cls(backend, end_token, pad_token, special_tokens=special_tokens)
+        # What the template calls eos_token may be another token than the one that ends a text.
+        names = {"eos_token": end_token} | special_tokens | {"pad_token": pad_token}
+        chat = TemplatedChat(
+            source, backend, {name: names[name] for name in TOKEN_NAMES if name in names}
+        )
+        return cls(
+            backend, end_token, pad_token, special_tokens=special_tokens, templated_chat=chat
+        )
 
     def save(
         self, directory: Path, *, append_end: bool = False, model_max_length: int | None = None
@@ -159,7 +192,8 @@ class Tokenizer:
             "eos_token": self._end_token,
             "pad_token": self._pad_token,
             "clean_up_tokenization_spaces": False,
-            "chat_template": PLAIN_TEMPLATE if self.turn_end_id is None else CHATML_TEMPLATE,
+            "chat_template": self._template(),
+            **self._special_tokens,
         }
         if model_max_length is not None:
             config["model_max_length"] = model_max_length
@@ -168,6 +202,12 @@ class Tokenizer:
             write(directory / name, data)
         write(directory / "tokenizer.json", as_json(content))
         write(directory / "tokenizer_config.json", as_json(config))
+
+    def _template(self) -> Any:
+        """What stands in `tokenizer_config.json`: a foreign template as it was found."""
+        if self.templated_chat is not None:
+            return self.templated_chat.source.stored
+        return PLAIN_TEMPLATE if self.turn_end_id is None else CHATML_TEMPLATE
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without any control id."""
@@ -217,6 +257,27 @@ def choose_pad_token(
         for token in candidates
         if token is not None and token in backend.vocabulary and token not in taken
     )
+
+
+def kept_special_tokens(config: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
+    """Special tokens that a `tokenizer_config.json` names, but for the one to pad with.
+
+    Of those only what is in the vocabulary: Hugging Face's libraries would add the others.
+    """
+    kept: dict[str, Any] = {}
+    for name in TOKEN_NAMES:
+        token = token_content(config.get(name))
+        if name != "pad_token" and token in backend.vocabulary:
+            kept[name] = token
+    for name in TOKEN_LISTS:
+        listed = config.get(name)
+        if isinstance(listed, list):
+            tokens = [token_content(token) for token in listed]
+            kept[name] = [token for token in tokens if token in backend.vocabulary]
+        elif isinstance(listed, dict):
+            contents = {key: token_content(token) for key, token in listed.items()}
+            kept[name] = {key: t for key, t in contents.items() if t in backend.vocabulary}
+    return {name: value for name, value in kept.items() if value}
 
 
 def ending_with(token: str, index: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
 from llmstages.model.lora import Lora, merged, peft_config, peft_name, trained_names
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
+from llmstages.text.chat import stop_ids
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.records import read_sealed, write_json, write_sealed
@@ -171,12 +172,9 @@ def _write_files(
         config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
     )
     tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
-    stop_ids = [tokenizer.end_id]
-    if tokenizer.turn_end_id is not None:
-        stop_ids.append(tokenizer.turn_end_id)
     write_json(
         staging / "generation_config.json",
-        {"eos_token_id": stop_ids, "pad_token_id": tokenizer.pad_id, "do_sample": True},
+        {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_id, "do_sample": True},
     )
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
