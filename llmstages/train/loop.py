@@ -10,7 +10,7 @@ micro-batches of the step, so it does not depend on how the step was cut up.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
@@ -52,7 +52,10 @@ from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
 from llmstages.train.run import Run, flatten
 from llmstages.train.saving import CheckpointWriter, require_room
+from llmstages.train.spikes import SpikeWatch
 
+NAMED_DOCUMENTS = 8
+"""Documents that are named of a step whose loss is broken or a spike."""
 MAX_SKIPPED_IN_A_ROW = 3
 """Steps whose loss or gradient is not a number: one is skipped, so many in a row end the run."""
 
@@ -242,6 +245,7 @@ class Loop:
         self.data = PrefetchedData(data, training.device) if self.lag else data
         self.unread: list[Unread] = []
         self.interrupts = Interrupts()
+        self.spikes = SpikeWatch()
         self.writer = CheckpointWriter()
         self.last_read = -math.inf
         self.optimizers = make_optimizers(
@@ -467,6 +471,11 @@ class Loop:
             self.t.run.record(entry)
             if sound:
                 self.progress.skipped_in_a_row = 0
+                if (usual := self.spikes.usual(loss)) is not None:
+                    self.t.run.log(
+                        f"step {step.step}: the loss is {loss:.4g}, {usual:.4g} is usual; "
+                        f"read: {shown(step.launched.references)}"
+                    )
             else:
                 self.note_skipped(step, loss, norm)
         return entry
@@ -477,7 +486,7 @@ class Loop:
         self.progress.skipped_in_a_row += 1
         what = (
             f"step {step.step}: the loss is {loss}, the gradient norm {norm}; read: "
-            f"{', '.join(step.launched.references[:5])}"
+            f"{shown(step.launched.references)}"
         )
         if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
@@ -677,6 +686,13 @@ class Loop:
         for name, step in (("last", progress.step), ("best", progress.best_step)):
             if step is not None and self.t.run.checkpoint_dir(step).is_dir():
                 self.t.run.link(name, step)
+
+
+def shown(references: Sequence[str]) -> str:
+    """The first few documents or lines of a step, and how many more there are."""
+    named = list(dict.fromkeys(references))
+    more = f" and {len(named) - NAMED_DOCUMENTS} more" if len(named) > NAMED_DOCUMENTS else ""
+    return ", ".join(named[:NAMED_DOCUMENTS]) + more
 
 
 def note_of(entry: Mapping[str, Any]) -> str:
