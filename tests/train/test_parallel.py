@@ -250,11 +250,11 @@ def agent(namespace, command, log):
 
 def test_the_job_outlives_a_host(hosts, words, tmp_path, cli):
     """One of two hosts is killed; the other goes on from the last checkpoint."""
-    status, _, err = cli(*words("whole", "steps=400"))
+    status, _, err = cli(*words("whole", "steps=150"))
     assert status == 0, err
     run, log_path = tmp_path / "pieces", tmp_path / "log"
     with log_path.open("w") as log:
-        agents = {name: agent(name, words("pieces", "steps=400"), log) for name in ADDRESSES}
+        agents = {name: agent(name, words("pieces", "steps=150"), log) for name in ADDRESSES}
         deadline = time.monotonic() + 90
         while not (run / "last").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < 30:
             assert time.monotonic() < deadline, log_path.read_text()
