@@ -113,7 +113,7 @@ def inspect_data_file(path: Path, num_examples: int) -> None:
             "header": opened.has_header if opened.delimiter else None,
             "bytes": path.stat().st_size,
             "rows": num_rows,
-            "bad rows": len(opened.skipped),
+            "bad rows": opened.bad.count,
             "first bad row": _bad_row(opened.skipped),
             "for": uses[kind] if kind else why_not,
         },
