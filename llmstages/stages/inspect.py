@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.table import Table
-from rich.text import Text
 
 from llmstages.config.stages import InspectConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
@@ -31,7 +30,7 @@ from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport
 from llmstages.report.classification import render_classification
 from llmstages.report.corpus import show_corpus
-from llmstages.report.terminal import cell_text, output_console, progress, table
+from llmstages.report.terminal import cell_text, output_console, plain, progress, table
 
 MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
@@ -319,7 +318,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
                 "metadata": json.dumps(found.metadata, ensure_ascii=False),
             },
         )
-        output_console().print(Text(found.text))
+        output_console().print(plain(found.text))
         return
     if found is not None:
         split, document = found
@@ -335,7 +334,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
                 "bytes": len(document.text.encode()),
             },
         )
-        output_console().print(Text(document.text))
+        output_console().print(plain(document.text))
         return
     raise UserError(
         f"{corpus.directory}: no document, kept or dropped, has the id {wanted}: "
@@ -502,7 +501,7 @@ def _facts(title: str, facts: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in facts.items():
         if value is not None and value != "":
-            grid.add_row(name, Text(cell_text(value)))
+            grid.add_row(plain(name), plain(cell_text(value)))
     output_console().print(grid)
 
 
@@ -510,8 +509,8 @@ def _passage(title: str, text: str, limit: int = EXAMPLE_CHARACTERS) -> None:
     """Print a piece of text under a line that says what it is."""
     shown = text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
     _line(f"── {title}", style="bold")
-    output_console().print(Text(shown))
+    output_console().print(plain(shown))
 
 
 def _line(text: str, style: str = "") -> None:
-    output_console().print(Text(text, style=style))
+    output_console().print(plain(text, style=style))
