@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from llmstages.config.checks import refuse
 from llmstages.config.schema import nested_schema, no_such_key, schema_keys
 from llmstages.config.stages import SUBCOMMANDS
-from llmstages.config.yaml_files import read_yaml_text
 from llmstages.config.words import USAGES, usage_line, without_interpolation
+from llmstages.config.yaml_files import read_yaml_text
 from llmstages.errors import UserError
 
 
@@ -47,7 +47,9 @@ def from_file(subcommand: str, path: Path) -> Any:
         if not isinstance(loaded, DictConfig):
             raise UserError(f"{path}: it holds no settings")
         return to_dataclass(subcommand, loaded)
-    except (OSError, OmegaConfBaseException, yaml.YAMLError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}:').strip()}") from error
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         line = next(iter(str(error).splitlines()), "")
         raise UserError(f"{path}: no settings of {subcommand} ({line})") from error
 

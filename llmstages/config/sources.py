@@ -1,4 +1,4 @@
-"""Where Hydra gets its files from: as it would by itself, but those of users are looked at first."""
+"""Where Hydra gets its files from: as by itself, but those of users are looked at first."""
 
 from pathlib import Path
 

@@ -13,6 +13,7 @@ from llmstages.errors import UserError
 DEEPEST = 50
 MOST_VALUES = 100_000
 """Values in a file, with every alias counted as what it stands for."""
+MOST_DIGITS = 100
 LARGEST_BYTES = 2**22
 
 
@@ -51,6 +52,8 @@ def _problem(text: str) -> str | None:
             count += 1
             if event.anchor is not None:
                 sizes[event.anchor] = 1
+            if len(event.value) > MOST_DIGITS and event.style is None and event.value.isdigit():
+                return f"{line}: a number of {len(event.value):,} digits"
         elif isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, count))
             count += 1

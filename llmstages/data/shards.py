@@ -79,6 +79,8 @@ class Shard:
         self.path = directory / f"{self.stem}.bin"
         self.vocab_size = vocab_size
         remedy = f"delete {directory} and it will be made again"
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: missing: {remedy}")
         expected, found = info.tokens * dtype.itemsize, self.path.stat().st_size
         if found != expected:
             raise UserError(
