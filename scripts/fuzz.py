@@ -85,7 +85,11 @@ def main() -> int:
                 if name not in failures:
                     start = time.monotonic()
                     failed = run_property(
-                        PROPERTIES[name], number + rounds, INPUTS_A_ROUND, tried, name
+                        PROPERTIES[name],
+                        number + rounds,
+                        INPUTS_A_ROUND // PROPERTIES[name].cost,
+                        tried,
+                        name,
                     )
                     seconds[name] += time.monotonic() - start  # type: ignore[assignment]
                     if failed is not None:

@@ -596,6 +596,8 @@ class Property:
 
     inputs: st.SearchStrategy[Any]
     check: Callable[[Path, Any], None]
+    cost: int = 1
+    """How much longer one takes than of the others."""
 
 
 FILE_NAMES = st.sampled_from(
@@ -658,7 +660,7 @@ PROPERTIES = {
     ),
     "checkpoints": Property(DAMAGES, check_checkpoint),
     "records of runs": Property(DAMAGES, check_run),
-    "pictures of runs": Property(DAMAGES, check_pictures),
+    "pictures of runs": Property(DAMAGES, check_pictures, cost=10),
     "corpora": Property(DAMAGES, check_corpus),
     "configs": Property(
         st.one_of(

@@ -4,6 +4,7 @@ Everything that is wrong with the values is said at once, in one `UserError`.
 """
 
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -43,7 +44,7 @@ def to_dataclass(subcommand: str, config: DictConfig) -> Any:
 def from_file(subcommand: str, path: Path) -> Any:
     """The subcommand's config object from a `config.yaml` that a run has kept."""
     try:
-        loaded = OmegaConf.create(read_yaml_text(path))
+        loaded = OmegaConf.load(StringIO(read_yaml_text(path)))
         if not isinstance(loaded, DictConfig):
             raise UserError(f"{path}: it holds no settings")
         return to_dataclass(subcommand, loaded)
