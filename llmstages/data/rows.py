@@ -51,7 +51,7 @@ class BadRows:
     def add(self, line: int, reason: str) -> None:
         """Count a bad row."""
         self.count += 1
-        insort(self.rows, (line, reason))
+        insort(self.rows, (line, reason), key=lambda bad: bad[0])
         del self.rows[KEPT_BAD_ROWS:]
 
     def finish(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmstages.config.collect_groups import TokenizerConfig
-from llmstages.data.json_files import read_object
+from llmstages.data.json_files import parse_json
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
 from llmstages.text.huggingface_backend import HuggingFaceBackend
@@ -256,9 +256,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_object(path)
+        value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: broken JSON ({first_line(error)}); copy it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; copy it again")
+    return value
 
 
 def as_json(value: dict[str, Any]) -> bytes:

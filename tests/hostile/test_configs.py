@@ -62,7 +62,7 @@ def test_aliases_are_counted_as_what_they_stand_for(tmp_path: Path) -> None:
     [
         ("- 1\n", "no settings"),
         ("0", "no settings"),
-        ("some text", "no settings"),
+        ("some text", "no key some text"),
         ("steps: x\n", "no settings of pretrain"),
         ('data: "a\\0b"\n', "data holds a NUL character"),
         ("data: x\noptim: 3\n", "no settings of pretrain"),
