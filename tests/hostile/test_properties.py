@@ -6,13 +6,13 @@ import pytest
 
 INPUTS = {
     "labelled: any bytes": 20,
-    "labelled: damaged files": 30,
+    "labelled: damaged files": 20,
     "labelled: tables of hostile cells": 40,
     "labelled: JSON of any values": 20,
-    "checkpoints": 25,
-    "records of runs": 15,
-    "pictures of runs": 3,
-    "corpora": 25,
+    "checkpoints": 15,
+    "records of runs": 8,
+    "pictures of runs": 2,
+    "corpora": 15,
     "configs": 40,
     "terminal": 40,
 }
