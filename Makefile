@@ -21,7 +21,7 @@ ALL_GPU_PACKAGES := hydra-core omegaconf sentencepiece tokenizers safetensors py
 GPU_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test check pytest bench torture gpu-wheels
+.PHONY: help install demo smoke test check pytest bench torture fuzz gpu-wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: $(INSTALLED) ## pretraining speed of this machine
 
 torture: $(INSTALLED) ## runs killed 150 times, and compared with runs that were not
 	$(BIN)/python scripts/torture.py
+
+fuzz: $(INSTALLED) ## hostile input for every reader of files, for a minute
+	$(BIN)/python scripts/fuzz.py
 
 gpu-wheels: $(INSTALLED) ## wheels for scripts/bench_gpu.py on a GPU machine without network
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest .wheels \

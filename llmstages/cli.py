@@ -27,6 +27,7 @@ from llmstages.config.words import (
     words_to_overrides,
 )
 from llmstages.errors import CheckFailed, UserError
+from llmstages.report.plain import visible
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -79,7 +80,7 @@ def _answer(argv: list[str]) -> int:
             print("interrupted", file=sys.stderr)
         return 130
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(visible(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say, and flushing stdout
@@ -148,7 +149,7 @@ def _finetune_stage(arguments: Arguments) -> str:
         raise UserError(f"data is missing: {usage_line('finetune')}")
     path = typed if arguments.words else typed.strip("'\"")
     stage = f"finetune-{detect_kind(Path(path))}"
-    print(f"{path} is for {stage}", file=sys.stderr)
+    print(visible(f"{path} is for {stage}"), file=sys.stderr)
     return stage
 
 
@@ -266,7 +267,9 @@ def _hydra_main(
 
     from llmstages.config.folders import conf_dir
     from llmstages.config.schema import register_schema
+    from llmstages.config.sources import register_sources
 
+    register_sources()
     register_schema(subcommand)
     main = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=subcommand)(job)
 
@@ -315,7 +318,7 @@ def _report(error: BaseException, line: str, status: int) -> int:
 
         traceback.print_exception(error)
     if status != 2 or os.environ.get("RANK", "0") == "0":  # of several processes one says it
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        print(visible(f"error: {' '.join(line.split())}"), file=sys.stderr)
     return status
 
 

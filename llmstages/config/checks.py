@@ -27,7 +27,9 @@ def range_problem(
     key: str, value: float | None, low: float, high: float = float("inf")
 ) -> list[str]:
     """A problem (in a list) when `value` is given and lies outside `low`..`high`, both included,
-    or is infinite."""
+    or is infinite, or a whole number of more than 64 bits."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return [f"{key} is a number of {value.bit_length()} bits: at most 63 are heeded"]
     if value is None or (low <= value <= high and value != float("inf")):
         return []
     bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"

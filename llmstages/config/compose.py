@@ -3,16 +3,20 @@
 Everything that is wrong with the values is said at once, in one `UserError`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_origin
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from llmstages.config.checks import refuse
 from llmstages.config.schema import nested_schema, no_such_key, schema_keys
 from llmstages.config.stages import SUBCOMMANDS
 from llmstages.config.words import USAGES, usage_line, without_interpolation
+from llmstages.config.yaml_files import read_yaml_text
 from llmstages.errors import UserError
 
 
@@ -22,6 +26,7 @@ def to_dataclass(subcommand: str, config: DictConfig) -> Any:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     problems = [no_such_key(subcommand, key) for key in _unknown_keys(schema, values)]
+    problems += [f"{key} holds a NUL character" for key in _with_nul(values)]
     refuse(problems)
     # A key added with `+`, and what a dict holds, was typed by nobody so far: merging into the
     # schema converts and checks it.
@@ -38,9 +43,16 @@ def to_dataclass(subcommand: str, config: DictConfig) -> Any:
 
 def from_file(subcommand: str, path: Path) -> Any:
     """The subcommand's config object from a `config.yaml` that a run has kept."""
-    loaded = OmegaConf.load(path)
-    assert isinstance(loaded, DictConfig)
-    return to_dataclass(subcommand, loaded)
+    try:
+        loaded = OmegaConf.load(StringIO(read_yaml_text(path)))
+        if not isinstance(loaded, DictConfig):
+            raise UserError(f"{path}: it holds no settings")
+        return to_dataclass(subcommand, loaded)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).removeprefix(f'{path}:').strip()}") from error
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        line = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{path}: no settings of {subcommand} ({line})") from error
 
 
 # The text "???" means "no value yet" to OmegaConf, but a user may well ask a model "???". No
@@ -65,6 +77,18 @@ def _map_texts(change: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _map_texts(change, item) for key, item in value.items()}
     return value
+
+
+def _with_nul(value: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys whose texts hold what no path, name or prompt can."""
+    if isinstance(value, str) and "\0" in value:
+        yield key
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _with_nul(part, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _with_nul(part, key)
 
 
 def _unknown_keys(schema: type, values: dict[Any, Any], above: str = "") -> list[str]:

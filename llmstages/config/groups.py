@@ -20,6 +20,17 @@ PICKED_KEYS = (
 )
 
 
+LARGEST = {
+    "num_layers": 10_000,
+    "hidden_size": 2**20,
+    "num_heads": 2**16,
+    "num_kv_heads": 2**16,
+    "intermediate_size": 2**22,
+    "context_length": 2**21,
+}
+"""More than any model has: a slip of the keyboard must not fill the memory."""
+
+
 @dataclass
 class ModelConfig:
     """Shape of the transformer; the vocabulary comes from the corpus's tokenizer."""
@@ -68,8 +79,10 @@ class ModelConfig:
             "num_kv_heads",
             "intermediate_size",
         ):
-            problems += range_problem(f"model.{key}", getattr(self, key), 1)
-        problems += range_problem("model.context_length", self.context_length, 8)
+            problems += range_problem(f"model.{key}", getattr(self, key), 1, LARGEST[key])
+        problems += range_problem(
+            "model.context_length", self.context_length, 8, LARGEST["context_length"]
+        )
         if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
             problems.append(
                 f"model.num_heads={self.num_heads} must be a multiple of "

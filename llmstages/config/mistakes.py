@@ -48,6 +48,8 @@ def explain(
         return teller.unreadable_override(error)
     if isinstance(error, ConfigCompositionException):
         return teller.composition(error)
+    if isinstance(error, RecursionError):
+        return "the settings are nested too deeply"
     if isinstance(error, (HydraException, OmegaConfBaseException, ValueError)):
         # Hydra raises a bare ValueError for flags that exclude each other.
         return teller.value(str(error))

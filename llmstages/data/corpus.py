@@ -14,6 +14,7 @@ and settings give an equal file, and `Corpus.manifest_hash` is the hash of that 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmstages.data.json_files import as_dataclass, parse_json, read_object
 from llmstages.errors import UserError
 
 FORMAT_VERSION = 2
@@ -53,6 +55,7 @@ DROPPED_SCHEMA = pa.schema(
         ("metadata", pa.string()),  # a JSON object
     ]
 )
+REQUIRED_COLUMNS = {"id", "text", "source"}
 BATCH_ROWS = 256
 """Rows read at once."""
 DOCUMENTS_HASHED = pa.schema([("id", pa.string()), ("text", pa.large_string())])
@@ -158,35 +161,25 @@ class Manifest:
     def read(cls, path: Path) -> "Manifest":
         """Read a manifest. Raises `UserError` when it is missing, broken or of another format."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["format_version"] != FORMAT_VERSION:
-                raise UserError(
-                    f"{path}: corpus format {values['format_version']}, this version reads "
-                    f"{FORMAT_VERSION}: collect the corpus again"
-                )
-            sources = [
-                SourceManifest(
-                    **{
-                        **source,
-                        "inputs": [InputRecord(**entry) for entry in source["inputs"]],
-                        "extracted": Counts(**source["extracted"]),
-                        "dropped": {
-                            rule: Counts(**counts) for rule, counts in source["dropped"].items()
-                        },
-                        "decontaminated": Counts(**source["decontaminated"]),
-                        "train": Counts(**source["train"]),
-                        "validation": Counts(**source["validation"]),
-                    }
-                )
-                for source in values["sources"]
-            ]
-            return cls(**{**values, "sources": sources})
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+            values = read_object(path)
+            if (version := values.get("format_version")) == FORMAT_VERSION:
+                manifest = as_dataclass(cls, values)
+                manifest.check_names()
+                return manifest
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not a readable corpus manifest ({error}): collect the corpus again"
             ) from error
+        raise UserError(
+            f"{path}: corpus format {version}, this version reads {FORMAT_VERSION}: "
+            "collect the corpus again"
+        )
+
+    def check_names(self) -> None:
+        """Raise `ValueError` for a source whose name is no part of a file name."""
+        for source in self.sources:
+            if not source.name or set(source.name) & set("/\\\0*?["):
+                raise ValueError(f"a source is named {source.name!r}")
 
     def write(self, directory: Path) -> None:
         """Write `manifest.json`, which makes the directory a finished corpus."""
@@ -277,14 +270,14 @@ class Corpus:
         `columns` names the fields to read; the others keep their defaults.
         """
         for row in self._rows(Path("documents") / split, source, columns):
-            if row.get("metadata") is not None:
-                row["metadata"] = json.loads(row["metadata"])
+            if "metadata" in row:
+                row["metadata"] = _metadata(row["metadata"])
             yield Document(**row)
 
     def dropped(self, source: str | None = None) -> Iterator[DroppedDocument]:
         """The drop ledger in order."""
         for row in self._rows(Path("dropped"), source, None):
-            row["metadata"] = json.loads(row["metadata"] or "{}")
+            row["metadata"] = _metadata(row["metadata"])
             yield DroppedDocument(**row)
 
     def documents_sha256(self, source: str) -> str:
@@ -316,10 +309,10 @@ class Corpus:
         """
         for split in SPLITS:
             for row in self._rows_of(Path("documents") / split, prefix):
-                row["metadata"] = json.loads(row["metadata"])
+                row["metadata"] = _metadata(row["metadata"])
                 return split, Document(**row)
         for row in self._rows_of(Path("dropped"), prefix):
-            row["metadata"] = json.loads(row["metadata"] or "{}")
+            row["metadata"] = _metadata(row["metadata"])
             return DroppedDocument(**row)
         return None
 
@@ -327,16 +320,23 @@ class Corpus:
         wanted = [("id", ">=", prefix), ("id", "<", prefix + "\uffff")]
         for name in self.sources:
             for path in part_paths(self.directory / folder, name):
-                yield from pq.read_table(path, filters=wanted, partitioning=None).to_pylist()
+                with _broken_part(path):
+                    _check_schema(pq.read_schema(path), folder)
+                    rows = pq.read_table(path, filters=wanted, partitioning=None).to_pylist()
+                yield from rows
 
     def _rows(
         self, folder: Path, source: str | None, columns: Sequence[str] | None
     ) -> Iterator[dict[str, Any]]:
         for name in self.sources if source is None else [source]:
             for path in part_paths(self.directory / folder, name):
-                with pq.ParquetFile(path) as file:
+                with _broken_part(path), pq.ParquetFile(path) as file:
+                    _check_schema(file.schema_arrow, folder)
                     wanted = list(columns) if columns is not None else None
                     for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
+                        for name in REQUIRED_COLUMNS.intersection(batch.schema.names):
+                            if batch[name].null_count:
+                                raise ValueError(f"a row without {name}")
                         yield from batch.to_pylist()
 
 
@@ -357,6 +357,36 @@ def sha256_of_parts(hashes: Iterable[Mapping[str, str]]) -> str:
     for found in hashes:
         digest.update(json.dumps(dict(found), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+@contextmanager
+def _broken_part(path: Path) -> Iterator[None]:
+    """Tell of a Parquet part that cannot be read which one it is."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: broken documents ({reason}): collect the corpus again") from error
+
+
+def _check_schema(found: pa.Schema, folder: Path) -> None:
+    """Raise `ValueError` unless a part has the columns that collecting writes."""
+    expected = DROPPED_SCHEMA if folder.name == "dropped" else DOCUMENT_SCHEMA
+    if not found.equals(expected):
+        raise ValueError(f"its columns are {', '.join(found.names)}, or of other types")
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    """Metadata as it stands in a part: a JSON object, or nothing."""
+    try:
+        value = parse_json(text or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"the metadata of a document is no JSON object: {text!r:.60}")
+    return value
 
 
 def part_paths(directory: Path, source: str) -> list[Path]:

@@ -15,6 +15,10 @@ from llmstages.errors import UserError
 
 Kind = Literal["csv", "tsv"]
 
+# What follows a quote decides at once whether it ends the field, so nothing is tried twice: text
+# made of tabs and quotes must not take time that grows with its square.
+_QUOTED_FIELD = re.compile(r'(?:^|\t)"((?:[^"]++|"")*+)"(?=\t|\r?$)', re.M)
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -85,7 +89,9 @@ def _find_dialect(sample: str, kind: Kind, limits: Limits) -> Dialect:
     # is closed, and either most lines have quoted fields or some field needs its quotes.
     quoted = Dialect(delimiter, quoted=True)
     num_quoted = sum(line.startswith('"') or '\t"' in line for line in lines)
-    needs_quotes = re.search(r'(?:^|\t)"[^"]*(?:""|\t|\n)(?:[^"]|"")*"(?=\t|\r?$)', sample, re.M)
+    needs_quotes = any(
+        re.search(r'""|\t|\n', field[1]) is not None for field in _QUOTED_FIELD.finditer(sample)
+    )
     if (
         num_quoted
         and (needs_quotes or num_quoted > len(lines) / 2)
@@ -124,15 +130,21 @@ def _has_header(
 
 def _column_names(first: list[str], has_header: bool) -> list[str]:
     """Names of the columns: the header's, or the column's number where it has none."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for index, cell in enumerate(first, 1):
         name = cell.strip() if has_header else ""
         if not name:
             name = str(index)
         while name in names:
             name = f"{name} ({index})"
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
+
+
+def _num_filled(record: list[str]) -> int:
+    """Cells of a record up to the last that is not blank."""
+    blank = itertools.takewhile(lambda cell: not cell.strip(), reversed(record))
+    return len(record) - sum(1 for _ in blank)
 
 
 @dataclass(frozen=True)
@@ -166,10 +178,7 @@ def find_layout(
     has_header = _has_header(sampled[0], sampled[1:], kind, header_names)
     columns = _column_names(sampled[0], has_header)
     # Excel writes blank columns at the end; they are kept only where some row fills them.
-    while len(columns) > 1 and not any(
-        cell.strip() for record in sampled for cell in record[len(columns) - 1 :]
-    ):
-        columns.pop()
+    del columns[max(map(_num_filled, sampled)) :]
     # Quoted fields may hold any line break; without quotes only the real one ends a row.
     return Layout(
         dialect, columns, has_header, "" if dialect.quoted or "\n" not in sample else "\n"

@@ -95,7 +95,10 @@ def _utf16_without_mark(data: bytes) -> str | None:
 def _legacy_encoding(data: bytes, near: bytes) -> str:
     """The 8-bit or East Asian encoding of bytes that are not Unicode, judged by some of them."""
     lines = [line for line in near.split(b"\n") if not line.isascii()]
-    sample = b"\n".join(lines[:20_000])[: 2**18]
+    sample = b"\n".join(lines[:20_000])
+    if (first := _HIGH_RUNS.search(sample)) is not None:
+        sample = sample[max(0, first.start() - 1000) :]  # a line may begin with a megabyte of ASCII
+    sample = sample[: 2**18]
     sample = sample[: sample.rfind(b"\n")] if sample.count(b"\n") > 1 else sample
     runs = [len(run) for run in _HIGH_RUNS.findall(sample)]
     # In western text accented letters stand among ASCII ones, so runs of high bytes are short;

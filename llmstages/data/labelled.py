@@ -26,7 +26,7 @@ from llmstages.data.columns import (
     TEXT_NAMES,
     column_key,
 )
-from llmstages.data.rows import Row
+from llmstages.data.rows import Row, fault_of, shown
 from llmstages.data.table import Table, read_rows
 from llmstages.errors import UserError
 from llmstages.text.chat import Message
@@ -39,6 +39,8 @@ Kind = Literal["classify", "instruct"]
 KIND_ROWS = 5000
 # A column of a headerless file with fewer distinct values than this share of the rows is a label.
 LABEL_SHARE = 0.1
+COLUMNS_LISTED = 30
+COLUMNS_COMPARED = 1000
 # Names that chat files in use give to the three roles.
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
@@ -113,7 +115,7 @@ def read_labelled_texts(
     counts = Counter(example.label for example in examples)
     if len(counts) == 1:
         raise UserError(
-            f"{path}: all {len(examples):,} rows have the label {examples[0].label!r}; "
+            f"{path}: all {len(examples):,} rows have the label {shown(repr(examples[0].label))}; "
             "classification needs two labels (is label_column right?)"
         )
     if len(counts) > 50 and len(counts) > len(examples) / 2:
@@ -293,8 +295,10 @@ def _messages(row: Row, name: str) -> list[Message]:
     if isinstance(listed, str):
         try:
             listed = json.loads(listed)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _Unusable(f"{name!r} is no JSON list of messages") from None
+        if (fault := fault_of(listed)) is not None:
+            raise _Unusable(f"{name!r} holds {fault}")
     if not isinstance(listed, list) or not listed:
         raise _Unusable(f"{name!r} is no list of messages")
     turns: list[Message] = []
@@ -305,7 +309,8 @@ def _messages(row: Row, name: str) -> list[Message]:
         content = part.get("content", part.get("value"))
         role = ROLES.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
         if role is None:
-            raise _Unusable(f"message {number} has the role {speaker!r}: user, assistant or system")
+            given = shown(repr(speaker)) if isinstance(speaker, str) else _kind_of(speaker)
+            raise _Unusable(f"message {number} has the role {given}: user, assistant or system")
         if not isinstance(content, str):
             raise _Unusable(f"message {number} has no text in its content")
         if role == "assistant" and not content.strip():
@@ -340,6 +345,13 @@ def _find(columns: Sequence[str], names: Sequence[str], taken: str | None = None
     return next((by_key[name] for name in names if name in by_key), None)
 
 
+def _listed(columns: Sequence[str]) -> str:
+    """The columns for a message; of a great many the first."""
+    names = [shown(name) for name in columns[:COLUMNS_LISTED]]
+    more = [f"{len(columns) - len(names):,} more"] if len(columns) > len(names) else []
+    return ", ".join(names + more) or "none"
+
+
 def _column(
     table: Table,
     role: Literal["text", "label", "prompt", "answer"],
@@ -348,14 +360,14 @@ def _column(
     taken: str | None = None,
 ) -> str:
     """The column that plays a role: the one named by the user, or one with a known name."""
-    listed = ", ".join(table.columns) or "none"
+    listed = _listed(table.columns)
     if explicit is not None:
         if explicit in table.columns:
             return explicit
         found = _find(table.columns, (column_key(explicit),))
         if found is not None:
             return found
-        near = get_close_matches(explicit, table.columns, n=1)
+        near = get_close_matches(explicit, table.columns[:COLUMNS_COMPARED], n=1)
         hint = f"; did you mean {role}_column={near[0]}?" if near else ""
         raise UserError(
             f"{table.path}: no column {explicit!r} ({role}_column); its columns: {listed}{hint}"
@@ -431,7 +443,7 @@ def detect_kind(path: Path | str) -> Kind:
     if not table.has_header:
         return _headerless_kind(path, choose)
     columns = table.columns
-    listed = ", ".join(columns) or "none"
+    listed = _listed(columns)
     if _find(columns, MESSAGES_NAMES):
         return "instruct"
     prompt = _find(columns, PROMPT_NAMES)

@@ -133,24 +133,27 @@ def with_head(stream: IO[bytes], size: int) -> tuple[bytes, IO[bytes]]:
 
 def check_file(path: Path) -> None:
     """Raise a `UserError` unless `path` is a file that is not empty."""
-    if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir() if child.is_file())[:3]
-        hint = f": name one of its files, such as {', '.join(inside)}" if inside else ""
-        raise UserError(f"{path}: a directory where a file is expected{hint}")
-    if not path.exists():
-        near: list[str] = []
-        if path.parent.is_dir():
-            names = [child.name for child in path.parent.iterdir()]
-            near = get_close_matches(path.name, names, n=1)
-            hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        else:
-            hint = f"there is no directory {path.parent} either"
-        raise UserError(f"{path}: no such file: {hint}")
     try:
+        if path.is_dir():
+            inside = sorted(child.name for child in path.iterdir() if child.is_file())[:3]
+            hint = f": name one of its files, such as {', '.join(inside)}" if inside else ""
+            raise UserError(f"{path}: a directory where a file is expected{hint}")
+        if not path.exists():
+            raise UserError(f"{path}: no such file: {_nearest(path)}")
+        if not path.is_file():
+            raise UserError(f"{path}: no regular file, and only these are read")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _nearest(path: Path) -> str:
+    """What may have been meant by a path that leads nowhere."""
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent} either"
+    near = get_close_matches(path.name, [child.name for child in path.parent.iterdir()], n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 
 def inner_name(name: str) -> str:

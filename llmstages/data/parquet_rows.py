@@ -1,5 +1,6 @@
 """Rows of Parquet files, a few at a time and only the columns that are wanted."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +12,8 @@ BATCH_ROWS = 1024
 BATCH_BYTES = 2**24
 """Rows are unpacked so many bytes at a time, by their mean size: one row may hold a book."""
 READ_BYTES = 2**20
+UNDECODABLE = (OSError, ValueError, OverflowError, TypeError, KeyError, NotImplementedError)
+"""What Arrow raises, beside errors of its own, for values that no Python object can hold."""
 
 
 def parquet_columns(file: Path | IO[bytes], path: Path | str) -> list[str]:
@@ -19,9 +22,12 @@ def parquet_columns(file: Path | IO[bytes], path: Path | str) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.ParquetFile(file).schema_arrow.names)
-    except (pa.ArrowException, OSError) as error:
+        names = list(pq.ParquetFile(file).schema_arrow.names)
+    except (pa.ArrowException, *UNDECODABLE) as error:
         raise UserError(f"{path}: no readable Parquet file ({shown(str(error))})") from None
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"{path}: two columns are named {shown(twice[0])}: rename one of them")
+    return names
 
 
 def parquet_rows(
@@ -48,7 +54,7 @@ def parquet_rows(
                         bad.add(line, fault)
                     else:
                         yield Row(line, values)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, *UNDECODABLE) as error:
         raise UserError(
             f"{bad.path}: broken Parquet data after row {line} ({shown(str(error))})"
         ) from None

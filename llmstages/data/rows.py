@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import re
+from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ Opener = Callable[[], IO[bytes]]
 """Gives a stream of unpacked bytes, once it is needed."""
 BadRowsPolicy = Literal["refuse", "skip"]
 
+KEPT_BAD_ROWS = 1000
+DEEPEST = 200
+"""Levels of lists and objects in a value; Python's own recursion ends at about a thousand."""
 SURROGATES = re.compile("[\ud800-\udfff]")
 NOT_JSON = object()
 """Stands for NaN and Infinity, which Python's parser takes and JSON does not have."""
@@ -40,19 +44,22 @@ class BadRows:
 
     path: Path | str
     policy: BadRowsPolicy
+    count: int = 0
     rows: list[tuple[int, str]] = field(default_factory=list)
+    """The first of them by line, at most `KEPT_BAD_ROWS`: a broken file has any number."""
 
     def add(self, line: int, reason: str) -> None:
         """Count a bad row."""
-        self.rows.append((line, reason))
+        self.count += 1
+        insort(self.rows, (line, reason), key=lambda bad: bad[0])
+        del self.rows[KEPT_BAD_ROWS:]
 
     def finish(self) -> None:
         """Raise (`refuse`) or warn (`skip`) once the whole file has been looked at."""
         if not self.rows:
             return
-        self.rows.sort(key=lambda bad: bad[0])
         line, reason = self.rows[0]
-        count = f"{len(self.rows):,} bad row{'s' if len(self.rows) > 1 else ''}"
+        count = f"{self.count:,} bad row{'s' if self.count > 1 else ''}"
         if self.policy == "refuse":
             raise UserError(
                 f"{self.path}:{line}: {reason} ({count} in the file; "
@@ -113,22 +120,33 @@ def shown(text: str, width: int = 60) -> str:
 
 def fault_of(value: object) -> str | None:
     """Why a parsed value cannot be used: what text may not hold and JSON does not have."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, str):
-            if "\x00" in part:
-                return "a NUL character"
-            if not part.isascii() and (found := SURROGATES.search(part)):
-                if "\udc80" <= found.group() <= "\udcff":
-                    return "bytes that do not fit the encoding, or a lone surrogate"
-                return "a lone surrogate (half of a character)"
-        elif isinstance(part, dict):
-            pending += [*part.keys(), *part.values()]
-        elif isinstance(part, list):
-            pending += part
-        elif part is NOT_JSON:
-            return "NaN and Infinity are no JSON values"
-        elif isinstance(part, float) and math.isinf(part):
-            return "a number too large"
+    level = [value]
+    for _ in range(DEEPEST):
+        inside: list[object] = []
+        for part in level:
+            if (fault := _fault_of_part(part, inside)) is not None:
+                return fault
+        if not inside:
+            return None
+        level = inside
+    return f"values nested more than {DEEPEST} deep"
+
+
+def _fault_of_part(part: object, inside: list[object]) -> str | None:
+    """Why one value cannot be used; those in a dict or list are put to `inside`."""
+    if isinstance(part, str):
+        if "\x00" in part:
+            return "a NUL character"
+        if not part.isascii() and (found := SURROGATES.search(part)):
+            if "\udc80" <= found.group() <= "\udcff":
+                return "bytes that do not fit the encoding, or a lone surrogate"
+            return "a lone surrogate (half of a character)"
+    elif isinstance(part, dict):
+        inside += [*part.keys(), *part.values()]
+    elif isinstance(part, list):
+        inside += part
+    elif part is NOT_JSON:
+        return "NaN and Infinity are no JSON values"
+    elif isinstance(part, float) and math.isinf(part):
+        return "a number too large"
     return None

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from llmstages.data.corpus import SPLITS, Corpus, Document, Split
 from llmstages.data.encoding import EncodeGroups, encoder
+from llmstages.data.json_files import as_dataclass, read_object
 from llmstages.errors import UserError
 from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+DTYPES = ("<u2", "<u4")
 GROUP_CHARACTERS = 2_000_000
 """Text that one thread tokenizes at once: enough for a new word to be rare, some 100 MB of work."""
 ROW_GROUP_DOCUMENTS = 2**20
@@ -54,27 +56,66 @@ class ShardInfo:
     """Of the `.bin`; null in shards of an older version."""
 
 
+@dataclass(frozen=True)
+class TokenIndex:
+    """The contents of `index.json`."""
+
+    format_version: int
+    tokenizer_hash: str
+    dtype: str
+    end_id: int
+    shards: list[ShardInfo]
+
+
 class Shard:
     """One split of one source: a memory-mapped array of ids and where its documents start."""
 
-    def __init__(self, directory: Path, info: ShardInfo, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        info: ShardInfo,
+        dtype: np.dtype[Any],
+        vocab_size: int | None = None,
+    ) -> None:
         self.info = info
         self.stem = shard_stem(info.split, info.source)
-        self.ids: NDArray[np.unsignedinteger[Any]] = (
-            np.memmap(directory / f"{self.stem}.bin", dtype=dtype, mode="r")
-            if info.tokens
-            else np.zeros(0, dtype=dtype)
-        )
-        if len(self.ids) != info.tokens:
+        self.path = directory / f"{self.stem}.bin"
+        self.vocab_size = vocab_size
+        remedy = f"delete {directory} and it will be made again"
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: missing: {remedy}")
+        expected, found = info.tokens * dtype.itemsize, self.path.stat().st_size
+        if found != expected:
             raise UserError(
-                f"{directory / self.stem}.bin: {len(self.ids)} tokens, the index says "
-                f"{info.tokens}: delete {directory} and it will be made again"
+                f"{self.path}: {found:,} bytes, the index says {info.tokens:,} tokens, "
+                f"{expected:,} bytes: {remedy}"
             )
-        documents = pq.read_table(
-            directory / f"{self.stem}.documents.parquet", columns=["id", "start"]
+        self.ids: NDArray[np.unsignedinteger[Any]] = (
+            np.memmap(self.path, dtype=dtype, mode="r") if info.tokens else np.zeros(0, dtype=dtype)
         )
-        self.starts: NDArray[np.int64] = documents["start"].to_numpy()
+        path = directory / f"{self.stem}.documents.parquet"
+        try:
+            documents = pq.read_table(path, columns=["id", "start"]).cast(
+                pa.schema([("id", pa.string()), ("start", pa.int64())])
+            )
+            self.starts: NDArray[np.int64] = documents["start"].to_numpy()
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: no list of documents ({error}): {remedy}") from error
         self.document_ids: pa.ChunkedArray = documents["id"]
+        first, last = (self.starts[0], self.starts[-1]) if len(self.starts) else (0, 0)
+        in_order = self.starts.dtype == np.int64 and bool((np.diff(self.starts) > 0).all())
+        if not in_order or (info.tokens and (first != 0 or last >= info.tokens)):
+            raise UserError(f"{path}: its starts are not those of {self.path.name}: {remedy}")
+
+    def part(self, begin: int, end: int) -> NDArray[np.int64]:
+        """The ids from one position to another. Raises `UserError` for what is no token's."""
+        ids = np.asarray(self.ids[begin:end], dtype=np.int64)
+        if self.vocab_size is not None and ids.size and ids.max() >= self.vocab_size:
+            raise UserError(
+                f"{self.path}: id {ids.max():,} near token {begin:,}, the tokenizer has "
+                f"{self.vocab_size:,}: delete {self.path.parent} and it will be made again"
+            )
+        return ids
 
     def document_at(self, position: int) -> str:
         """Source and id of the document that holds the token at `position`."""
@@ -104,24 +145,28 @@ def token_shards_dir(corpus: Corpus, tokenizer: Tokenizer) -> Path:
     return corpus.directory / "tokens" / tokenizer.hash[:16]
 
 
-def open_token_shards(directory: Path) -> TokenShards:
-    """Open the shards in `corpora/<name>/tokens/<hash>/`; `UserError` when they are incomplete."""
-    index_path = directory / "index.json"
+def open_token_shards(directory: Path, vocab_size: int | None = None) -> TokenShards:
+    """Open the shards in `corpora/<name>/tokens/<hash>/`; `UserError` when they are incomplete.
+
+    vocab_size: larger ids are refused when they are read.
+    """
+    path = directory / "index.json"
+    remedy = f"delete {directory} and it will be made again"
     try:
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        if index["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{index_path}: format {index['format_version']}, this version reads "
-                f"{FORMAT_VERSION}: delete {directory} and it will be made again"
-            )
-        dtype = np.dtype(index["dtype"])
-        infos = [ShardInfo(**entry) for entry in index["shards"]]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{index_path}: not a readable token index ({error}): delete {directory} "
-            "and it will be made again"
-        ) from error
-    return TokenShards(directory, tuple(Shard(directory, info, dtype) for info in infos))
+        contents = read_object(path)
+        if (version := contents.get("format_version")) != FORMAT_VERSION:
+            raise ValueError(f"format {version}, this version reads {FORMAT_VERSION}")
+        index = as_dataclass(TokenIndex, contents)
+        if index.dtype not in DTYPES:
+            raise ValueError(f"dtype {index.dtype!r} is none of {', '.join(DTYPES)}")
+        if any({"/", "\0"} & set(shard_stem(s.split, s.source)) for s in index.shards):
+            raise ValueError("a source has a path for its name")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable token index ({error}): {remedy}") from error
+    dtype = np.dtype(index.dtype)
+    return TokenShards(
+        directory, tuple(Shard(directory, info, dtype, vocab_size) for info in index.shards)
+    )
 
 
 def write_token_shards(
@@ -134,7 +179,7 @@ def write_token_shards(
     """
     directory = token_shards_dir(corpus, tokenizer)
     if (directory / "index.json").exists():
-        return open_token_shards(directory)
+        return open_token_shards(directory, tokenizer.vocab_size)
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -155,7 +200,7 @@ def write_token_shards(
     (staging / "index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)  # an earlier, torn directory
     staging.rename(directory)
-    return open_token_shards(directory)
+    return open_token_shards(directory, tokenizer.vocab_size)
 
 
 def write_shard(

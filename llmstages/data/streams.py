@@ -178,7 +178,7 @@ class Window:
     @property
     def ids(self) -> NDArray[np.int64]:
         """Its tokens and the one after them, [length + 1]."""
-        return np.asarray(self.shard.ids[self.begin : self.begin + self.length + 1], dtype=np.int64)
+        return self.shard.part(self.begin, self.begin + self.length + 1)
 
     @property
     def reference(self) -> str:

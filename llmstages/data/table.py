@@ -80,7 +80,7 @@ class Table:
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
-        """Line and reason of the rows left out so far."""
+        """Line and reason of the first rows left out so far; `bad.count` is their number."""
         return self.bad.rows
 
 
@@ -190,6 +190,8 @@ def _content_format(sample: str, by_suffix: Format | None) -> Format:
     if re.match(r'\[\s*[\[{]|\{\s*"', body):
         return "json"
     lines = [line for line in io.StringIO(sample) if line.strip()][:1000]
+    if not lines:
+        return "lines"
     for delimiter, kind in (("\t", "tsv"), (",", "csv"), (";", "csv")):
         num_fields = lines[0].count(delimiter) + 1
         named = any(

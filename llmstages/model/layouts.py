@@ -3,6 +3,7 @@
 A layout is a table. Reading and writing files is not done here.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from llmstages.errors import UserError
 from llmstages.model.transformer import TransformerConfig
 
+LARGEST_CONTEXT = 2**21
+"""Tokens; the tables of rotary positions take memory for each."""
 LAYER = re.compile(r"^blocks\.(\d+)\.")
 NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -148,12 +151,14 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
     Raises `UserError` for a family or a switch that this transformer does not have.
     """
     family = disk.get("model_type")
-    if family not in LAYOUTS:
+    if not isinstance(family, str) or family not in LAYOUTS:
         raise UserError(
             f"{where}: model_type {family!r} is not supported: only {' and '.join(LAYOUTS)} are"
         )
     layout = LAYOUTS[family]
     rope = disk.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise UserError(f"{where}: rope_parameters is no object")
     switches = [
         key for key in ("attention_bias", "use_sliding_window", "rope_scaling") if disk.get(key)
     ]
@@ -174,7 +179,7 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
         if "final_logit_softcapping" in disk:
             cap = disk["final_logit_softcapping"]
             more["logit_softcap"] = None if cap is None else float(cap)
-        return make_config(
+        config = make_config(
             family,
             vocab_size=int(disk["vocab_size"]),
             num_layers=int(disk["num_hidden_layers"]),
@@ -190,5 +195,36 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
             num_labels=len(disk["id2label"]) if classifier else None,
             **more,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a complete {family} config ({error!r})") from error
+    if (problem := shape_problem(config)) is not None:
+        raise UserError(f"{where}: {problem}")
+    return config
+
+
+def shape_problem(config: TransformerConfig) -> str | None:
+    """Why no transformer has this shape; None when one has."""
+    for key, size in (
+        ("vocab_size", config.vocab_size),
+        ("num_hidden_layers", config.num_layers),
+        ("hidden_size", config.hidden_size),
+        ("num_attention_heads", config.num_heads),
+        ("num_key_value_heads", config.num_kv_heads),
+        ("head_dim", config.head_dim),
+        ("intermediate_size", config.intermediate_size),
+        ("max_position_embeddings", config.context_length),
+        ("id2label", 2 if config.num_labels is None else config.num_labels),
+    ):
+        if size < 1:
+            return f"{key} is {size}"
+    if config.context_length > LARGEST_CONTEXT:
+        return f"max_position_embeddings is {config.context_length:,}: at most {LARGEST_CONTEXT:,}"
+    if config.num_heads % config.num_kv_heads:
+        return "num_attention_heads is no multiple of num_key_value_heads"
+    if config.head_dim % 2:
+        return f"head_dim is {config.head_dim}: rotary pairs need an even one"
+    if not (1 <= config.rope_theta < math.inf and 0 <= config.norm_eps < 1):
+        return f"rope_theta {config.rope_theta:g} or rms_norm_eps {config.norm_eps:g} is no such"
+    if config.logit_softcap is not None and not 0 < config.logit_softcap < math.inf:
+        return f"final_logit_softcapping is {config.logit_softcap:g}"
+    return None

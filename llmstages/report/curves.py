@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmstages.report.metrics import Curve, Curves, read_entries
+from llmstages.report.plain import visible
 from llmstages.report.smoothing import Values, smoothed, thinned
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def loss_figure(curves: Curves, title: str) -> "Figure":
     tokens = curves.training.get("tokens")
     for axes, (name, lines) in zip(grid[2:], panels.items(), strict=False):
         for legend, curve in lines.items():
-            axes.plot(_positions(tokens, curve.steps), curve.values, ".-", label=legend)
+            axes.plot(_positions(tokens, curve.steps), curve.values, ".-", label=_shown(legend))
         _label_x(axes, tokens, "tokens")
         axes.set_ylabel(LABELS.get(name, name.replace("val_", "validation ").replace("_", " ")))
         if len(lines) > 1:
@@ -121,7 +122,7 @@ def _figure(title: str, rows: int, columns: int) -> "tuple[Figure, list[Axes]]":
     size = (11, 0.8 + 3.4 * rows) if columns > 1 else (11, 0.8 + 2.4 * rows)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(visible(title), parse_math=False)
     grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.grid(alpha=0.25)
@@ -170,6 +171,11 @@ def _large_numbers(axes: "Axes", which: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(EngFormatter(sep=""))
+
+
+def _shown(name: str) -> str:
+    """A source's name as a legend shows it; those that begin with _ matplotlib leaves out."""
+    return f" {visible(name)}" if name.startswith("_") else visible(name)
 
 
 def _legend(axes: "Axes") -> None:

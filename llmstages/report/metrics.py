@@ -1,7 +1,5 @@
 """`metrics.jsonl` of a run as curves over optimizer steps."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from llmstages.data.json_files import as_type, parse_json
 from llmstages.report.smoothing import Values
+
+LARGEST_FIGURE = 1e300
+"""What is larger, or not a number, cannot be drawn."""
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -20,11 +22,11 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
+                entry = parse_json(line)
+                as_type(int, entry["step"], "step")
+            except (KeyError, TypeError, ValueError):
                 continue  # the process was killed while it wrote
-            if isinstance(entry, dict) and "step" in entry:
-                entries.append(entry)
+            entries.append(entry)
     return entries
 
 
@@ -40,7 +42,7 @@ def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
         and (name.startswith("val_") or "event" not in entry)
         and isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and abs(value) < LARGEST_FIGURE
     }
 
 

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmstages.errors import UserError
+from llmstages.report.plain import visible
 
 
 class StandardError:
@@ -62,14 +63,19 @@ def output_console() -> Console:
     return Console(highlight=False)
 
 
+def plain(text: str, style: str = "") -> Text:
+    """A text to print as it is: nothing in it is markup, and control characters are spelled out."""
+    return Text(visible(text), style=style)
+
+
 def say(text: str) -> None:
     """Print a note as it is: no markup is interpreted, whatever the text contains."""
-    error_console().print(Text(text))
+    error_console().print(plain(text))
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    error_console().print(Text(f"warning: {text}", style="yellow"))
+    error_console().print(plain(f"warning: {text}", style="yellow"))
 
 
 def clipped(text: str, length: int = 120) -> str:
@@ -87,13 +93,13 @@ def table(
     to_output: bool = False,
 ) -> None:
     """Print a table; columns that hold only numbers, or nothing, are right-aligned."""
-    grid = Table(title=title or None, title_justify="left")
+    grid = Table(title=plain(title) if title else None, title_justify="left")
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index] is not None]
         numeric = bool(cells) and all(isinstance(cell, (int, float)) for cell in cells)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell_text(value)) for value in row))
+        grid.add_row(*(plain(cell_text(value)) for value in row))
     (output_console() if to_output else error_console()).print(grid)
 
 
@@ -146,13 +152,13 @@ def progress(
     )
     bar.above = above
     with bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(visible(description), total=total, note="")
 
         def advance(amount: float = 1, note: str | None = None, total: float | None = None) -> None:
             if note is None:
                 bar.update(task, advance=amount, total=total)
             else:
-                bar.update(task, advance=amount, total=total, note=note)
+                bar.update(task, advance=amount, total=total, note=visible(note))
 
         try:
             yield advance

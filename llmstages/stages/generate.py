@@ -9,6 +9,7 @@ from llmstages.config.stages import GenerateConfig
 from llmstages.errors import UserError
 from llmstages.evaluate.next_words import next_words
 from llmstages.model.generation import Sampling, fit_prompt, generate
+from llmstages.report.plain import for_stream
 from llmstages.report.terminal import say, table
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
@@ -52,7 +53,8 @@ def run(config: GenerateConfig) -> None:
     seconds = time.monotonic() - begin
     opening = "" if is_chat(checkpoint, config) else config.prompt
     for answer in answers:
-        sys.stdout.write(opening + checkpoint.tokenizer.decode(answer.tokens) + "\n")
+        text = opening + checkpoint.tokenizer.decode(answer.tokens)
+        sys.stdout.write(for_stream(text, sys.stdout) + "\n")
     sys.stdout.flush()
     tokens = sum(len(answer.tokens) for answer in answers)
     say(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s")

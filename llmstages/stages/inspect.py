@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.table import Table
-from rich.text import Text
 
 from llmstages.config.stages import InspectConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
+from llmstages.data.json_files import read_object
 from llmstages.data.labelled import (
     Conversation,
     LabelledText,
@@ -31,7 +31,7 @@ from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport
 from llmstages.report.classification import render_classification
 from llmstages.report.corpus import show_corpus
-from llmstages.report.terminal import cell_text, output_console, progress, table
+from llmstages.report.terminal import cell_text, output_console, plain, progress, table
 
 MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
@@ -40,6 +40,9 @@ MAX_DISTINCT = 100_000
 MAX_LEDGER_ROWS = 20_000
 """Read of a ledger, which may be as long as the corpus, to show some of it."""
 EXAMPLE_CHARACTERS = 600
+CONFIG_BYTES = 100_000
+MAX_COLUMNS = 10_000
+"""Columns counted; objects may have keys of their own in every row."""
 
 Item = TypeVar("Item")
 
@@ -95,7 +98,8 @@ def inspect_data_file(path: Path, num_examples: int) -> None:
             if len(first) < num_examples:
                 first.append(row)
             for name, value in row.values.items():
-                columns.setdefault(name, _Column()).add(value)
+                if name in columns or len(columns) < MAX_COLUMNS:
+                    columns.setdefault(name, _Column()).add(value)
             if num_rows % 10_000 == 0:
                 advance(10_000)
         advance(num_rows % 10_000)
@@ -113,7 +117,7 @@ def inspect_data_file(path: Path, num_examples: int) -> None:
             "header": opened.has_header if opened.delimiter else None,
             "bytes": path.stat().st_size,
             "rows": num_rows,
-            "bad rows": len(opened.skipped),
+            "bad rows": opened.bad.count,
             "first bad row": _bad_row(opened.skipped),
             "for": uses[kind] if kind else why_not,
         },
@@ -319,7 +323,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
                 "metadata": json.dumps(found.metadata, ensure_ascii=False),
             },
         )
-        output_console().print(Text(found.text))
+        output_console().print(plain(found.text))
         return
     if found is not None:
         split, document = found
@@ -335,7 +339,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
                 "bytes": len(document.text.encode()),
             },
         )
-        output_console().print(Text(document.text))
+        output_console().print(plain(document.text))
         return
     raise UserError(
         f"{corpus.directory}: no document, kept or dropped, has the id {wanted}: "
@@ -365,33 +369,37 @@ def inspect_run(path: Path) -> None:
     summary = _read_object(path / "summary.json")
     plan = _read_object(path / "plan.json")
     entries = _metric_lines(path / "metrics.jsonl")
-    last = entries[-1] if entries else {}
+    last = next((e for e in reversed(entries) if isinstance(e.get("step"), int)), {"step": 0})
     facts: dict[str, object] = {
         "stage": summary.get("stage", plan.get("stage")),
         "status": summary.get("status", "not finished"),
-        "steps": summary.get("steps", f"{last.get('step', 0):,} so far"),
+        "steps": summary.get("steps", f"{last['step']:,} so far"),
     }
     for key in ("seconds", "tokens", "words", "tokens_per_second", "mfu", "peak_memory_bytes"):
         facts[key.replace("_", " ")] = summary.get(key)
     facts["curves"] = ", ".join(str(picture) for picture in sorted(path.glob("report/*.png")))
     _facts(str(path), facts)
 
-    after, before = _numbers(summary.get("metrics")), _numbers(summary.get("metrics_before"))
+    metrics = _object(summary, "metrics")
+    after, before = _numbers(metrics), _numbers(summary.get("metrics_before"))
     compared = {"before": before, "after": after}
-    compared |= {name: _numbers(found) for name, found in summary.get("baselines", {}).items()}
+    compared |= {name: _numbers(found) for name, found in _object(summary, "baselines").items()}
     given = {name: figures for name, figures in compared.items() if figures}
     if after:
         rows = [(key, *(figures.get(key) for figures in given.values())) for key in after]
         table("metrics", ("metric", *given), rows, to_output=True)
-    if "confusion" in (summary.get("metrics") or {}):
+    if "confusion" in metrics:
         try:
-            report = ClassificationReport.from_dict(summary["metrics"])
-        except (KeyError, TypeError) as error:
+            report = ClassificationReport.from_dict(metrics)
+            rendered = render_classification(report, title="test rows")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / 'summary.json'}: no readable report ({error!r})") from None
-        output_console().print(render_classification(report, title="test rows"))
+        output_console().print(rendered)
 
     links = {
-        name: (path / name).resolve() for name in ("best", "last") if (path / name).is_symlink()
+        name: (path / name).resolve()
+        for name in ("best", "last")
+        if (path / name).is_symlink() and (path / name).is_dir()
     }
     checkpoints = []
     for directory in complete_checkpoints(path):
@@ -403,7 +411,8 @@ def inspect_run(path: Path) -> None:
         table("checkpoints", ("", "tokens seen", "metrics", ""), checkpoints, to_output=True)
     config = path / "config.yaml"
     if config.is_file():
-        _passage("config.yaml", config.read_text(encoding="utf-8"), limit=100_000)
+        text = config.read_bytes()[:CONFIG_BYTES].decode("utf-8", errors="replace")
+        _passage("config.yaml", text, limit=CONFIG_BYTES)
 
 
 def inspect_checkpoint(path: Path) -> None:
@@ -412,15 +421,14 @@ def inspect_checkpoint(path: Path) -> None:
 
     config = _read_object(path / "config.json")
     facts: dict[str, object] = {
-        "class": ", ".join(config.get("architectures") or []),
+        "class": _listed(config.get("architectures")),
         **_weights_facts(path / "model.safetensors"),
         "layers": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),
         "context length, tokens": config.get("max_position_embeddings"),
         **_tokenizer_facts(path),
     }
-    if "id2label" in config:
-        labels = config["id2label"]
+    if labels := _object(config, "id2label"):
         listed = ", ".join(str(label) for label in islice(labels.values(), MAX_LABELS_SHOWN))
         facts["labels"] = f"{len(labels)}: {listed}" + (
             ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
@@ -441,6 +449,19 @@ def inspect_checkpoint(path: Path) -> None:
     _facts(str(path), facts | {"files": whole})
 
 
+def _listed(value: object) -> str:
+    """A list of names on one line; of anything else the JSON."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value[:MAX_LABELS_SHOWN]))
+    return "" if value is None else json.dumps(value)[:EXAMPLE_CHARACTERS]
+
+
+def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key; an empty one where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
+
+
 def _weights_facts(path: Path) -> dict[str, object]:
     """Number of parameters and their types, from the header alone."""
     from safetensors import SafetensorError, safe_open
@@ -449,7 +470,7 @@ def _weights_facts(path: Path) -> dict[str, object]:
         with safe_open(path, framework="numpy") as file:
             slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
             shapes = [(part.get_shape(), part.get_dtype()) for part in slices]
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         return {"weights": f"cannot be read ({error})"}
     count = 0
     for shape, _ in shapes:
@@ -466,26 +487,26 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_object(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: broken JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object is expected")
-    return value
 
 
 def _metric_lines(path: Path) -> list[dict[str, Any]]:
     """The entries of `metrics.jsonl`; a last line that is still being written is left out."""
     if not path.is_file():
         return []
-    return [row.values for row in read_rows(path, bad_rows="skip", quiet=True).rows]
+    if path.stat().st_size == 0:
+        return []
+    rows = read_rows(path, bad_rows="skip", quiet=True, format="jsonl").rows
+    return [row.values for row in rows]
 
 
-def _numbers(figures: Mapping[str, Any] | None) -> dict[str, float]:
+def _numbers(figures: object) -> dict[str, float]:
     """The single figures of a metrics object."""
     return {
         key: value
-        for key, value in (figures or {}).items()
+        for key, value in (figures if isinstance(figures, dict) else {}).items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
@@ -502,7 +523,7 @@ def _facts(title: str, facts: Mapping[str, object]) -> None:
     grid.add_column(overflow="fold")
     for name, value in facts.items():
         if value is not None and value != "":
-            grid.add_row(name, Text(cell_text(value)))
+            grid.add_row(plain(name), plain(cell_text(value)))
     output_console().print(grid)
 
 
@@ -510,8 +531,8 @@ def _passage(title: str, text: str, limit: int = EXAMPLE_CHARACTERS) -> None:
     """Print a piece of text under a line that says what it is."""
     shown = text if len(text) <= limit else f"{text[:limit]} … ({len(text):,} characters)"
     _line(f"── {title}", style="bold")
-    output_console().print(Text(shown))
+    output_console().print(plain(shown))
 
 
 def _line(text: str, style: str = "") -> None:
-    output_console().print(Text(text, style=style))
+    output_console().print(plain(text, style=style))

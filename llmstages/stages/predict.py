@@ -14,6 +14,7 @@ from llmstages.config.stages import PredictConfig
 from llmstages.data.examples import Example, by_length, labelled_example
 from llmstages.data.labelled import read_texts
 from llmstages.errors import UserError
+from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
@@ -43,7 +44,7 @@ def run(config: PredictConfig) -> None:
             ):
                 best = max(scores, key=lambda label: scores[label])
                 entry = {"id": line, "label": best, "probabilities": scores}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
             count += len(window)
             advance(len(window))
     if config.output is not None:

@@ -17,7 +17,7 @@ from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.generation import Sampling, generate
-from llmstages.model.layouts import make_config
+from llmstages.model.layouts import config_from_disk, make_config
 from llmstages.model.scaling import (
     MAX_DEFAULT_EPOCHS,
     TOKENS_PER_PARAMETER,
@@ -49,7 +49,7 @@ from llmstages.stages.training import (
 )
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint
+from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint, require_weights_of
 from llmstages.train.loop import Goal, Training, train
 from llmstages.train.losses import LossFn, pretraining_loss
 from llmstages.train.memory import (
@@ -61,6 +61,7 @@ from llmstages.train.memory import (
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.pace import MAX_OVERRUN
 from llmstages.train.precision import require_fp8
+from llmstages.train.records import read_record
 from llmstages.train.run import Run
 
 CONTINUED_LR_SHARE = 0.3
@@ -121,7 +122,7 @@ def run(config: PretrainConfig) -> float:
         model = base_model(config, base)
     else:
         if plan:
-            shape = TransformerConfig(**plan["model_shape"])
+            shape = planned_shape(the_run)
         elif config.model.name == AUTO_MODEL:
             picked = pick_size(config, tokenizer.vocab_size, corpus_tokens, data_of, machine, clock)
             shape = picked.shape
@@ -364,6 +365,19 @@ def base_model(config: PretrainConfig, base: Checkpoint) -> Transformer:
         raise UserError(f"base={config.base}: a classifier; pretraining needs a language model")
     say(f"going on from {base.directory}: its shape and tokenizer are kept, model= is not used")
     return base.model
+
+
+def planned_shape(run: Run) -> TransformerConfig:
+    """The shape that a run began with: its plan and its checkpoint must agree on it."""
+    assert run.resume_from is not None
+    path = run.resume_from / "config.json"
+    shape = config_from_disk(read_record(path), str(path))
+    require_weights_of(shape, run.resume_from)
+    if run.plan["model_shape"] != asdict(shape):
+        raise UserError(
+            f"{run.directory / 'plan.json'}: model_shape is not that of {run.resume_from}"
+        )
+    return shape
 
 
 def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig:

@@ -6,7 +6,6 @@ of their own, from a kept checkpoint and the inputs that the run names: the stag
 whose hashes are others, and what it records must equal what the run recorded.
 """
 
-import json
 import tempfile
 from dataclasses import replace
 from importlib import import_module
@@ -15,13 +14,14 @@ from shutil import copytree
 from typing import Any
 
 from llmstages.config.compose import from_file
+from llmstages.data.json_files import as_type, parse_json
 from llmstages.errors import CheckFailed, UserError
 from llmstages.report.terminal import say, table, warn
 from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
-from llmstages.train.records import read_sealed
-from llmstages.train.run import flatten
+from llmstages.train.run import flatten, read_plan
 
+TRAINING_STAGES = ("pretrain", "finetune-classify", "finetune-instruct")
 COMPARED_FILES = ("model.safetensors", "trainer/state.safetensors")
 
 
@@ -30,7 +30,9 @@ def prove(run_dir: Path, max_steps: int) -> None:
 
     Raises `CheckFailed` when a file or a step differs, `UserError` when no step can be done again.
     """
-    plan = read_sealed(run_dir / "plan.json")
+    plan = read_plan(run_dir)
+    if plan["stage"] not in TRAINING_STAGES:
+        raise UserError(f"{run_dir / 'plan.json'}: {plan['stage']!r} is no training stage")
     checkpoints = complete_checkpoints(run_dir)
     for path in checkpoints:
         try:
@@ -60,7 +62,7 @@ def prove(run_dir: Path, max_steps: int) -> None:
         ("checkpoints, every file by its hash", len(checkpoints)),
         (
             "inputs, by their hashes",
-            ", ".join(k for k, v in plan["settings"]["inputs"].items() if v),
+            ", ".join(k for k, v in dict(plan["settings"].get("inputs", {})).items() if v),
         ),
         ("steps done again", f"{first + 1:,} to {end:,}"),
         ("files of weights and optimizer at their end", files),
@@ -98,10 +100,16 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
 
 def entries_of(run_dir: Path) -> list[dict[str, Any]]:
     """What a run recorded, without what a clock decides."""
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    path = run_dir / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        entries = [flatten(as_type(dict[str, Any], parse_json(line), "a line")) for line in lines]
+        for entry in entries:
+            as_type(int, entry.get("step"), "step")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not the record of a run ({error})") from error
     return [
-        {key: value for key, value in flatten(json.loads(line)).items() if "second" not in key}
-        for line in lines
+        {key: value for key, value in entry.items() if "second" not in key} for entry in entries
     ]
 
 
@@ -130,6 +138,6 @@ def compare(
 def compare_files(kept: Path, again: Path) -> int:
     """How many files of two checkpoints are equal; `CheckFailed` when one is not."""
     for name in COMPARED_FILES:
-        if read_info(kept).files[name] != read_info(again).files[name]:
+        if read_info(kept).files.get(name) != read_info(again).files.get(name):
             raise CheckFailed(f"not proved: {kept / name}: done again it is another")
     return len(COMPARED_FILES)

@@ -13,6 +13,7 @@ import llmstages
 from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
 from llmstages.data.examples import PackedData, ShuffledData
+from llmstages.data.json_files import as_type
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
@@ -374,7 +375,14 @@ def finished_before(run: Run) -> float | None:
     if run.summary is None:
         return None
     say(f"{run.directory}: already finished with the same settings (overwrite=true to do it again)")
-    headline: float = run.summary["metrics"][run.summary["headline"]]
+    try:
+        headline: float = as_type(
+            float, run.summary["metrics"][run.summary["headline"]], "its headline"
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.directory / 'summary.json'}: not a summary ({error}): overwrite=true starts anew"
+        ) from error
     return headline
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from llmstages.data.json_files import parse_json
 from llmstages.text.ids import Ids, id_dtype
 
 
@@ -26,12 +27,14 @@ class HuggingFaceBackend:
         Added tokens in `control_names` are never found in a text, even where the file, as some do,
         does not mark them as special.
         """
-        self._json: dict[str, Any] = json.loads(content)
+        self._json: dict[str, Any] = parse_json(content)
         try:
             for token in self._json.get("added_tokens") or []:
                 token["special"] = token["special"] or token["content"] in control_names
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(self._json))
-        except Exception as error:  # the library raises bare Exception
+        except BaseException as error:  # bare Exception, and panics that are none
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise ValueError(f"{type(error).__name__}: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmstages.config.collect_groups import TokenizerConfig
+from llmstages.data.json_files import parse_json
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
 from llmstages.text.huggingface_backend import HuggingFaceBackend
@@ -251,12 +252,18 @@ def choose_pad_token(
     controls = sorted(backend.control_names - taken, key=backend.vocabulary.__getitem__)
     candidates = [pad_token, PAD, *(name for name in controls if "pad" in name.lower())]
     candidates += [unknown_token, *controls]
-    candidates.append(max(backend.vocabulary.keys() - taken, key=backend.vocabulary.__getitem__))
-    return next(
-        token
-        for token in candidates
-        if token is not None and token in backend.vocabulary and token not in taken
+    candidates += sorted(backend.vocabulary.keys() - taken, key=backend.vocabulary.__getitem__)[-1:]
+    found = next(
+        (
+            token
+            for token in candidates
+            if token is not None and token in backend.vocabulary and token not in taken
+        ),
+        None,
     )
+    if found is None:
+        raise UserError("a tokenizer without a token to pad with: it has none but those that end")
+    return found
 
 
 def kept_special_tokens(config: Mapping[str, Any], backend: Backend) -> dict[str, Any]:
@@ -310,7 +317,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: broken JSON ({first_line(error)}); copy it again") from error
     if not isinstance(value, dict):

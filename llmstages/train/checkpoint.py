@@ -6,7 +6,6 @@ pickle, and no pickle is ever opened.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llmstages.data.json_files import as_dataclass
 from llmstages.errors import UserError
+from llmstages.model.counts import num_parameters
 from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
 from llmstages.model.lora import Lora, merged, peft_config, peft_name, trained_names
 from llmstages.model.transformer import Transformer, TransformerConfig
@@ -28,7 +29,7 @@ from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
-from llmstages.train.records import read_sealed, write_json, write_sealed
+from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
 INFO_NAME = "llmstages.json"
@@ -221,15 +222,12 @@ def sync(path: Path) -> None:
 def read_info(directory: Path) -> CheckpointInfo:
     """Read `llmstages.json`. Raises `UserError` when it is missing, broken or of another format."""
     path = directory / INFO_NAME
+    contents = read_sealed(path)
+    if (version := contents.get("format_version")) != FORMAT_VERSION:
+        raise UserError(f"{path}: format {version}, this version reads {FORMAT_VERSION}")
     try:
-        contents = read_sealed(path)
-        if contents["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: format {contents['format_version']}, this version reads {FORMAT_VERSION}"
-            )
-        contents["lineage"] = Lineage(**contents["lineage"])
-        return CheckpointInfo(**contents)
-    except (KeyError, TypeError) as error:
+        return as_dataclass(CheckpointInfo, contents)
+    except ValueError as error:
         raise UserError(f"{path}: not a complete checkpoint ({error})") from error
 
 
@@ -353,26 +351,56 @@ def load_checkpoint(
         info = read_info(directory)
         if not verified:
             verify_or_offer(directory, info)
-    config_path = directory / "config.json"
-    try:
-        disk = json.loads(config_path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{config_path}: broken JSON ({error})") from error
+    config_path, weights_path = directory / "config.json", directory / "model.safetensors"
+    disk = read_record(config_path)
     config = config_from_disk(disk, str(config_path))
     labels = None
     if config.num_labels is not None:
-        labels = [disk["id2label"][str(index)] for index in range(config.num_labels)]
-    weights_path = directory / "model.safetensors"
-    try:
-        weights = load_file(weights_path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights_path}: not a readable safetensors file ({error})") from error
+        labels = labels_of(disk, config.num_labels, config_path)
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{config_path}: vocab_size {config.vocab_size:,}, but the tokenizer beside it has "
+            f"ids up to {tokenizer.vocab_size - 1:,}: copy both from one model"
+        )
+    weights = read_tensors(weights_path)
+    require_weights_of(config, directory)
     if num_labels is not None:
         config = TransformerConfig(**{**asdict(config), "num_labels": num_labels})
         labels = None
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)
-    return Checkpoint(directory, model, Tokenizer.load(directory), labels, info)
+    return Checkpoint(directory, model, tokenizer, labels, info)
+
+
+def labels_of(disk: Mapping[str, Any], count: int, path: Path) -> list[str]:
+    """The labels in a `config.json`, in order; `UserError` when they are not numbered from 0."""
+    named = disk["id2label"]
+    found = [named.get(str(index)) for index in range(count)] if isinstance(named, dict) else []
+    labels = [label for label in found if isinstance(label, str)]
+    if len(labels) != count or len(set(labels)) != count:
+        raise UserError(f"{path}: id2label does not name {count} different labels, from 0 on")
+    return labels
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file. Raises `UserError` when it is no such file."""
+    try:
+        return load_file(path)
+    except Exception as error:  # for some headers torch complains, in ways of its own
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def require_weights_of(config: TransformerConfig, directory: Path) -> None:
+    """Raise `UserError` when a checkpoint's model has more parameters than its file has bytes:
+    before memory is taken for it."""
+    parameters = num_parameters(config)
+    num_bytes = (directory / "model.safetensors").stat().st_size
+    if parameters > num_bytes:
+        raise UserError(
+            f"{directory / 'config.json'}: a model of {parameters:,} parameters, but "
+            f"model.safetensors has {num_bytes:,} bytes"
+        )
 
 
 def restore_weights(model: Transformer, loaded: Checkpoint) -> None:
@@ -385,12 +413,12 @@ def restore_weights(model: Transformer, loaded: Checkpoint) -> None:
         return
     path = loaded.directory / ADAPTER_DIR / "adapter_model.safetensors"
     try:
-        stored = load_file(path)
+        stored = read_tensors(path)
         names = trained_names([name for name, _ in model.named_parameters()], model.config)
         parallel.load_weights(
             model, {name: stored[peft_name(name, model.config)] for name in names}
         )
-    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError) as error:
         raise UserError(f"{path}: not the adapters of this run ({error})") from error
 
 
@@ -422,4 +450,6 @@ def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_h
                     f"{path}: {stored} has shape {list(tensor.shape)}, "
                     f"config.json asks for {list(parameter.shape)}"
                 )
+            if not tensor.is_floating_point():
+                raise UserError(f"{path}: {stored} holds no floating-point numbers")
             parameter.copy_(tensor)

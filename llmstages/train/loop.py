@@ -7,7 +7,6 @@ The gradient of a step is the gradient of (sum of losses / number of targets), b
 micro-batches of the step, so it does not depend on how the step was cut up.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llmstages.config.groups import CheckpointConfig, EvaluateConfig, OptimConfig, ScheduleConfig
 from llmstages.data.batch import Batch
+from llmstages.data.json_files import as_dataclass
 from llmstages.data.order import generator_for
 from llmstages.data.prefetch import PrefetchedData
 from llmstages.errors import UserError
@@ -33,6 +32,7 @@ from llmstages.train.checkpoint import (
     CheckpointInfo,
     Lineage,
     load_checkpoint,
+    read_tensors,
     restore_weights,
     write_checkpoint,
 )
@@ -50,6 +50,7 @@ from llmstages.train.optimizer import (
 )
 from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
+from llmstages.train.records import read_record
 from llmstages.train.run import Run, flatten
 from llmstages.train.saving import CheckpointWriter, require_room
 from llmstages.train.spikes import SpikeWatch
@@ -344,12 +345,19 @@ class Loop:
             )
         loaded = load_checkpoint(directory, verified=True)
         restore_weights(self.t.model, loaded)
-        state = json.loads((directory / "trainer" / "state.json").read_text(encoding="utf-8"))
-        self.progress = Progress(**state["progress"])
+        path = directory / "trainer" / "state.json"
+        try:
+            self.progress = as_dataclass(Progress, read_record(path).get("progress"))
+        except ValueError as error:
+            raise UserError(f"{path}: no state of a trainer ({error})") from error
         self.seconds_before = self.progress.seconds
         self.link(self.progress)  # it may have been killed before links were made, or gone back
-        tensors = load_file(directory / "trainer" / "state.safetensors")
-        restore_optimizers(self.t.model, self.optimizers, tensors)
+        path = directory / "trainer" / "state.safetensors"
+        tensors = read_tensors(path)
+        try:
+            restore_optimizers(self.t.model, self.optimizers, tensors)
+        except ValueError as error:
+            raise UserError(f"{path}: no state of these optimizers ({error})") from error
 
     # ---- steps ---------------------------------------------------------------------------------
 

@@ -104,13 +104,39 @@ def optimizer_tensors(
     }
 
 
+def state_shapes(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor
+) -> dict[str, torch.Size]:
+    """What an optimizer keeps of a parameter once it has done a step."""
+    whole = parameter.shape
+    if not isinstance(optimizer, Muon):
+        return {"step": torch.Size(()), "exp_avg": whole, "exp_avg_sq": whole}
+    if optimizer.neuron_beta is None:
+        return {"momentum": whole}
+    neurons = (whole[0], 1) if whole[0] >= whole[1] else (1, whole[1])
+    return {"momentum": whole, "neuron": torch.Size(neurons)}
+
+
 def restore_optimizers(
     model: Transformer,
     optimizers: list[torch.optim.Optimizer],
     tensors: dict[str, torch.Tensor],
 ) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Put back what `optimizer_tensors` gave. Raises `ValueError` for anything else."""
+    if not tensors:  # saved before a step that changed anything
+        return
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    expected = {
+        f"{names[id(parameter)]}/{key}": shape
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, shape in state_shapes(optimizer, parameter).items()
+    }
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = tensors[name].shape if name in tensors else None
+        if name not in expected or found != expected[name]:
+            raise ValueError(f"{name} has the shape {found}, not {expected.get(name)}")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmstages.data.json_files import read_object
 from llmstages.errors import UserError
 
 SEAL = "sha256"
@@ -24,13 +25,18 @@ def write_sealed(path: Path, contents: Mapping[str, Any]) -> None:
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """What `write_sealed` wrote. Raises `UserError` when it is missing, broken or was changed."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a complete record ({error})") from error
-    if not isinstance(contents, dict) or contents.pop(SEAL, None) != seal_of(contents):
+    contents = read_record(path)
+    if contents.pop(SEAL, None) != seal_of(contents):
         raise UserError(f"{path}: damaged (its {SEAL} is not that of its contents)")
     return contents
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `UserError` when the file is missing or holds anything else."""
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a complete record ({error})") from error
 
 
 def seal_of(contents: Mapping[str, Any]) -> str:

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from llmstages.config.stages import TrainingConfig
+from llmstages.data.json_files import as_type, parse_json
 from llmstages.disk import require_writable
 from llmstages.errors import UserError
+from llmstages.model.transformer import TransformerConfig
 from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
 from llmstages.report.live import LiveChart
 from llmstages.report.observers import Observers
@@ -31,7 +33,7 @@ from llmstages.train.checkpoint import (
     newest_sound,
     restore_replaced,
 )
-from llmstages.train.records import read_sealed, write_json, write_sealed
+from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
 # Where things are kept, what they run on and how often one looks: none of it changes the result.
@@ -73,6 +75,28 @@ OWN_NAMES = {
 }
 """All that a run directory may hold; a directory with anything else is not touched."""
 
+PLAN_TYPES: dict[str, Any] = {
+    "stage": str,
+    "settings": dict[str, Any],
+    "steps": int,
+    "changed": list[list[int]],
+    "lr": float,
+    "weight_decay": float,
+    "num_evaluations": int,
+    "evaluation_seconds": float,
+    "model_shape": TransformerConfig,
+    "expected_tokens": float,
+    "context_length": int,
+    "rows_per_step": int,
+    "rows_per_micro_batch": int,
+    "evaluation_tokens": int,
+    "asked_evaluation_tokens": int,
+    "last_evaluation_tokens": int,
+    "activation_checkpointing": bool,
+    "metrics_before": dict[str, Any],
+    "baselines": dict[str, Any],
+}
+"""Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
 REPORT_NAME = re.compile(
     rf"({re.escape(LOSS_FILE)}|{re.escape(OPTIMIZER_FILE)})(\.tmp)?|tensorboard"
@@ -95,6 +119,30 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+class Plan(dict[str, Any]):
+    """The contents of `plan.json`; a key that is missing is the user's to know of."""
+
+    def __init__(self, path: Path, contents: Mapping[str, Any]) -> None:
+        super().__init__(contents)
+        self.path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise UserError(f"{self.path}: it has no {key}")
+
+
+def read_plan(directory: Path) -> Plan:
+    """The plan of a run. Raises `UserError` when it is missing, damaged or of wrong types."""
+    path = directory / "plan.json"
+    contents = read_sealed(path)
+    try:
+        for key, kind in PLAN_TYPES.items():
+            if key in contents:
+                as_type(kind, contents[key], key)
+    except ValueError as error:
+        raise UserError(f"{path}: not a plan ({error})") from error
+    return Plan(path, contents)
 
 
 class Run:
@@ -145,7 +193,7 @@ class Run:
         plan_path = self.directory / "plan.json"
         if not plan_path.is_file():
             return
-        plan = read_sealed(plan_path)
+        plan = read_plan(self.directory)
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
@@ -164,7 +212,7 @@ class Run:
             )
         self.plan = plan
         if finished:
-            self.summary = json.loads((self.directory / "summary.json").read_text(encoding="utf-8"))
+            self.summary = read_record(self.directory / "summary.json")
             return
         if parallel.is_first():
             restore_replaced(self.directory)
@@ -245,12 +293,13 @@ class Run:
         if not parallel.is_first() or not path.is_file():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
+                entry = parse_json(line)
+                before = as_type(int, entry["step"], "step") <= step
+            except (KeyError, TypeError, ValueError):
                 break  # torn when the process was killed; all that follows is of the same moment
-            if entry["step"] <= step:
+            if before:
                 kept.append(line + "\n")
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(kept), encoding="utf-8")

@@ -49,18 +49,6 @@ class NoTextColumn(UserError):
     """A table is sound, but none of its columns is the text."""
 
 
-@dataclass
-class _CountedBadRows(BadRows):
-    """Bad rows of which only the first is kept: a broken file has any number."""
-
-    count: int = 0
-
-    def add(self, line: int, reason: str) -> None:
-        self.count += 1
-        if not self.rows or line < self.rows[0][0]:
-            self.rows = [(line, reason)]
-
-
 def read_table(
     stream: IO[bytes], locator: str, path: str, source: SourceConfig, bad_rows: str
 ) -> Iterator[Found]:
@@ -70,7 +58,7 @@ def read_table(
         UserError: with `bad_rows="refuse"`, for the first bad row, once all have been seen.
         NoTextColumn: no column is the text.
     """
-    bad = _CountedBadRows(path, cast(BadRowsPolicy, bad_rows))
+    bad = BadRows(path, cast(BadRowsPolicy, bad_rows))
     magic, stream = with_head(stream, 4)
     suffix = inner_suffix(locator)
     if magic == b"PAR1" or SUFFIXES.get(suffix) == "parquet":
