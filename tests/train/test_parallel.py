@@ -93,46 +93,39 @@ def assert_like(run_dir, other, tolerance):
     assert files[0] == files[1]
 
 
-def test_two_processes_are_like_one(words, tmp_path, cli):
-    status, _, err = cli(*words("one"))
-    assert status == 0, err
-    for mode in ("ddp", "fsdp"):
-        more = ["activation_checkpointing='on'"] if mode == "fsdp" else []
-        status, err = torchrun("-m", "llmstages", *words(mode, f"parallel={mode}", *more))
-        assert status == 0, err
-        assert err.count("best checkpoint") == 1
-        assert_like(tmp_path / mode, tmp_path / "one", 1e-3)
-        plan = json.loads((tmp_path / mode / "plan.json").read_text(encoding="utf-8"))
-        assert plan["machine"]["processes"] == 2
+def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_file, instruct_file):
+    """Whole and sharded, every stage; adapters with norms, mixed precision, blocks computed again.
 
-
-def test_all_stages_sharded(words, tmp_path, labelled_file, instruct_file, tiny_run):
-    """Fine-tuning, with adapters and norms too, and pretraining in mixed precision with blocks
-    computed again: in one process, then in two."""
+    All in one torchrun, whose start costs seconds.
+    """
     tuning = [f"base={tiny_run}", f"runs_dir={tmp_path}", "dtype=float32", "device=cpu", "steps=4"]
     tuning += ["compile='off'", "report.curves=false", "evaluate.every_steps=2"]
     dora = ["method=lora", "method.rank=4", "method.decomposed=true"]
     pairs = ["finetune-instruct", str(instruct_file), *tuning, "evaluate.num_generations=2"]
     pairs += ["max_new_tokens=2", "evaluate.num_samples=0", "batch_tokens=256"]
     rows = ["finetune-classify", str(labelled_file), *tuning, *dora, "baselines=false"]
-    mixed = ["dtype=bfloat16", "activation_checkpointing='on'", "steps=4", "evaluate.every_steps=2"]
-    runs = {"pairs": [*pairs, *dora], "rows": rows, "mixed": words("mixed", *mixed)}
+    mixed = ["dtype=bfloat16", "steps=4", "evaluate.every_steps=2"]
+    again = "activation_checkpointing='on'"
+    runs = {
+        "ddp": (words("ddp"), ["parallel=ddp"]),
+        "fsdp": (words("fsdp"), ["parallel=fsdp", again]),
+        "pairs": ([*pairs, *dora], ["parallel=fsdp"]),
+        "rows": (rows, ["parallel=fsdp"]),
+        "mixed": (words("mixed", *mixed), ["parallel=fsdp", again]),
+    }
     commands = tmp_path / "commands.json"
+    orders = [[*command, f"name={key}-two", *more] for key, (command, more) in runs.items()]
+    commands.write_text(json.dumps(orders), encoding="utf-8")
+    status, err = torchrun(str(IN_TURN), str(commands))
+    assert status == 0, err
+    assert err.count("best checkpoint") == len(runs)
 
-    def both(name, processes):
-        orders = [[*command, f"name={key}-{name}"] for key, command in runs.items()]
-        orders = [[*order, "parallel=fsdp"] for order in orders]
-        commands.write_text(json.dumps(orders), encoding="utf-8")
-        if processes == 1:
-            done = subprocess.run(
-                [sys.executable, str(IN_TURN), str(commands)], capture_output=True, text=True
-            )
-            return done.returncode, done.stderr
-        return torchrun(str(IN_TURN), str(commands))
-
-    for name, processes in (("one", 1), ("two", 2)):
-        status, err = both(name, processes)
+    (tmp_path / "ddp-one").symlink_to(tmp_path / "fsdp-one")
+    for key in ("fsdp", "pairs", "rows", "mixed"):
+        status, _, err = cli(*runs[key][0], f"name={key}-one")
         assert status == 0, err
+    for key in ("ddp", "fsdp"):
+        assert_like(tmp_path / f"{key}-two", tmp_path / f"{key}-one", 1e-3)
     for key, tolerance in (("pairs", 1e-3), ("rows", 1e-3), ("mixed", 0.02)):
         one, two = (entries(tmp_path / f"{key}-{name}") for name in ("one", "two"))
         assert len(one) == 6
@@ -140,20 +133,20 @@ def test_all_stages_sharded(words, tmp_path, labelled_file, instruct_file, tiny_
             for measured in ("loss", "val_loss"):
                 expected = pytest.approx(first.get(measured), abs=tolerance)
                 assert second.get(measured) == expected, (key, first)
-    plan = json.loads((tmp_path / "mixed-two" / "plan.json").read_text(encoding="utf-8"))
-    assert plan["machine"]["processes"] == 2
+    for key in runs:
+        plan = json.loads((tmp_path / f"{key}-two" / "plan.json").read_text(encoding="utf-8"))
+        assert plan["machine"]["processes"] == 2
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_from_one_process_to_two_and_back(mode, words, tmp_path, cli):
+def test_from_one_process_to_two_and_back(words, tmp_path, cli):
     status, _, err = cli(*words("whole"))
     assert status == 0, err
-    command = words("pieces", f"parallel={mode}")
-    alone = [sys.executable, str(KILLED_AFTER), "7", *command]
-    assert subprocess.run(alone, capture_output=True, timeout=120).returncode == 9
+    command = words("pieces", "parallel=fsdp")
+    status, _, err = cli(*command, "stop_after=7")
+    assert status == 130
     status, err = torchrun(str(KILLED_AFTER), "13", *command)
     assert status != 0
-    assert "continuing at step 5 of 20" in err
+    assert "continuing at step 7 of 20" in err
     assert "the run goes on with" in err
     assert "the order of the data is the same" in err
     status, _, err = cli(*command)

@@ -33,8 +33,10 @@ def test_waiting_and_writing_are_timed_apart():
     with CheckpointWriter() as writer:
         writer.save({"a": torch.zeros(3)}, lambda tensors: time.sleep(0.2))
         assert writer.waiting_seconds < 0.1
+        writer.save({"a": torch.zeros(3)}, lambda tensors: None)  # waits for the one before
     assert writer.writing_seconds >= 0.2
     assert 0.1 < writer.waiting_seconds < 0.4
+    assert writer.facts()["checkpoints"] == 2
 
 
 def test_what_goes_wrong_is_raised_at_the_next_save():
