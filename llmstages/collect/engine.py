@@ -20,7 +20,7 @@ from daft import DataType, col
 from llmstages.config.collect_groups import EngineConfig
 from llmstages.data.encoding import num_cores
 from llmstages.errors import UserError
-from llmstages.report.terminal import warn
+from llmstages.report.terminal import clipped, warn
 
 Task = Callable[[str], str]
 """A piece of work: a name in, a report out, results in files. Done twice, it leaves the same."""
@@ -31,6 +31,10 @@ MOST_LOSSES = 4
 
 class TaskFailed(RuntimeError):
     """A task raised an exception, which is told in the first line; its traceback follows."""
+
+
+class WorkersLost(RuntimeError):
+    """Workers were lost over the same work again and again."""
 
 
 class Engine:
@@ -68,6 +72,10 @@ class Engine:
 
         A task is Python code and holds the interpreter's lock, so each worker is a process;
         `parallel=False` spares starting them where there is little to do.
+
+        Raises:
+            TaskFailed: a task raised an exception.
+            WorkersLost: the same work was tried `MOST_LOSSES` times.
         """
         waiting = list(names)
         first, losses = None, 0
@@ -85,10 +93,9 @@ class Engine:
             except Exception as error:
                 losses += 1
                 if losses == MOST_LOSSES:
-                    raise UserError(
-                        f"workers were lost {losses} times over the same work ({_reason(error)}): "
-                        "if memory is short, use fewer workers or smaller files; the same command "
-                        "goes on"
+                    raise WorkersLost(
+                        f"{losses} times over the same work ({_reason(error)}); is memory short? "
+                        "The same command goes on where this one was"
                     ) from error
                 warn(f"a worker was lost ({_reason(error)}): what it did is done again")
             waiting = [name for name in waiting if name not in done]
@@ -128,8 +135,8 @@ def failure(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error of the engine."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The beginning of an error of the engine, on one line."""
+    return clipped(" ".join(str(error).split()) or repr(error), 100)
 
 
 def _start_ray(config: EngineConfig) -> int:
