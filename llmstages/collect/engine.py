@@ -2,11 +2,16 @@
 
 Both run the same program on the same files, so they give the same corpus. On Ray every machine has
 to see the inputs and the corpus directory under the same paths (a shared file system).
+
+A worker process, or on Ray a whole machine, may be lost at any time: what it had not reported is
+done again, which gives the same files.
 """
 
 import importlib.util
+import json
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import daft
@@ -15,10 +20,21 @@ from daft import DataType, col
 from llmstages.config.collect_groups import EngineConfig
 from llmstages.data.encoding import num_cores
 from llmstages.errors import UserError
-from llmstages.report.terminal import warn
+from llmstages.report.terminal import clipped, warn
 
 Task = Callable[[str], str]
-"""A piece of work: a name in, a report out, results in files."""
+"""A piece of work: a name in, a report out, results in files. Done twice, it leaves the same."""
+
+MOST_LOSSES = 4
+"""Workers lost before a run gives up, with the same piece of work first in the queue."""
+
+
+class TaskFailed(RuntimeError):
+    """A task raised an exception, which is told in the first line; its traceback follows."""
+
+
+class WorkersLost(RuntimeError):
+    """Workers were lost over the same work again and again."""
 
 
 class Engine:
@@ -56,20 +72,71 @@ class Engine:
 
         A task is Python code and holds the interpreter's lock, so each worker is a process;
         `parallel=False` spares starting them where there is little to do.
+
+        Raises:
+            TaskFailed: a task raised an exception.
+            WorkersLost: the same work was tried `MOST_LOSSES` times.
         """
-        if not names:
-            return
+        waiting = list(names)
+        first, losses = None, 0
+        while waiting:
+            if waiting[0] != first:
+                first, losses = waiting[0], 0
+            done: set[str] = set()
+            try:
+                for name, report in self._run_once(task, waiting, parallel and len(names) > 1):
+                    done.add(name)
+                    yield report
+                return
+            except TaskFailed:
+                raise
+            except Exception as error:
+                losses += 1
+                if losses == MOST_LOSSES:
+                    raise WorkersLost(
+                        f"{losses} times over the same work ({_reason(error)}); is memory short? "
+                        "The same command goes on where this one was"
+                    ) from error
+                warn(f"a worker was lost ({_reason(error)}): what it did is done again")
+            waiting = [name for name in waiting if name not in done]
+
+    def _run_once(
+        self, task: Task, names: Sequence[str], parallel: bool
+    ) -> Iterator[tuple[str, str]]:
+        """Each name with its report, until the first worker is lost."""
+
+        def attempt(name: str) -> str:
+            # As text: an exception that comes from Daft is then one of the engine, not of a task.
+            try:
+                return json.dumps([name, task(name), None])
+            except Exception as error:
+                return json.dumps([name, "", failure(error)])
+
         function = daft.func(
-            task,
+            attempt,
             return_dtype=DataType.string(),
-            use_process=self.distributed or (parallel and len(names) > 1 and self.num_workers > 1),
+            use_process=self.distributed or (parallel and self.num_workers > 1),
         )
         frame = daft.from_pydict({"task": list(names)})
         if self.distributed:
             frame = frame.into_partitions(min(len(names), 4 * self.num_workers))
         reports = frame.into_batches(1).select(function(col("task")).alias("report"))
         for batch in reports.to_arrow_iter():
-            yield from batch.to_pydict()["report"]
+            for name, report, error in map(json.loads, batch.to_pydict()["report"]):
+                if error:
+                    raise TaskFailed(error)
+                yield name, report
+
+
+def failure(error: Exception) -> str:
+    """An exception as text: type and message, then its traceback."""
+    lines = traceback.format_exception(error)
+    return "".join([lines[-1], *lines])
+
+
+def _reason(error: Exception) -> str:
+    """The beginning of an error of the engine, on one line."""
+    return clipped(" ".join(str(error).split()) or repr(error), 100)
 
 
 def _start_ray(config: EngineConfig) -> int:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,8 +89,9 @@ def _lock(lock: IO[str], directory: Path) -> None:
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """A name to write a file or directory under; it becomes `path` when the block succeeds."""
-    # A process that outlived a killed run may be writing the same file: names are told apart.
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A process that outlived a killed run may be writing the same file, perhaps on another machine:
+    # names are told apart.
+    staging = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     _remove(staging)
     try:
         yield staging

@@ -100,7 +100,7 @@ def measure_documents(
     names = [part.removesuffix(".parquet") for part in reading.parts]
     for path in directory.iterdir():
         if path.name.split(".")[0] not in names:
-            path.unlink()  # of an input that is no longer there
+            path.unlink(missing_ok=True)  # of an input that is no longer there
     todo = [name for name in names if not (directory / f"{name}.measures.parquet").exists()]
     advance(len(names) - len(todo))
 

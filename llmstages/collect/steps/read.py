@@ -161,7 +161,7 @@ def remove_others(directory: Path, names: set[str]) -> None:
     """Remove what tasks left that are not needed any more."""
     for path in directory.iterdir():
         if path.name.split(".")[0].split("-")[0] not in names:
-            path.unlink()
+            path.unlink(missing_ok=True)  # a process that outlived a killed run may be at it
 
 
 def run_task(
