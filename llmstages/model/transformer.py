@@ -214,6 +214,8 @@ class Transformer(nn.Module):
         self.dropout = 0.0
         self.lora: Lora | None = None
         """The adapters that were put in (`llmstages.model.lora.add_lora`)."""
+        self.adapted_weights: dict[str, Tensor] = {}
+        """Adapted matrices in float32, on the host, where the model has them rounded."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))

@@ -99,7 +99,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
     )
-    choose_weights(model, config)
+    choose_weights(model, config, machine)
     place(model, config, machine)
     truth = np.array([labels.index(row.label) for row in rows.test])
     before: dict[str, float] = {}

@@ -92,7 +92,7 @@ def run(config: FinetuneInstructConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
         f"conversations; base {base.directory}"
     )
-    choose_weights(model, config)
+    choose_weights(model, config, machine)
     place(model, config, machine)
     questions = rows.test[: config.evaluate.num_generations]
 

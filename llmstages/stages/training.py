@@ -242,7 +242,7 @@ def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Chec
     return base
 
 
-def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
+def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine) -> None:
     """Leave as they are all weights that `method` does not train, or put adapters beside them."""
     method = config.method
     if method.name == "lora":
@@ -253,7 +253,10 @@ def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
             rank_stabilised=method.rank_stabilised,
             decomposed=method.decomposed,
         )
-        add_lora(model, lora, config.seed)
+        # Where memory is short, and unless FSDP wants one type in a block.
+        sharded = config.parallel == "fsdp" and parallel.size() > 1
+        rounded = machine.device.type == "cuda" and not sharded
+        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
     elif method.name != "full":
         model.requires_grad_(False)
         trained: list[torch.nn.Module] = [] if model.head is None else [model.head]

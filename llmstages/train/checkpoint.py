@@ -74,6 +74,8 @@ class Adapted:
     lora: Lora
     base: str
     """Where the model lies that was adapted."""
+    adapted_weights: Mapping[str, Tensor]
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,12 @@ def _write_files(
     """Everything that a checkpoint consists of, on disk."""
     staging.mkdir(parents=True)
     classifier = labels is not None
+    plain_weights = dict(weights)
+    if adapted is not None:
+        plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
     on_disk = {
         disk_name(name, layout=config.layout, classifier=classifier): tensor
-        for name, tensor in merged(weights, adapted.lora if adapted else None).items()
+        for name, tensor in plain_weights.items()
     }
     save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
     if adapted is not None:
