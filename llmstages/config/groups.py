@@ -145,7 +145,7 @@ class MethodConfig:
     """Which weights fine-tuning changes."""
 
     name: str = "full"
-    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and the head; `head`: a classifier's head alone."""
+    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and a head of its own; `head`: a classifier's head alone."""
     rank: int = 16
     """Rank of an adapter."""
     alpha: float = 32.0

@@ -25,6 +25,8 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 
 ATTENTION = ("query", "key", "value", "output")
 """The matrices of a block's attention; the others are those of its feed-forward layer."""
+TINY = 1e-12
+"""A row of zeros has no direction: its norm is taken for this."""
 PEFT_PREFIX = "base_model.model."
 PEFT_ENDINGS = {
     ".lora_a": ".lora_A.weight",
@@ -86,7 +88,8 @@ class LoraLinear(nn.Linear):
 def row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Norms of the rows of W + scale B A, in float32."""
     with torch.autocast(weight.device.type, enabled=False):
-        norms: Tensor = torch.linalg.vector_norm(weight + scale * (b @ a), dim=1)
+        whole = weight.float() + scale * (b.float() @ a.float())
+        norms: Tensor = torch.linalg.vector_norm(whole, dim=1).clamp_min(TINY)
         return norms
 
 
@@ -138,7 +141,7 @@ def merged(
         weight = (adapted_weights or {}).get(name, plain[name])
         whole = weight.to(a.device) + lora.scale * (b @ a)
         if lora.decomposed:
-            norms = torch.linalg.vector_norm(whole, dim=1)
+            norms = torch.linalg.vector_norm(whole, dim=1).clamp_min(TINY)
             whole *= (weights[f"{place}.magnitude"] / norms)[:, None]
         plain[name] = whole
     return plain

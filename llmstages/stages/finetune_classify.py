@@ -166,7 +166,8 @@ def check_labels(rows: Sequence[LabelledText], labels: list[str], path: str) -> 
 def probabilities(
     model: Transformer, examples: Sequence[Example], machine: Machine
 ) -> NDArray[np.float64]:
-    """[n, num_labels] of examples, in their order, computed in float32."""
+    """[n, num_labels] of examples, in their order, computed in float32, unless the weights of a
+    sharded model are gathered in another type."""
     return _per_example(model, examples, machine, label_probabilities)
 
 

@@ -17,7 +17,7 @@ from llmstages.data.json_files import as_type
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
-from llmstages.model.lora import Lora, add_lora
+from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
@@ -89,7 +89,10 @@ def choose_machine(config: TrainingConfig) -> Machine:
 def place(model: Transformer, config: TrainingConfig, machine: Machine) -> None:
     """Bring a model to its device, or its shards to those of all processes."""
     if config.parallel == "fsdp" and parallel.size() > 1:
-        parallel.shard(model, machine.device, machine.dtype)
+        # Norms of rows are trained in small steps that bfloat16 does not have.
+        decomposed = model.lora is not None and model.lora.decomposed
+        dtype = torch.float32 if decomposed else machine.dtype
+        parallel.shard(model, machine.device, dtype)
     else:
         model.to(machine.device)
 
@@ -257,10 +260,20 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
         sharded = config.parallel == "fsdp" and parallel.size() > 1
         rounded = machine.device.type == "cuda" and not sharded
         add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
+        if not any(is_adapter(name) for name, _ in model.named_parameters()):
+            raise UserError(
+                f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
+                "matrix: name others"
+            )
     elif method.name != "full":
         model.requires_grad_(False)
         trained: list[torch.nn.Module] = [] if model.head is None else [model.head]
         if method.name == "last":
+            if method.last_blocks > model.config.num_layers:
+                raise UserError(
+                    f"method.last_blocks={method.last_blocks}: the base has "
+                    f"{model.config.num_layers} blocks: method=full trains them all"
+                )
             trained += [*model.blocks[-method.last_blocks :], model.norm]
         for module in trained:
             module.requires_grad_(True)
@@ -272,6 +285,25 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
         )
 
 
+def trained_flops_share(model: Transformer) -> float:
+    """FLOPs of training a token of this model, as a share of those of training all of it.
+
+    Of three equal parts the forward pass is one, gradients of activations, which go back to the
+    first block with anything to train, another, and gradients of weights the third.
+    """
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return 1.0
+    counts = [
+        (sum(p.numel() for p in block.parameters() if p.requires_grad), block)
+        for block in model.blocks
+    ]
+    first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
+    back = 1 - first / len(counts)
+    trained = sum(count for count, _ in counts)
+    total = sum(p.numel() for block in model.blocks for p in block.parameters())
+    return (1 + back + trained / max(1, total)) / 3
+
+
 def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     """Hashes of everything a fine-tuning run reads."""
     files = {
@@ -280,7 +312,12 @@ def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
         "test_data": config.test_data,
     }
     hashes = {key: file_hash(Path(path)) for key, path in files.items() if path}
-    return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
+    return {
+        **hashes,
+        "base": base.hash,
+        "base_config": file_hash(base.directory / "config.json"),
+        "tokenizer": base.tokenizer.hash,
+    }
 
 
 def fine_tune(
@@ -310,7 +347,8 @@ def fine_tune(
         config,
         steps_per_epoch=data.steps_per_epoch,
         tokens_per_step=num_tokens / data.steps_per_epoch,
-        training_flops_per_token=flops_per_token(model.config, data.context_length),
+        training_flops_per_token=trained_flops_share(model)
+        * flops_per_token(model.config, data.context_length),
         default_steps=default_epochs * data.steps_per_epoch,
     )
     lr = config.optim.lr
@@ -408,7 +446,8 @@ def write_summary(
     words: words of training text seen. headline: the metric returned to sweepers.
     """
     peak = peak_flops(machine.device)
-    flops_per_second = flops_per_token(model.config, context_length) * result.tokens_per_second
+    flops = trained_flops_share(model) * flops_per_token(model.config, context_length)
+    flops_per_second = flops * result.tokens_per_second
     run.finish(
         {
             "stage": run.stage,

@@ -84,6 +84,7 @@ PLAN_TYPES: dict[str, Any] = {
     "weight_decay": float,
     "num_evaluations": int,
     "evaluation_seconds": float,
+    "tokens": str | None,
     "model_shape": TransformerConfig,
     "expected_tokens": float,
     "context_length": int,
@@ -195,6 +196,10 @@ class Run:
             return
         plan = read_plan(self.directory)
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
+        # A run that an older version began knows nothing of keys that were added since.
+        known = flatten(settings_of(type(self.config)(), {}))
+        known |= {key: value for key, value in now.items() if key.startswith("inputs.")}
+        before = {key: known[key] for key in now.keys() & known.keys()} | before
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
         ]

@@ -64,6 +64,19 @@ def test_an_adapted_model_starts_as_it_was_and_merges_into_a_plain_one(layout, d
     torch.testing.assert_close(plain(TOKENS), after, rtol=0, atol=2e-5)
 
 
+def test_a_row_of_zeros_is_trained_like_any_other():
+    model = model_of()
+    for block in model.blocks:
+        nn.init.zeros_(block.feed_forward.down.weight)
+    add_lora(model, Lora(4, 8.0, ALL, decomposed=True), seed=0)
+    model(TOKENS).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.isfinite(parameter.grad).all(), name
+    weights = merged(dict(model.named_parameters()), model.lora)
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
 def test_rounded_once_or_in_each_product_is_the_same():
     whole, rounded = model_of(), model_of()
     rounded.load_state_dict(whole.state_dict())
