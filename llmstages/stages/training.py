@@ -379,6 +379,7 @@ def fine_tune(
                 machine.dtype,
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
+                adapters=sum(p.numel() for n, p in model.named_parameters() if is_adapter(n)),
             ),
             dropout=config.dropout,
             lr=lr,
