@@ -289,7 +289,7 @@ class EvaluateConfig:
     num_samples: int = 2
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""
     num_generations: int = 64
-    """Held-out answers generated for exact match, chrF and the share that stops (instruct)."""
+    """Held-out answers generated for exact match, chrF, BLEU, ROUGE and the share that stops (instruct)."""
 
     def __post_init__(self) -> None:
         refuse(

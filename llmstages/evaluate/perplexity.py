@@ -1,15 +1,17 @@
-"""Loss, perplexity and bits per byte of a language model on held-out text."""
+"""Loss, perplexity and bits per byte of a language model on held-out text, whole or row by row."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llmstages.data.batch import Batch
 from llmstages.model.transformer import Transformer
 from llmstages.train import parallel
-from llmstages.train.losses import LossFn
+from llmstages.train.losses import LossFn, row_log_probabilities
 
 
 @dataclass
@@ -53,3 +55,27 @@ def likelihood(
     total.nats, total.targets = sums.tolist()
     model.train(was_training)
     return total
+
+
+@torch.no_grad()
+def row_likelihoods(
+    model: Transformer, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype
+) -> NDArray[np.float64]:
+    """[rows, 2] of all batches: the nats of each row's targets, and their number.
+
+    Of several processes each takes its rows; all have the whole.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        for batch in batches:
+            own = parallel.own_rows(batch)
+            nats = -row_log_probabilities(model, own.to(device)).double().cpu()
+            part = torch.zeros(len(batch.tokens), 2, dtype=torch.float64)
+            if parallel.rank() < len(part):
+                part[parallel.rank() :: parallel.size(), 0] = nats
+                part[parallel.rank() :: parallel.size(), 1] = own.weights.sum(dim=1).double()
+            parts.append(part)
+    model.train(was_training)
+    return parallel.add_up(torch.cat(parts)).numpy()

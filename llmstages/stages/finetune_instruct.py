@@ -1,18 +1,26 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
 from llmstages.data.labelled import Conversation, read_conversations
+from llmstages.data.order import permutation
 from llmstages.errors import UserError
-from llmstages.evaluate.perplexity import likelihood
+from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio, summarised
+from llmstages.evaluate.improvement import improvement_percent
+from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
+from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say, warn
 from llmstages.stages.training import (
     Clock,
@@ -32,7 +40,6 @@ from llmstages.text.chat import answer_end_id, render
 from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
-from llmstages.train.losses import sparse_loss
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 3
@@ -42,6 +49,10 @@ MIN_ROW_TOKENS = 512
 LR_SHARE = 0.3
 """Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 GENERATION_BATCH = 16
+LARGEST_NATS = 700.0
+"""The exponential of more is no number."""
+SHOWN_ANSWERS = 10
+"""Test questions whose answers are shown at the end, before and after."""
 
 
 def run(config: FinetuneInstructConfig) -> float:
@@ -96,22 +107,16 @@ def run(config: FinetuneInstructConfig) -> float:
     place(model, config, machine)
     questions = rows.test[: config.evaluate.num_generations]
 
-    def held_out_loss(examples: Sequence[Example]) -> float:
-        batches = (
-            make_batch([[example] for example in examples[i : i + GENERATION_BATCH]])
-            for i in range(0, len(examples), GENERATION_BATCH)
-        )
-        return likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
-
-    def test_metrics(description: str) -> dict[str, float]:
+    def test_metrics(description: str) -> tuple[dict[str, Any], list[str]]:
         answers = answer_all(model, tokenizer, questions, config, machine, description)
         texts = [tokenizer.decode(answer.tokens) for answer in answers]
         references = [question.messages[-1].content for question in questions]
-        return {
-            "val_loss": held_out_loss(test),
+        measures = {
+            **answer_likelihood(model, test, machine),
             **text_metrics(texts, references),
-            "stopped_share": sum(answer.stopped for answer in answers) / len(answers),
+            "stopped_share": mean([answer.stopped for answer in answers]),
         }
+        return summarised(measures, config.seed), texts
 
     def show_samples(step: int) -> None:
         shown = questions[: config.evaluate.num_samples]
@@ -122,7 +127,12 @@ def run(config: FinetuneInstructConfig) -> float:
             answered = tokenizer.decode(answer.tokens)
             say(f"  {clipped(asked)} -> {clipped(answered)}")
 
-    metrics_before = the_run.plan.get("metrics_before") or test_metrics("answers of the base")
+    # A resumed run compares with what it began with.
+    metrics_before, texts_before = (
+        (the_run.plan["metrics_before"], the_run.plan["answers_before"])
+        if the_run.resume_from is not None
+        else test_metrics("answers of the base")
+    )
     result = fine_tune(
         the_run,
         config,
@@ -133,12 +143,27 @@ def run(config: FinetuneInstructConfig) -> float:
         num_tokens=sum(len(example.tokens) for example in training),
         default_epochs=DEFAULT_EPOCHS,
         lr_share=LR_SHARE,
-        evaluate=lambda: {"val_loss": held_out_loss(validation)},
-        plan={"metrics_before": metrics_before},
+        evaluate=lambda: {
+            "val_loss": answer_likelihood(model, validation, machine)["val_loss"].value
+        },
+        plan={"metrics_before": metrics_before, "answers_before": texts_before},
         last_evaluation=4.0,  # generating answers costs more than reading them
         show_samples=show_samples if config.evaluate.num_samples else None,
     )
-    metrics = test_metrics("answers after tuning")
+    metrics, texts = test_metrics("answers after tuning")
+    answered = [
+        AnsweredQuestion(
+            "\n".join(message.content for message in question.messages[:-1]),
+            question.messages[-1].content,
+            *pair,
+        )
+        for question, *pair in zip(questions, texts_before, texts, strict=True)
+    ]
+    keep_answers(the_run, answered)
+    shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
+    show_answers([answered[index] for index in sorted(shown)])
+    improvement = improvement_percent(metrics_before, metrics)
+    show_improvement(metrics_before, metrics, f"test rows of {Path(config.data).name}")
     words = sum(len(m.content.split()) for c in rows.train for m in c.messages)
     epochs = result.progress.step / data.steps_per_epoch
     write_summary(
@@ -153,8 +178,36 @@ def run(config: FinetuneInstructConfig) -> float:
         words=round(words * epochs),
         clock=clock,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        improvement_percent=improvement,
     )
-    return metrics["val_loss"]
+    return float(metrics["val_loss"])
+
+
+def answer_likelihood(
+    model: Transformer, examples: Sequence[Example], machine: Machine
+) -> dict[str, Measure]:
+    """`val_loss`, nats a token of the answers, and `perplexity`, its exponential."""
+    batches = (
+        make_batch([[example] for example in examples[i : i + GENERATION_BATCH]])
+        for i in range(0, len(examples), GENERATION_BATCH)
+    )
+    nats = row_likelihoods(model, batches, machine.device, machine.dtype)
+    return {"val_loss": Measure(nats), "perplexity": Measure(nats, perplexity)}
+
+
+def perplexity(sums: Figures) -> float:
+    """Of nats and targets; no larger than JSON can say."""
+    return math.exp(min(ratio(sums), LARGEST_NATS))
+
+
+def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
+    """Write all generated answers, beside what was asked, to `answers.jsonl`."""
+    if not parallel.is_first():
+        return
+    temporary = run.directory / "answers.jsonl.tmp"
+    lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(run.directory / "answers.jsonl")
 
 
 def to_examples(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmstages.data.batch import IGNORED, Batch
 from llmstages.model.transformer import Transformer
-from llmstages.train.cross_entropy import linear_cross_entropy
+from llmstages.train.cross_entropy import linear_cross_entropy, linear_log_probabilities
 
 LossFn = Callable[[Transformer, Batch], tuple[Tensor, Tensor]]
 """(model, batch) -> (weighted sum of losses, sum of weights), both scalars."""
@@ -53,6 +53,20 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         softcap=softcap_of(model),
     )
     return loss, batch.weights.sum()
+
+
+def row_log_probabilities(model: Transformer, batch: Batch) -> Tensor:
+    """[B] float32 sum of the log probabilities of each row's targets, in nats; 0 without any."""
+    hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
+    supervised = batch.targets != IGNORED
+    found = linear_log_probabilities(
+        hidden[supervised],
+        model.output_weight,
+        batch.targets[supervised],
+        softcap=softcap_of(model),
+    )
+    places = torch.zeros(supervised.shape, dtype=found.dtype, device=found.device)
+    return places.masked_scatter(supervised, found).sum(dim=1)
 
 
 def softcap_of(model: Transformer) -> float | None:

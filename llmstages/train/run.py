@@ -61,6 +61,8 @@ OWN_NAMES = {
     "plan.json",
     "metrics.jsonl",
     "log.txt",
+    "answers.jsonl",
+    "answers.jsonl.tmp",
     "checkpoints",
     "best",
     "last",
@@ -95,6 +97,7 @@ PLAN_TYPES: dict[str, Any] = {
     "activation_checkpointing": bool,
     "metrics_before": dict[str, Any],
     "baselines": dict[str, Any],
+    "answers_before": list[str],
 }
 """Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
