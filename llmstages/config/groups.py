@@ -172,6 +172,19 @@ class MethodConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """Text of the base's corpus between the answers, so that less of it is forgotten."""
+
+    share: float = 0.0
+    """Share of the tokens of each optimizer step that are corpus text, every one of them learnt (Ibrahim et al. 2024); 0: none."""
+    data: str | None = None
+    """Corpus directory, read by `share` and for the bits a byte before and after; null: the one that the base was pretrained on, where it is still there."""
+
+    def __post_init__(self) -> None:
+        refuse(range_problem("replay.share", self.share, 0.0, 0.9))
+
+
+@dataclass
 class ScheduleConfig:
     """Learning rate over the run."""
 

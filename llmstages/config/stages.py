@@ -24,6 +24,7 @@ from llmstages.config.groups import (
     MethodConfig,
     ModelConfig,
     OptimConfig,
+    ReplayConfig,
     ReportConfig,
     ScheduleConfig,
 )
@@ -209,6 +210,7 @@ class FinetuneConfig(TrainingConfig):
 class FinetuneInstructConfig(FinetuneConfig):
     """`llmstages finetune-instruct FILE`: base model + instruction-answer pairs -> specialist."""
 
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     prompt_column: str | None = None
     """Column of the prompt; found by its name when null."""
     answer_column: str | None = None

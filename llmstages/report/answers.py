@@ -20,6 +20,7 @@ LABELS = {
     "rouge_2": "ROUGE-2 F1",
     "rouge_l": "ROUGE-L F1",
     "stopped_share": "answers that stop",
+    "base_bits_per_byte": "corpus of the base, bits a byte",
 }
 
 

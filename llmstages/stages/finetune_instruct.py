@@ -13,8 +13,10 @@ from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
 from llmstages.data.labelled import Conversation, read_conversations
 from llmstages.data.order import permutation
+from llmstages.data.replay import ReplayedData
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio, summarised
+from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
 from llmstages.evaluate.improvement import improvement_percent
 from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
@@ -22,6 +24,7 @@ from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say, warn
+from llmstages.stages.base_run import BaseText, base_text
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -49,6 +52,8 @@ MIN_ROW_TOKENS = 512
 LR_SHARE = 0.3
 """Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 GENERATION_BATCH = 16
+MAX_TEXT_CONTEXT = 4096
+"""Longest windows of corpus text that are measured, of a base that may be able to read far more."""
 LARGEST_NATS = 700.0
 """The exponential of more is no number."""
 SHOWN_ANSWERS = 10
@@ -72,7 +77,11 @@ def run(config: FinetuneInstructConfig) -> float:
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
     directory = run_dir(config, f"{Path(config.data).stem}-instruct")
-    the_run = Run(directory, "finetune-instruct", config, input_hashes(config, base))
+    text = base_text(base, config.replay.data, needed=config.replay.share > 0)
+    hashes = input_hashes(config, base)
+    if text is not None and config.replay.share:
+        hashes["replay"] = text.corpus.manifest_hash
+    the_run = Run(directory, "finetune-instruct", config, hashes)
     if (headline := finished_before(the_run)) is not None:
         return headline
     context_length = model.config.context_length
@@ -92,13 +101,24 @@ def run(config: FinetuneInstructConfig) -> float:
     longest = max(len(example.tokens) for example in training)
     row_length = min(context_length, max(longest, MIN_ROW_TOKENS))
     rows_per_step = max(1, round(batch_tokens / row_length))
-    data = PackedData(
+    conversations = PackedData(
         training,
         context_length=row_length,
         rows_per_step=rows_per_step,
         rows_per_micro_batch=max(1, min(machine.micro_batch_tokens // row_length, rows_per_step)),
         seed=config.seed,
     )
+    data: PackedData | ReplayedData = conversations
+    num_tokens = learnt_tokens = sum(len(example.tokens) for example in training)
+    if text is not None and config.replay.share:
+        data = ReplayedData(
+            conversations,
+            text.train,
+            config.replay.share,
+            mask_documents=text.mask_documents,
+        )
+        num_tokens += data.text.tokens_per_step * data.steps_per_epoch
+        say(f"replay: {data.text.tokens_per_step:,} tokens of {text.corpus.directory} in each step")
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
         f"conversations; base {base.directory}"
@@ -116,7 +136,10 @@ def run(config: FinetuneInstructConfig) -> float:
             **text_metrics(texts, references),
             "stopped_share": mean([answer.stopped for answer in answers]),
         }
-        return summarised(measures, config.seed), texts
+        metrics = summarised(measures, config.seed)
+        if text is not None:
+            metrics["base_bits_per_byte"] = forgotten(text, model, config, machine)
+        return metrics, texts
 
     def show_samples(step: int) -> None:
         shown = questions[: config.evaluate.num_samples]
@@ -140,7 +163,7 @@ def run(config: FinetuneInstructConfig) -> float:
         machine,
         clock,
         data=data,
-        num_tokens=sum(len(example.tokens) for example in training),
+        num_tokens=num_tokens,
         default_epochs=DEFAULT_EPOCHS,
         lr_share=LR_SHARE,
         evaluate=lambda: {
@@ -164,7 +187,12 @@ def run(config: FinetuneInstructConfig) -> float:
     show_answers([answered[index] for index in sorted(shown)])
     improvement = improvement_percent(metrics_before, metrics)
     show_improvement(metrics_before, metrics, f"test rows of {Path(config.data).name}")
-    words = sum(len(m.content.split()) for c in rows.train for m in c.messages)
+    words: float = sum(len(m.content.split()) for c in rows.train for m in c.messages)
+    if text is not None:
+        words_per_token = sum(s.info.words for s in text.train) / sum(
+            s.info.tokens for s in text.train
+        )
+        words += words_per_token * (num_tokens - learnt_tokens)
     epochs = result.progress.step / data.steps_per_epoch
     write_summary(
         the_run,
@@ -181,6 +209,23 @@ def run(config: FinetuneInstructConfig) -> float:
         improvement_percent=improvement,
     )
     return float(metrics["val_loss"])
+
+
+def forgotten(
+    text: BaseText, model: Transformer, config: FinetuneInstructConfig, machine: Machine
+) -> float:
+    """Bits a byte of the base's validation text, on a sample, measured as in pretraining."""
+    context_length = min(model.config.context_length, MAX_TEXT_CONTEXT)
+    return held_out_metrics(
+        model,
+        text.validation,
+        context_length=context_length,
+        rows_per_batch=max(1, machine.micro_batch_tokens // context_length),
+        device=machine.device,
+        dtype=machine.dtype,
+        max_tokens=config.evaluate.max_tokens,
+        mask_documents=text.mask_documents,
+    )[BITS_PER_BYTE]
 
 
 def answer_likelihood(

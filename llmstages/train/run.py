@@ -110,6 +110,8 @@ EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What makes two runs the same: config without places and cadence, hashes of the inputs."""
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_SETTINGS}
+    if "replay" in kept:
+        kept["replay"] = {key: value for key, value in kept["replay"].items() if key != "data"}
     return kept | {"inputs": dict(inputs)}
 
 

@@ -70,7 +70,7 @@ def test_summary_of_a_specialist(instruct_run):
     keys = {"val_loss", "perplexity", "exact_match", "chrf", "bleu", "stopped_share"}
     keys |= {"rouge_1", "rouge_2", "rouge_l"}
     before, after = summary["metrics_before"], summary["metrics"]
-    assert before.keys() == after.keys() == keys | {"intervals"}
+    assert before.keys() == after.keys() == keys | {"intervals", "base_bits_per_byte"}
     for metrics in (before, after):
         assert metrics["intervals"].keys() == keys
         assert metrics["perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
@@ -78,7 +78,7 @@ def test_summary_of_a_specialist(instruct_run):
             assert low <= metrics[name] <= high, name
     assert after["val_loss"] < before["val_loss"]
     better = summary["improvement_percent"]
-    assert better.keys() == keys
+    assert better.keys() == keys | {"base_bits_per_byte"}
     assert better["val_loss"] == pytest.approx(100 * (1 - after["val_loss"] / before["val_loss"]))
     assert all(value is None for name, value in better.items() if before[name] == 0)
 
