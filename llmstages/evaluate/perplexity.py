@@ -1,12 +1,13 @@
 """Loss, perplexity and bits per byte of a language model on held-out text, whole or row by row."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmstages.data.batch import Batch
 from llmstages.model.transformer import Transformer
@@ -57,11 +58,25 @@ def likelihood(
     return total
 
 
-@torch.no_grad()
 def row_likelihoods(
     model: Transformer, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype
 ) -> NDArray[np.float64]:
-    """[rows, 2] of all batches: the nats of each row's targets, and their number.
+    """[rows, 2] of all batches: the nats of each row's targets, and their number."""
+    kept = list(batches)
+    nats = -row_values(model, row_log_probabilities, kept, device, dtype)
+    counts = [batch.weights.sum(dim=1).double().numpy() for batch in kept]
+    return np.stack([nats, np.concatenate(counts)], axis=1)
+
+
+@torch.no_grad()
+def row_values(
+    model: Transformer,
+    compute: Callable[[Transformer, Batch], Tensor],
+    batches: Iterable[Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> NDArray[np.float64]:
+    """[rows] of all batches: what `compute` gives for each row, [B] of a batch.
 
     Of several processes each takes its rows; all have the whole.
     """
@@ -70,12 +85,10 @@ def row_likelihoods(
     parts = []
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         for batch in batches:
-            own = parallel.own_rows(batch)
-            nats = -row_log_probabilities(model, own.to(device)).double().cpu()
-            part = torch.zeros(len(batch.tokens), 2, dtype=torch.float64)
+            values = compute(model, parallel.own_rows(batch).to(device)).double().cpu()
+            part = torch.zeros(len(batch.tokens), dtype=torch.float64)
             if parallel.rank() < len(part):
-                part[parallel.rank() :: parallel.size(), 0] = nats
-                part[parallel.rank() :: parallel.size(), 1] = own.weights.sum(dim=1).double()
+                part[parallel.rank() :: parallel.size()] = values
             parts.append(part)
     model.train(was_training)
     return parallel.add_up(torch.cat(parts)).numpy()

@@ -11,8 +11,10 @@ from llmstages.report.terminal import cell_text, clipped, error_console, plain, 
 
 SHOWN_CHARACTERS = 100
 LABELS = {
-    "val_loss": "answer loss, nats a token",
+    "val_loss": "loss of answers, nats a token or pair",
     "perplexity": "perplexity of answers",
+    "preference_accuracy": "pairs with the chosen answer in front",
+    "reward_margin": "reward margin",
     "exact_match": "exact match",
     "chrf": "chrF",
     "bleu": "BLEU",

@@ -30,6 +30,12 @@ class BaseText:
     mask_documents: bool
     """As the base was trained."""
 
+    @property
+    def words_per_token(self) -> float:
+        """Of the training text."""
+        words = sum(shard.info.words for shard in self.train)
+        return words / sum(shard.info.tokens for shard in self.train)
+
 
 def config_of_run(directory: Path) -> TrainingConfig | None:
     """The settings of the run that a checkpoint lies in; None where it lies alone."""

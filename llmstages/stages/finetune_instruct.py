@@ -1,7 +1,6 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,21 +9,19 @@ from typing import Any
 import torch
 
 from llmstages.config.stages import FinetuneInstructConfig
-from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
-from llmstages.data.labelled import Conversation, read_conversations
+from llmstages.data.labelled import Conversation
 from llmstages.data.order import permutation
-from llmstages.data.replay import ReplayedData
 from llmstages.errors import UserError
-from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio, summarised
+from llmstages.evaluate.bootstrap import mean, summarised
 from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
 from llmstages.evaluate.improvement import improvement_percent
-from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
-from llmstages.report.terminal import clipped, progress, say, warn
+from llmstages.report.terminal import clipped, progress, say
 from llmstages.stages.base_run import BaseText, base_text
+from llmstages.stages.objectives import objective_of, read_rows
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -32,7 +29,6 @@ from llmstages.stages.training import (
     choose_weights,
     fine_tune,
     finetune_base,
-    finetune_rows,
     finished_before,
     input_hashes,
     place,
@@ -40,22 +36,13 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.text.chat import answer_end_id, render
-from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.run import Run
 
-DEFAULT_EPOCHS = 3
-DEFAULT_BATCH_TOKENS = 4096
-MIN_ROW_TOKENS = 512
-"""Rows are at least this long, or the context, so that several short examples fill them well."""
-LR_SHARE = 0.3
-"""Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 GENERATION_BATCH = 16
 MAX_TEXT_CONTEXT = 4096
 """Longest windows of corpus text that are measured, of a base that may be able to read far more."""
-LARGEST_NATS = 700.0
-"""The exponential of more is no number."""
 SHOWN_ANSWERS = 10
 """Test questions whose answers are shown at the end, before and after."""
 
@@ -66,13 +53,7 @@ def run(config: FinetuneInstructConfig) -> float:
     if config.data is None:
         raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE")
     require_text_metrics()
-    rows = finetune_rows(
-        config,
-        lambda path: read_conversations(
-            path, config.prompt_column, config.answer_column, config.bad_rows
-        ),
-        lambda conversation: "\n".join(m.content for m in conversation.messages[:-1]),
-    )
+    rows = read_rows(config)
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
@@ -84,55 +65,22 @@ def run(config: FinetuneInstructConfig) -> float:
     the_run = Run(directory, "finetune-instruct", config, hashes)
     if (headline := finished_before(the_run)) is not None:
         return headline
-    context_length = model.config.context_length
-
-    def examples_of(conversations: Sequence[Conversation], path: str) -> list[Example]:
-        return to_examples(conversations, tokenizer, context_length, path)
-
-    training = examples_of(rows.train, config.data)
-    validation = examples_of(rows.validation, config.validation_data or config.data)
-    test = examples_of(rows.test, config.test_data or config.data)
-    if not training or not validation or not test:
-        raise UserError(
-            f"{config.data}: too few pairs fit into {context_length} tokens to train on"
-        )
-    batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
-    # A base may read far longer texts than these: rows are as long as there is use for.
-    longest = max(len(example.tokens) for example in training)
-    row_length = min(context_length, max(longest, MIN_ROW_TOKENS))
-    rows_per_step = max(1, round(batch_tokens / row_length))
-    conversations = PackedData(
-        training,
-        context_length=row_length,
-        rows_per_step=rows_per_step,
-        rows_per_micro_batch=max(1, min(machine.micro_batch_tokens // row_length, rows_per_step)),
-        seed=config.seed,
-    )
-    data: PackedData | ReplayedData = conversations
-    num_tokens = learnt_tokens = sum(len(example.tokens) for example in training)
-    if text is not None and config.replay.share:
-        data = ReplayedData(
-            conversations,
-            text.train,
-            config.replay.share,
-            mask_documents=text.mask_documents,
-        )
-        num_tokens += data.text.tokens_per_step * data.steps_per_epoch
-        say(f"replay: {data.text.tokens_per_step:,} tokens of {text.corpus.directory} in each step")
-    say(
-        f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
-        f"conversations; base {base.directory}"
-    )
     choose_weights(model, config)
     place(model, config, machine)
-    questions = rows.test[: config.evaluate.num_generations]
+    objective = objective_of(rows, config, model, tokenizer, machine, text)
+    sizes = objective.sizes
+    say(
+        f"{sizes['train']:,} training, {sizes['validation']:,} validation and {sizes['test']:,} "
+        f"test {objective.unit}; base {base.directory}"
+    )
+    questions = [row.conversation for row in rows.test[: config.evaluate.num_generations]]
 
     def test_metrics(description: str) -> tuple[dict[str, Any], list[str]]:
         answers = answer_all(model, tokenizer, questions, config, machine, description)
         texts = [tokenizer.decode(answer.tokens) for answer in answers]
         references = [question.messages[-1].content for question in questions]
         measures = {
-            **answer_likelihood(model, test, machine),
+            **objective.measures(),
             **text_metrics(texts, references),
             "stopped_share": mean([answer.stopped for answer in answers]),
         }
@@ -162,13 +110,12 @@ def run(config: FinetuneInstructConfig) -> float:
         base,
         machine,
         clock,
-        data=data,
-        num_tokens=num_tokens,
-        default_epochs=DEFAULT_EPOCHS,
-        lr_share=LR_SHARE,
-        evaluate=lambda: {
-            "val_loss": answer_likelihood(model, validation, machine)["val_loss"].value
-        },
+        data=objective.data,
+        num_tokens=objective.num_tokens,
+        default_epochs=objective.default_epochs,
+        lr_share=objective.lr_share,
+        loss=objective.loss,
+        evaluate=lambda: {"val_loss": objective.validate()},
         plan={"metrics_before": metrics_before, "answers_before": texts_before},
         last_evaluation=4.0,  # generating answers costs more than reading them
         show_samples=show_samples if config.evaluate.num_samples else None,
@@ -187,13 +134,7 @@ def run(config: FinetuneInstructConfig) -> float:
     show_answers([answered[index] for index in sorted(shown)])
     improvement = improvement_percent(metrics_before, metrics)
     show_improvement(metrics_before, metrics, f"test rows of {Path(config.data).name}")
-    words: float = sum(len(m.content.split()) for c in rows.train for m in c.messages)
-    if text is not None:
-        words_per_token = sum(s.info.words for s in text.train) / sum(
-            s.info.tokens for s in text.train
-        )
-        words += words_per_token * (num_tokens - learnt_tokens)
-    epochs = result.progress.step / data.steps_per_epoch
+    epochs = result.progress.step / objective.data.steps_per_epoch
     write_summary(
         the_run,
         result,
@@ -202,10 +143,10 @@ def run(config: FinetuneInstructConfig) -> float:
         metrics_before=metrics_before,
         model=model,
         machine=machine,
-        context_length=context_length,
-        words=round(words * epochs),
+        context_length=model.config.context_length,
+        words=round(objective.num_words * epochs),
         clock=clock,
-        examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        examples=sizes,
         improvement_percent=improvement,
     )
     return float(metrics["val_loss"])
@@ -228,23 +169,6 @@ def forgotten(
     )[BITS_PER_BYTE]
 
 
-def answer_likelihood(
-    model: Transformer, examples: Sequence[Example], machine: Machine
-) -> dict[str, Measure]:
-    """`val_loss`, nats a token of the answers, and `perplexity`, its exponential."""
-    batches = (
-        make_batch([[example] for example in examples[i : i + GENERATION_BATCH]])
-        for i in range(0, len(examples), GENERATION_BATCH)
-    )
-    nats = row_likelihoods(model, batches, machine.device, machine.dtype)
-    return {"val_loss": Measure(nats), "perplexity": Measure(nats, perplexity)}
-
-
-def perplexity(sums: Figures) -> float:
-    """Of nats and targets; no larger than JSON can say."""
-    return math.exp(min(ratio(sums), LARGEST_NATS))
-
-
 def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
     """Write all generated answers, beside what was asked, to `answers.jsonl`."""
     if not parallel.is_first():
@@ -253,33 +177,6 @@ def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
     lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(run.directory / "answers.jsonl")
-
-
-def to_examples(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, context_length: int, path: str
-) -> list[Example]:
-    """Rendered conversations; says how many had to be cut or left out."""
-    examples = []
-    num_cut = num_lost = 0
-    for conversation in conversations:
-        try:
-            ids, supervised = render(conversation.messages, tokenizer)
-        except ConversationRefused as error:
-            raise UserError(f"{path}:{conversation.line}: {error}") from error
-        reference = f"{Path(path).name}:{conversation.line}"
-        example = conversation_example(ids, supervised, context_length, reference)
-        if example is None:
-            num_lost += 1
-            continue
-        num_cut += len(ids) > context_length + 1
-        examples.append(example)
-    if num_cut or num_lost:
-        warn(
-            f"{path}: of {len(conversations):,} conversations {num_cut:,} are longer than the "
-            f"model's {context_length} tokens and were cut, {num_lost:,} had no answer left and "
-            "were set aside"
-        )
-    return examples
 
 
 def answer_all(

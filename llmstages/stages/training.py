@@ -12,7 +12,7 @@ import torch
 import llmstages
 from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
-from llmstages.data.examples import PackedData, ShuffledData
+from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
 from llmstages.data.replay import ReplayedData
 from llmstages.data.split import normalised_text, split_examples
@@ -289,7 +289,7 @@ def fine_tune(
     machine: Machine,
     clock: Clock,
     *,
-    data: PackedData | ReplayedData | ShuffledData,
+    data: PackedData | ReplayedData | PreferenceData | ShuffledData,
     num_tokens: int,
     default_epochs: int,
     lr_share: float,
