@@ -415,3 +415,15 @@ class TestRealData:
         path = Path(os.environ["LLMSTAGES_DATA"]) / "instruct" / name
         assert detect_kind(path) == "instruct"
         assert len(read_conversations(path)) == rows
+
+    @pytest.mark.parametrize(
+        ("name", "rows"),
+        [
+            ("rasbt/instruction-data-with-preference.json", 1094),  # 6 are the same answer twice
+            ("llamafactory/dpo_en_demo.json", 300),
+        ],
+    )
+    def test_preferences(self, name: str, rows: int) -> None:
+        path = Path(os.environ["LLMSTAGES_DATA"]) / "instruct" / name
+        assert detect_kind(path) == "instruct"
+        assert len(read_preferences(path, bad_rows="skip")) == rows
