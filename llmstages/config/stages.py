@@ -24,6 +24,7 @@ from llmstages.config.groups import (
     MethodConfig,
     ModelConfig,
     OptimConfig,
+    ReplayConfig,
     ReportConfig,
     ScheduleConfig,
 )
@@ -209,6 +210,7 @@ class FinetuneConfig(TrainingConfig):
 class FinetuneInstructConfig(FinetuneConfig):
     """`llmstages finetune-instruct FILE`: base model + instruction-answer pairs -> specialist."""
 
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     prompt_column: str | None = None
     """Column of the prompt; found by its name when null."""
     answer_column: str | None = None
@@ -220,6 +222,17 @@ class FinetuneInstructConfig(FinetuneConfig):
         problems = super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
         if self.method.name == "head":
             problems.append("method=head trains a classifier's head: choose full, lora or last")
+        if self.method.objective == "preferences":
+            if self.replay.share:
+                problems.append(
+                    f"replay.share={self.replay.share:g} has no place in method=dpo, whose loss is "
+                    "one a pair: leave one of them out"
+                )
+            if self.answer_column is not None:
+                problems.append(
+                    f"answer_column={self.answer_column} is not used by method=dpo, whose answers "
+                    "are chosen and rejected"
+                )
         return problems
 
 
@@ -238,6 +251,8 @@ class FinetuneClassifyConfig(FinetuneConfig):
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
+        if self.method.objective != "answers":
+            problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
             problems.append(
                 f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"

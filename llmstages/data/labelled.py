@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from typing import Any, Literal
 
 from llmstages.data.columns import (
     ANSWER_NAMES,
+    CHOSEN_NAMES,
     INPUT_NAMES,
     LABEL_NAMES,
     MESSAGES_NAMES,
     PROMPT_NAMES,
+    REJECTED_NAMES,
     SYSTEM_NAMES,
     TEXT_NAMES,
     column_key,
@@ -69,6 +72,14 @@ class Conversation:
 
     messages: list[Message]
     line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two conversations that differ in the last answer alone, of which one is preferred."""
+
+    chosen: Conversation
+    rejected: Conversation
 
 
 class _Unusable(Exception):
@@ -224,6 +235,10 @@ def read_conversations(
             )
         prompt_column, answer_column = "1", "2"
     table = _open(path, bad_rows, named)
+    if not named and _only_preferences(table.columns):
+        raise UserError(
+            f"{path}: rows of chosen and rejected answers: set method=dpo to train on them"
+        )
     messages = None if named else _find(table.columns, MESSAGES_NAMES)
     instances = None if named or messages else _find(table.columns, ("instances",))
     prompt = answer = ""
@@ -301,6 +316,17 @@ def _messages(row: Row, name: str) -> list[Message]:
             raise _Unusable(f"{name!r} holds {fault}")
     if not isinstance(listed, list) or not listed:
         raise _Unusable(f"{name!r} is no list of messages")
+    turns = _turns_of(listed)
+    # What is said after the last answer teaches nothing.
+    while turns and turns[-1].role != "assistant":
+        turns.pop()
+    if not turns:
+        raise _Unusable("no message of the assistant")
+    return turns
+
+
+def _turns_of(listed: list[Any]) -> list[Message]:
+    """Messages with role and content, or from and value."""
     turns: list[Message] = []
     for number, part in enumerate(listed, 1):
         if not isinstance(part, dict):
@@ -316,12 +342,123 @@ def _messages(row: Row, name: str) -> list[Message]:
         if role == "assistant" and not content.strip():
             raise _Unusable(f"message {number} is empty: there is no answer to learn")
         turns.append(Message(role, content))
-    # What is said after the last answer teaches nothing.
-    while turns and turns[-1].role != "assistant":
-        turns.pop()
-    if not turns:
-        raise _Unusable("no message of the assistant")
     return turns
+
+
+# -------------------------------------------------------------------------------------------------
+# preferences
+
+
+def read_preferences(
+    path: Path | str, prompt_column: str | None = None, bad_rows: str = "refuse"
+) -> list[Preference]:
+    """Read a file with a chosen and a rejected answer in each row.
+
+    What was asked is a prompt (with Alpaca's `input`, and a system prompt), a list of messages, or
+    stands in front of both answers: in lists of messages, or in texts whose turns begin with
+    `Human:` and `Assistant:` after a blank line (Bai et al. 2022, "HH-RLHF").
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
+    """
+    path = Path(path)
+    table = _open(path, bad_rows, [] if prompt_column is None else [prompt_column])
+    columns = table.columns
+    chosen, rejected = _find(columns, CHOSEN_NAMES), _find(columns, REJECTED_NAMES)
+    if chosen is None or rejected is None:
+        raise UserError(
+            f"{path}: method=dpo needs the columns chosen and rejected; its columns: "
+            f"{_listed(columns)}"
+        )
+    if prompt_column is not None:
+        prompt: str | None = _column(table, "prompt", prompt_column, PROMPT_NAMES)
+    else:
+        prompt = _find(columns, MESSAGES_NAMES) or _find(columns, PROMPT_NAMES)
+    system = _find(columns, SYSTEM_NAMES)
+    context = _find(columns, INPUT_NAMES) if column_key(prompt or "") == "instruction" else None
+    preferences = []
+    for row in table.rows:
+        try:
+            asked = _asked(row.values, prompt, context, system)
+            better, worse = (_answered(row.values, name, asked) for name in (chosen, rejected))
+            if better[:-1] != worse[:-1]:
+                raise _Unusable(f"{chosen!r} and {rejected!r} differ before the last answer")
+            if better == worse:
+                raise _Unusable(f"{chosen!r} and {rejected!r} are the same")
+        except _Unusable as reason:
+            table.bad.add(row.line, str(reason))
+        else:
+            preferences.append(
+                Preference(Conversation(better, row.line), Conversation(worse, row.line))
+            )
+    if not preferences:
+        raise UserError(f"{path}: no row with a chosen and a rejected answer in it")
+    return preferences
+
+
+def _only_preferences(columns: Sequence[str]) -> bool:
+    """Whether there are chosen and rejected answers, and no other."""
+    both = _find(columns, CHOSEN_NAMES) and _find(columns, REJECTED_NAMES)
+    return bool(both) and not _find(columns, (*ANSWER_NAMES, "instances"))
+
+
+def _asked(
+    values: dict[str, Any], prompt: str | None, context: str | None, system: str | None
+) -> list[Message]:
+    """The turns in front of the two answers that stand in columns of their own; may be none."""
+    if prompt is None:
+        return []
+    listed = _as_list(values.get(prompt))
+    if listed is not None:
+        return _turns_of(listed)
+    parts = [_cell(values, name) for name in (prompt, context) if name is not None]
+    request = "\n\n".join(part for part in parts if part.strip())
+    if not request:
+        raise _Unusable(f"{prompt!r} is empty")
+    opening = _cell(values, system) if system is not None else ""
+    first = [Message("system", opening)] if opening.strip() else []
+    return [*first, Message("user", request)]
+
+
+def _answered(values: dict[str, Any], name: str, asked: list[Message]) -> list[Message]:
+    """The whole conversation with the answer of a column, which may bring all of it."""
+    value = values.get(name)
+    listed = _as_list(value)
+    if listed is not None:
+        turns = _turns_of(listed)
+    elif not asked:
+        turns = _human_and_assistant(_cell(values, name), name)
+    else:
+        turns = [Message("assistant", _cell(values, name))]
+    if not turns or turns[-1].role != "assistant" or not turns[-1].content.strip():
+        raise _Unusable(f"{name!r} does not end with an answer")
+    if len(turns) == 1 and not asked:
+        raise _Unusable(f"nothing is asked: no prompt, and {name!r} is an answer alone")
+    return turns if len(turns) > 1 else [*asked, *turns]
+
+
+def _as_list(value: object) -> list[Any] | None:
+    """Messages as they stand in JSON, or as text in a delimited file; one is a list of one."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        if fault_of(value) is not None:
+            return None
+    if isinstance(value, dict):
+        value = [value]
+    is_messages = isinstance(value, list) and all(isinstance(part, dict) for part in value)
+    return value if is_messages and value else None  # type: ignore[return-value]
+
+
+def _human_and_assistant(text: str, name: str) -> list[Message]:
+    """Turns of a text with `Human:` and `Assistant:` in front of them."""
+    parts = re.split(r"(?:\A|\n\n)\s*(Human|Assistant):", text)
+    if parts[0].strip() or len(parts) < 5:
+        raise _Unusable(f"no prompt, and {name!r} is no conversation")
+    spoken = zip(parts[1::2], parts[2::2], strict=True)
+    return [Message(ROLES[speaker.casefold()], said.strip()) for speaker, said in spoken]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -451,6 +588,8 @@ def detect_kind(path: Path | str) -> Kind:
     label = _find(columns, LABEL_NAMES)
     text = _find(columns, TEXT_NAMES, label)
     pairs = prompt is not None and answer is not None
+    if _only_preferences(columns):
+        return "instruct"  # with method=dpo, as the stage says
     # A question may be the text of a label or the prompt of an answer: with an answer beside it, it
     # is a prompt.
     if text is not None and label is not None and not (pairs and text in (prompt, answer)):

@@ -12,8 +12,9 @@ import torch
 import llmstages
 from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
-from llmstages.data.examples import PackedData, ShuffledData
+from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
+from llmstages.data.replay import ReplayedData
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
@@ -21,6 +22,7 @@ from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
+from llmstages.stages.base_run import say_optimizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     Checkpoint,
@@ -39,7 +41,7 @@ from llmstages.train.device import (
     peak_memory_bytes,
 )
 from llmstages.train.loop import Goal, Training, TrainingResult, train
-from llmstages.train.losses import sparse_loss
+from llmstages.train.losses import LossFn, sparse_loss
 from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
@@ -327,12 +329,13 @@ def fine_tune(
     machine: Machine,
     clock: Clock,
     *,
-    data: PackedData | ShuffledData,
+    data: PackedData | ReplayedData | PreferenceData | ShuffledData,
     num_tokens: int,
     default_epochs: int,
     lr_share: float,
     evaluate: Callable[[], dict[str, float]],
     plan: Mapping[str, Any],
+    loss: LossFn = sparse_loss,
     labels: list[str] | None = None,
     last_evaluation: float = 1.0,
     show_samples: Callable[[int], None] | None = None,
@@ -354,6 +357,13 @@ def fine_tune(
     lr = config.optim.lr
     if lr is None:
         lr = lr_share * derived_lr(config.optim.name, model.config.hidden_size)
+    say_optimizer(
+        base,
+        config.optim.name,
+        lr,
+        lr_share if config.optim.lr is None else None,
+        shown_length(length, num_tokens, data.steps_per_epoch),
+    )
     compiled = choose_compile(config, machine, model, None, data.context_length)
     result = train(
         Training(
@@ -361,7 +371,7 @@ def fine_tune(
             model=model,
             tokenizer=base.tokenizer,
             data=data,
-            loss=sparse_loss,
+            loss=loss,
             evaluate=evaluate,
             goal=Goal("val_loss", lower_is_better=True),
             lineage=Lineage(
@@ -405,6 +415,14 @@ def fine_tune(
     )
     restore_weights(model, load_checkpoint(run.directory))
     return result
+
+
+def shown_length(length: Length, num_tokens: int, steps_per_epoch: int) -> str:
+    """`120 steps: 3 epochs, 36,000 tokens`, or the seconds of a time budget."""
+    if length.steps is None:
+        return f"for {length.seconds:g} s"
+    epochs = length.steps / steps_per_epoch
+    return f"{length.steps:,} steps: {epochs:.3g} epochs, {epochs * num_tokens:,.0f} tokens"
 
 
 def run_dir(config: TrainingConfig, default_name: str) -> Path:

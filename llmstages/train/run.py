@@ -61,6 +61,8 @@ OWN_NAMES = {
     "plan.json",
     "metrics.jsonl",
     "log.txt",
+    "answers.jsonl",
+    "answers.jsonl.tmp",
     "checkpoints",
     "best",
     "last",
@@ -96,6 +98,7 @@ PLAN_TYPES: dict[str, Any] = {
     "activation_checkpointing": bool,
     "metrics_before": dict[str, Any],
     "baselines": dict[str, Any],
+    "answers_before": list[str],
 }
 """Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
@@ -108,6 +111,8 @@ EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What makes two runs the same: config without places and cadence, hashes of the inputs."""
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_SETTINGS}
+    if "replay" in kept:
+        kept["replay"] = {key: value for key, value in kept["replay"].items() if key != "data"}
     return kept | {"inputs": dict(inputs)}
 
 

@@ -546,7 +546,7 @@ def test_refused_conversations(
 
 def test_a_refused_row_is_named(loaded: Callable[[str], Tokenizer]) -> None:
     from llmstages.data.labelled import Conversation
-    from llmstages.stages.finetune_instruct import to_examples
+    from llmstages.stages.objectives import to_examples
 
     rows = [Conversation(PAIR, 1), Conversation([PAIR[0], *PAIR], 7)]
     assert len(to_examples(rows[:1], loaded("gemma"), 64, "rows.jsonl")) == 1
