@@ -1,6 +1,7 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def run(config: FinetuneInstructConfig) -> float:
     context_length = model.config.context_length
 
     def examples_of(conversations: Sequence[Conversation], path: str) -> list[Example]:
-        return to_examples(conversations, tokenizer, context_length, path)
+        return to_examples(conversations, tokenizer, context_length, path, config.bad_rows)
 
     training = examples_of(rows.train, config.data)
     validation = examples_of(rows.validation, config.validation_data or config.data)
@@ -94,7 +95,8 @@ def run(config: FinetuneInstructConfig) -> float:
     )
     choose_weights(model, config, machine)
     place(model, config, machine)
-    questions = rows.test[: config.evaluate.num_generations]
+    asked = (question for question in rows.test if not refusal(question, tokenizer))
+    questions = list(islice(asked, config.evaluate.num_generations))
 
     def held_out_loss(examples: Sequence[Example]) -> float:
         batches = (
@@ -158,16 +160,27 @@ def run(config: FinetuneInstructConfig) -> float:
 
 
 def to_examples(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, context_length: int, path: str
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    context_length: int,
+    path: str,
+    bad_rows: str = "refuse",
 ) -> list[Example]:
-    """Rendered conversations; says how many had to be cut or left out."""
+    """Rendered conversations; says how many had to be cut or left out.
+
+    One that the chat template refuses is a bad row. Raises `UserError` for it unless skipped.
+    """
     examples = []
+    refused: list[str] = []
     num_cut = num_lost = 0
     for conversation in conversations:
         try:
             ids, supervised = render(conversation.messages, tokenizer)
         except ConversationRefused as error:
-            raise UserError(f"{path}:{conversation.line}: {error}") from error
+            refused.append(f"{path}:{conversation.line}: {error}")
+            if bad_rows == "refuse":
+                raise UserError(refused[0]) from error
+            continue
         reference = f"{Path(path).name}:{conversation.line}"
         example = conversation_example(ids, supervised, context_length, reference)
         if example is None:
@@ -175,6 +188,11 @@ def to_examples(
             continue
         num_cut += len(ids) > context_length + 1
         examples.append(example)
+    if refused:
+        warn(
+            f"of {len(conversations):,} conversations {len(refused):,} are refused by the chat "
+            f"template and were skipped, the first: {refused[0]}"
+        )
     if num_cut or num_lost:
         warn(
             f"{path}: of {len(conversations):,} conversations {num_cut:,} are longer than the "
@@ -182,6 +200,15 @@ def to_examples(
             "were set aside"
         )
     return examples
+
+
+def refusal(conversation: Conversation, tokenizer: Tokenizer) -> str | None:
+    """Why the chat template refuses a conversation, where it does."""
+    try:
+        render(conversation.messages, tokenizer)
+    except ConversationRefused as error:
+        return str(error)
+    return None
 
 
 def answer_all(

@@ -307,7 +307,9 @@ class TemplatedChat:
     def _generated(self, outline: Outline) -> list[tuple[int, int]]:
         """What the template says is learnt; the token that ends an answer is, if it follows."""
         spans = []
-        starts = sorted({place.begin for place in outline.places} | {b for b, _ in outline.generated})
+        starts = sorted(
+            {place.begin for place in outline.places} | {b for b, _ in outline.generated}
+        )
         for begin, end in outline.generated:
             following = next((start for start in starts if start >= end), len(outline.text))
             rest = outline.text[end:following]

@@ -144,7 +144,9 @@ class TemplateProcess:
                 reason = "takes too long" if end.took_too_long else f"ends its process ({end})"
                 raise UserError(f"{self._path}: the chat template {reason}; {REMEDY}") from None
         return [
-            well_formed(answer["text"]) if "text" in answer else Refused(told(answer), answer["refused"])
+            well_formed(answer["text"])
+            if "text" in answer
+            else Refused(told(answer), answer["refused"])
             for answer in answers
         ]
 
