@@ -586,7 +586,7 @@ SOUND_TEMPLATES = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}",
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>"
     "{% generation %}{{ m.content | trim }}{% endgeneration %}{{ eos_token }}{% else %}"
-    "{{ '<|user|>' + m['content'] }}{% endif %}{% endfor %}"
+    "{{ '<|' + m.role + '|>' + m['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
 )
 TEMPLATE_PIECES = (
