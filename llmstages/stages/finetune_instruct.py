@@ -21,7 +21,7 @@ from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say
 from llmstages.stages.base_run import BaseText, base_text
-from llmstages.stages.objectives import objective_of, read_rows
+from llmstages.stages.objectives import objective_of, read_rows, without_refused
 from llmstages.stages.training import (
     Clock,
     Machine,
@@ -67,6 +67,7 @@ def run(config: FinetuneInstructConfig) -> float:
         return headline
     choose_weights(model, config, machine)
     place(model, config, machine)
+    rows = without_refused(rows, config, tokenizer)
     objective = objective_of(rows, config, model, tokenizer, machine, text)
     sizes = objective.sizes
     say(

@@ -99,6 +99,34 @@ def read_rows(config: FinetuneInstructConfig) -> Rows[Row]:
     )
 
 
+def without_refused(
+    rows: Rows[Row], config: FinetuneInstructConfig, tokenizer: Tokenizer
+) -> Rows[Row]:
+    """The rows without those that the chat template refuses, with `bad_rows=skip`; counted."""
+    if config.bad_rows != "skip":
+        return rows
+    refused: list[str] = []
+
+    def accepted(row: Row) -> bool:
+        try:
+            for conversation in (row.conversation, row.rejected):
+                if conversation is not None:
+                    render(conversation.messages, tokenizer)
+        except ConversationRefused as error:
+            refused.append(f"line {row.conversation.line}: {error}")
+            return False
+        return True
+
+    parts = (rows.train, rows.validation, rows.test)
+    kept = Rows(*([row for row in part if accepted(row)] for part in parts))
+    if refused:
+        warn(
+            f"{config.data}: {len(refused):,} rows are refused by the chat template and were "
+            f"skipped; the first, {refused[0]}"
+        )
+    return kept
+
+
 def objective_of(
     rows: Rows[Row],
     config: FinetuneInstructConfig,

@@ -319,6 +319,7 @@ def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
         "base": base.hash,
         "base_config": file_hash(base.directory / "config.json"),
         "tokenizer": base.tokenizer.hash,
+        "chat_template": base.tokenizer.template_hash,
     }
 
 

@@ -178,9 +178,12 @@ def _write_files(
         config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
     )
     tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
+    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
+    answers = info.stage == "finetune-instruct"
+    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
     write_json(
         staging / "generation_config.json",
-        {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_id, "do_sample": True},
+        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
     )
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
