@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmstages.model.transformer import TransformerConfig
 
@@ -44,6 +45,14 @@ class KVCache:
             hidden = slots[None, :] < self.begins[:, None]
             mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=keys.device)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
+
+    def reserve(self, capacity: int) -> None:
+        """Make room up to the slot `capacity`, and some more, so that this is seldom needed."""
+        have = self.layers[0][0].shape[2]
+        if capacity > have:
+            more = (0, 0, 0, max(capacity, 2 * have) - have)
+            self.layers = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.layers]
+            self._look_at_rows()
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, kv_heads, 1, head_dim] of a layer in the slot before `length`.

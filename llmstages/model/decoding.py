@@ -64,7 +64,10 @@ class Decoder:
         if self.config.norm_weights:
             counts = {"query": self.config.num_heads, "key": self.config.num_kv_heads}
             query_key_norm = torch.cat(
-                [weights[f"attention.{name}_norm.weight"].expand(n, -1) for name, n in counts.items()]
+                [
+                    weights[f"attention.{name}_norm.weight"].expand(n, -1)
+                    for name, n in counts.items()
+                ]
             )
         inner = ("gate", "up") if self.config.activation == "swiglu" else ("up",)
         return Layer(
@@ -98,7 +101,7 @@ class Decoder:
             query, key, value = self._project(x, layer, rotary)
             keys, values = cache.layers[index]
             mixed = []
-            pieces = zip(query.split(new), key.split(new), value.split(new), strict=True)
+            pieces = zip(*(torch.split(part, new) for part in (query, key, value)), strict=True)
             for row, (q, k, v) in enumerate(pieces):
                 begin, end = cache.length - len(texts[row]), cache.length
                 keys[row, :, end - len(k) : end] = k.transpose(0, 1)
@@ -151,9 +154,9 @@ class Decoder:
         projected = F.linear(normed, layer.query_key_value).view(
             len(x), heads + 2 * kv_heads, self.config.head_dim
         )
-        query_key, value = projected.split((heads + kv_heads, kv_heads), dim=1)
+        query_key, value = torch.split(projected, (heads + kv_heads, kv_heads), dim=1)
         query_key = self._normed(query_key.float(), layer.query_key_norm).to(self.dtype)
-        query, key = turn(query_key, *rotary).split((heads, kv_heads), dim=1)
+        query, key = torch.split(turn(query_key, *rotary), (heads, kv_heads), dim=1)
         return query, key, value
 
     def _leave(self, x: Tensor, mixed: Tensor, layer: Layer) -> Tensor:

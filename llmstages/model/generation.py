@@ -2,12 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llmstages.model.cache import KVCache
 from llmstages.model.decoding import Decoder
 from llmstages.model.transformer import Transformer
 
@@ -164,6 +165,38 @@ def generate(
     return [Generated(ids, end) for ids, end in zip(answers.tokens, answers.stopped, strict=True)]
 
 
+def stream(
+    decoder: Decoder,
+    cache: KVCache,
+    text: Sequence[int],
+    known: int,
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    sampling: Sampling,
+    generator: torch.Generator,
+) -> Iterator[int]:
+    """Continue one text token by token, of which the first `known` ids are in the cache.
+
+    While it runs `cache.length` says how many of the text and the tokens given out are in the
+    cache; an exception out of it may leave the last of them half written.
+    """
+    cache.reserve(len(text) + 1)
+    cache.length = len(text)
+    logits = decoder.read(cache, [text], known)
+    limit = min(max_new_tokens, decoder.config.context_length - len(text))
+    for index in range(limit):
+        chances = torch.rand(1, generator=generator).to(logits.device)
+        drawn = draw(logits, sampling, chances)
+        token = int(drawn)
+        if token in stop_ids:
+            return
+        yield token
+        if index + 1 < limit:
+            cache.reserve(cache.length + 1)
+            logits = decoder.step(cache, drawn)
+
+
 class Answers:
     """The answers of a batch as they grow."""
 
@@ -200,7 +233,7 @@ class Answers:
 def draws(
     generator: torch.Generator | Sequence[torch.Generator] | None, rows: int, count: int
 ) -> Tensor:
-    """Chances of `count` tokens of each row, [rows, count]; of each row's own generator, if given."""
+    """Chances of `count` tokens of each row, [rows, count], of its own generator if it has one."""
     if isinstance(generator, Sequence):
         return torch.stack([torch.rand(count, generator=one) for one in generator])
     device = "cpu" if generator is None else generator.device

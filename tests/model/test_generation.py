@@ -161,7 +161,9 @@ def test_equal_prompts_are_read_once(random_model, monkeypatch):
     read = []
     original = Decoder.read
     monkeypatch.setattr(
-        Decoder, "read", lambda self, cache, texts: read.append(texts) or original(self, cache, texts)
+        Decoder,
+        "read",
+        lambda self, cache, texts: read.append(texts) or original(self, cache, texts),
     )
     model = random_model()
     prompts = [[5, 6], [7], [5, 6], [5, 6]]
