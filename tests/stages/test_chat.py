@@ -19,7 +19,7 @@ from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.streaming import TextStream
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import file_hash, load_checkpoint
-from llmstages.train.records import write_sealed
+from llmstages.train.records import read_sealed, write_sealed
 
 GREEDY = ["temperature=0", "max_new_tokens=6"]
 
@@ -44,7 +44,7 @@ def talk(cli, monkeypatch):
 
 @pytest.fixture(scope="module")
 def speaking_run(instruct_run, tmp_path_factory):
-    """The tuned checkpoint with noise in its weights: it says something, each time another thing."""
+    """The tuned checkpoint with noise in its weights: it says this and that."""
     directory = tmp_path_factory.mktemp("run") / "best"
     shutil.copytree(instruct_run / "best", directory)
     weights = load_file(directory / "model.safetensors")
@@ -52,7 +52,7 @@ def speaking_run(instruct_run, tmp_path_factory):
     for name in sorted(weights):
         weights[name] += 0.2 * torch.randn(weights[name].shape, generator=generator)
     save_file(weights, directory / "model.safetensors")
-    info = json.loads((directory / "llmstages.json").read_text("utf-8"))
+    info = read_sealed(directory / "llmstages.json")
     info["files"]["model.safetensors"] = file_hash(directory / "model.safetensors")
     write_sealed(directory / "llmstages.json", info)
     return directory
