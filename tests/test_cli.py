@@ -348,7 +348,7 @@ MISTAKES = [
     ),
     (
         "generate a b data=c top=0",
-        "top=0 must be at least 1; data=c and prompt=b are given: keep one; "
+        "top=0 must be between 1 and 1000; data=c and prompt=b are given: keep one; "
         "data=c and top=0 are given: keep one",
     ),
     ("finetune", "data is missing: llmstages finetune FILE [key=value ...]"),
