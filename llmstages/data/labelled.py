@@ -270,20 +270,76 @@ def read_conversations(
     return conversations
 
 
-def _pair(
-    values: dict[str, Any], prompt: str, context: str | None, answer: str, system: str | None
+def read_prompts(
+    path: Path | str, prompt_column: str | None = None, bad_rows: str = "refuse"
+) -> Iterator[tuple[int, list[Message]]]:
+    """Line and turns of each row, the last one the user's, streamed; answers are left out.
+
+    Known are the rows that `read_conversations` knows, with or without their answers, rows with a
+    text, and plain text with one prompt a line. With `bad_rows="refuse"` nothing is handed out
+    after the first bad row, and the `UserError` comes at the end of the file.
+    """
+    path = Path(path)
+    named = [] if prompt_column is None else [prompt_column]
+    if not named and (shape := _headerless(path, [])):
+        prompt_column = next(iter(shape))
+    table = _open(path, bad_rows, named)
+    messages = None if prompt_column else _find(table.columns, MESSAGES_NAMES)
+    only = table.columns[0] if len(table.columns) == 1 else None
+    prompt = ""
+    if messages is None:
+        prompt = _column(table, "prompt", prompt_column or only, PROMPT_NAMES + TEXT_NAMES)
+    system = _find(table.columns, SYSTEM_NAMES)
+    context = _find(table.columns, INPUT_NAMES) if column_key(prompt) == "instruction" else None
+
+    def prompts() -> Iterator[tuple[int, list[Message]]]:
+        for row in table.rows:
+            try:
+                if messages is not None:
+                    turns = _questions(row, messages)
+                else:
+                    turns = _request(row.values, prompt, context, system)
+            except _Unusable as reason:
+                table.bad.add(row.line, str(reason))
+                continue
+            if bad_rows == "skip" or not table.bad.rows:
+                yield row.line, turns
+
+    return prompts()
+
+
+def _questions(row: Row, name: str) -> list[Message]:
+    """The turns of a row up to the user's last."""
+    turns = _all_messages(row, name)
+    while turns and turns[-1].role != "user":
+        turns.pop()
+    if not turns:
+        raise _Unusable("no message of the user")
+    return turns
+
+
+def _request(
+    values: dict[str, Any], prompt: str, context: str | None, system: str | None
 ) -> list[Message]:
-    """The turns of a row with a prompt and an answer."""
+    """The turns before an answer."""
     parts = [_cell(values, name) for name in (prompt, context) if name is not None]
     request = "\n\n".join(part for part in parts if part.strip())
     if not request:
         raise _Unusable(f"{prompt!r} is empty")
+    opening = _cell(values, system) if system is not None else ""
+    first = [Message("system", opening)] if opening.strip() else []
+    return [*first, Message("user", request)]
+
+
+def _pair(
+    values: dict[str, Any], prompt: str, context: str | None, answer: str, system: str | None
+) -> list[Message]:
+    """The turns of a row with a prompt and an answer."""
+    turns = _request(values, prompt, context, system)
     reply = _cell(values, answer)
     if not reply.strip():
         raise _Unusable(f"{answer!r} is empty: there is no answer to learn")
-    opening = _cell(values, system) if system is not None else ""
-    first = [Message("system", opening)] if opening.strip() else []
-    return [*first, Message("user", request), Message("assistant", reply)]
+    return [*turns, Message("assistant", reply)]
 
 
 def _cell(values: dict[str, Any], name: str) -> str:
@@ -305,6 +361,17 @@ def _instances(row: Row, prompt: str, name: str) -> list[dict[str, Any]]:
 
 
 def _messages(row: Row, name: str) -> list[Message]:
+    """The turns of a row up to its last answer."""
+    turns = _all_messages(row, name)
+    # What is said after the last answer teaches nothing.
+    while turns and turns[-1].role != "assistant":
+        turns.pop()
+    if not turns:
+        raise _Unusable("no message of the assistant")
+    return turns
+
+
+def _all_messages(row: Row, name: str) -> list[Message]:
     """The turns of a row with a list of messages (a string that holds JSON in delimited files)."""
     listed = row.values.get(name)
     if isinstance(listed, str):

@@ -170,7 +170,7 @@ def test_what_a_block_keeps_is_what_autograd_keeps(kv_heads, dtype, layout, monk
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),
     ):
-        out = block(x, tables, None, None, 0)
+        out = block(x, tables, None)
     out.sum().backward()
     estimate = 2 * 64 * block_bytes_per_token(config, dtype)
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.1)
