@@ -383,13 +383,7 @@ def _all_messages(row: Row, name: str) -> list[Message]:
             raise _Unusable(f"{name!r} holds {fault}")
     if not isinstance(listed, list) or not listed:
         raise _Unusable(f"{name!r} is no list of messages")
-    turns = _turns_of(listed)
-    # What is said after the last answer teaches nothing.
-    while turns and turns[-1].role != "assistant":
-        turns.pop()
-    if not turns:
-        raise _Unusable("no message of the assistant")
-    return turns
+    return _turns_of(listed)
 
 
 def _turns_of(listed: list[Any]) -> list[Message]:

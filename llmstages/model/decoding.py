@@ -154,9 +154,9 @@ class Decoder:
         projected = F.linear(normed, layer.query_key_value).view(
             len(x), heads + 2 * kv_heads, self.config.head_dim
         )
-        query_key, value = torch.split(projected, (heads + kv_heads, kv_heads), dim=1)
+        query_key, value = torch.split(projected, [heads + kv_heads, kv_heads], dim=1)
         query_key = self._normed(query_key.float(), layer.query_key_norm).to(self.dtype)
-        query, key = torch.split(turn(query_key, *rotary), (heads, kv_heads), dim=1)
+        query, key = torch.split(turn(query_key, *rotary), [heads, kv_heads], dim=1)
         return query, key, value
 
     def _leave(self, x: Tensor, mixed: Tensor, layer: Layer) -> Tensor:
