@@ -1,10 +1,13 @@
 """Whether a result can be written, found out before anything is computed for it."""
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
 
 from llmstages.errors import UserError
+
+LOCK_NAME = "lock"
 
 
 def nearest_directory(path: Path) -> Path:
@@ -28,3 +31,21 @@ def require_writable(path: Path, setting: str) -> None:
 def free_bytes(path: Path) -> int:
     """Room on the disk on which a path lies or will lie."""
     return shutil.disk_usage(nearest_directory(path)).free
+
+
+def lock_directory(directory: Path, doing: str) -> None:
+    """Keep other processes from writing into a directory until this one ends.
+
+    The lock is a POSIX record lock on a file that stays there: it goes with the process, however
+    that ends, and the same process may take it again. Raises `UserError` when another holds it;
+    doing: what it does there.
+    """
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UserError(
+            f"{directory}: another process is {doing}: wait for it, or set name=... for another "
+            "place"
+        ) from None

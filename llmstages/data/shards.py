@@ -29,6 +29,9 @@ from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 DTYPES = ("<u2", "<u4")
+VERIFIED_BYTES = 2 * 2**30
+"""Of tokens that are read through before training, which takes a second or two; larger ones are
+checked by `inspect RUN prove=true` alone."""
 GROUP_CHARACTERS = 2_000_000
 """Text that one thread tokenizes at once: enough for a new word to be rare, some 100 MB of work."""
 ROW_GROUP_DOCUMENTS = 2**20
@@ -77,6 +80,7 @@ class Shard:
         dtype: np.dtype[Any],
         vocab_size: int | None = None,
     ) -> None:
+        self.directory = directory
         self.info = info
         self.stem = shard_stem(info.split, info.source)
         self.path = directory / f"{self.stem}.bin"
@@ -133,6 +137,22 @@ class TokenShards:
     def of_split(self, split: str) -> list[Shard]:
         """The shards of `train` or `validation` that hold any token, ordered by source."""
         return [shard for shard in self.shards if shard.info.split == split and shard.info.tokens]
+
+
+def verify_shards(shards: Sequence[Shard]) -> None:
+    """Compare files of ids with their hashes, together up to `VERIFIED_BYTES`.
+
+    Raises `UserError` naming one that was changed since it was written.
+    """
+    if sum(shard.ids.nbytes for shard in shards) > VERIFIED_BYTES:
+        return
+    for shard in shards:
+        known = shard.info.sha256
+        if known is not None and hashlib.sha256(shard.ids.data).hexdigest() != known:
+            raise UserError(
+                f"{shard.directory / shard.stem}.bin: changed since it was written: delete "
+                f"{shard.directory} and it will be made again"
+            )
 
 
 def tokens_sha256(shards: Iterable[Shard]) -> str | None:

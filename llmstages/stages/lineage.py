@@ -69,8 +69,8 @@ def checked(what: str, where: Path, recorded: str | None, found: str | None) -> 
         return Link(what, where, MISSING)
     if found != recorded:
         raise CheckFailed(
-            f"not proved: {where}: the {what} is not what was recorded: its sha256 was {recorded}, "
-            f"is {found}"
+            f"not proved: {where}: not what was recorded ({what}): its sha256 was {recorded}, is "
+            f"{found}"
         )
     return Link(what, where, found)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import Shard, token_shards_dir, write_token_shards
+from llmstages.data.shards import Shard, token_shards_dir, verify_shards, write_token_shards
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.model.scaling import MAX_DEFAULT_EPOCHS
@@ -27,6 +27,7 @@ def _open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], lis
         with progress("tokenizing", total=total, unit="documents") as advance:
             shards = write_token_shards(corpus, tokenizer, advance)
     train_shards, validation = shards.of_split("train"), shards.of_split("validation")
+    verify_shards([*train_shards, *validation])
     if not train_shards or not validation:
         raise UserError(
             f"{corpus.directory}: no {'validation' if train_shards else 'training'} text: "

@@ -19,6 +19,7 @@ from llmstages.errors import CheckFailed, UserError
 from llmstages.report.terminal import say, table, warn
 from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
+from llmstages.train.records import SEAL, read_record, read_sealed
 from llmstages.train.run import flatten, read_plan
 
 TRAINING_STAGES = ("pretrain", "finetune-classify", "finetune-instruct")
@@ -39,6 +40,8 @@ def prove(run_dir: Path, max_steps: int) -> None:
             verify_files(path, read_info(path), trainer=True)
         except UserError as error:
             raise CheckFailed(f"{run_dir}: not proved: {error}") from error
+    if (run_dir / "summary.json").is_file():
+        check_summary(run_dir / "summary.json")
     chain = list(check_lineage(run_dir))
     recorded = entries_of(run_dir)
     last_step = max((entry["step"] for entry in recorded), default=0)
@@ -74,6 +77,15 @@ def prove(run_dir: Path, max_steps: int) -> None:
     table(f"{run_dir}: proved", ("equal to the last bit", ""), rows, to_output=True)
 
 
+def check_summary(path: Path) -> None:
+    """Raise `CheckFailed` when a summary was changed; those of older versions have no hash."""
+    if SEAL in read_record(path):
+        try:
+            read_sealed(path)
+        except UserError as error:
+            raise CheckFailed(f"not proved: {error}") from error
+
+
 def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) -> None:
     """Continue a copy of the run from one of its checkpoints, for so many steps."""
     (again / "checkpoints").mkdir(parents=True)
@@ -96,6 +108,13 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
     except KeyboardInterrupt:
         if not (again / "last").is_symlink():  # the user's own
             raise
+    except UserError as error:
+        if str(again) not in str(error):
+            raise
+        found = str(error).partition("(")[2].partition("): name=")[0] or str(error)
+        raise CheckFailed(
+            f"{run_dir}: not proved: its config.yaml or an input is not that of the run ({found})"
+        ) from error
 
 
 def entries_of(run_dir: Path) -> list[dict[str, Any]]:

@@ -437,7 +437,7 @@ def verify_or_offer(directory: Path, info: CheckpointInfo) -> None:
     except UserError as error:
         parent = directory.resolve().parent
         other = newest_sound(parent.parent, but=directory) if parent.name == "checkpoints" else None
-        hint = "" if other is None else f"; {other} is sound"
+        hint = "" if other is None else f"; {other} is sound: name that"
         raise UserError(f"{error}{hint}") from error
 
 

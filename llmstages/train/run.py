@@ -18,7 +18,7 @@ import yaml
 
 from llmstages.config.stages import TrainingConfig
 from llmstages.data.json_files import as_type, parse_json
-from llmstages.disk import require_writable
+from llmstages.disk import LOCK_NAME, lock_directory, require_writable
 from llmstages.errors import UserError
 from llmstages.model.transformer import TransformerConfig
 from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
@@ -33,7 +33,7 @@ from llmstages.train.checkpoint import (
     newest_sound,
     restore_replaced,
 )
-from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
+from llmstages.train.records import read_record, read_sealed, write_sealed
 
 FORMAT_VERSION = 1
 # Where things are kept, what they run on and how often one looks: none of it changes the result.
@@ -57,6 +57,7 @@ NOT_SETTINGS = {
     "sample_prompts",
 }
 OWN_NAMES = {
+    LOCK_NAME,
     "config.yaml",
     "plan.json",
     "metrics.jsonl",
@@ -141,7 +142,13 @@ class Plan(dict[str, Any]):
 def read_plan(directory: Path) -> Plan:
     """The plan of a run. Raises `UserError` when it is missing, damaged or of wrong types."""
     path = directory / "plan.json"
-    contents = read_sealed(path)
+    try:
+        contents = read_sealed(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}: without it the run cannot be continued; base={directory} name=... starts "
+            "another from its best checkpoint, overwrite=true deletes it and starts again"
+        ) from error
     try:
         for key, kind in PLAN_TYPES.items():
             if key in contents:
@@ -198,6 +205,12 @@ class Run:
         """Find out what an existing directory is. Raises `UserError` when it is another run."""
         plan_path = self.directory / "plan.json"
         if not plan_path.is_file():
+            if kept := checkpoint_dirs(self.directory):
+                raise UserError(
+                    f"{self.directory}: has checkpoints but no plan.json, and cannot be continued: "
+                    f"base={kept[-1]} name=... starts another run from the newest, overwrite=true "
+                    "deletes them"
+                )
             return
         plan = read_plan(self.directory)
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
@@ -225,6 +238,7 @@ class Run:
             self.summary = read_record(self.directory / "summary.json")
             return
         if parallel.is_first():
+            self.lock()
             restore_replaced(self.directory)
             self.resume_from = newest_sound(self.directory)
         self.resume_from = parallel.from_first(self.resume_from)
@@ -234,12 +248,18 @@ class Run:
                 "name=... goes to another place"
             )
 
+    def lock(self) -> None:
+        """Raise `UserError` when another process is at this run; keep others from it."""
+        lock_directory(self.directory, "at this run")
+
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make the directory; the plan is what a resumed run must find again."""
         if self.resume_from is None and parallel.is_first():
             if self.directory.exists():
+                self.lock()
                 clear_run(self.directory)
             (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.lock()
             text = yaml.safe_dump(asdict(self.config), sort_keys=False, allow_unicode=True)
             (self.directory / "config.yaml").write_text(text, encoding="utf-8")
         self.write_plan(plan)
@@ -342,7 +362,7 @@ class Run:
         if not parallel.is_first():
             return
         temporary = self.directory / "summary.json.tmp"
-        write_json(temporary, {"format_version": FORMAT_VERSION, **summary})
+        write_sealed(temporary, {"format_version": FORMAT_VERSION, **summary})
         temporary.replace(self.directory / "summary.json")
 
 

@@ -13,7 +13,7 @@ from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.data import encoding
 from llmstages.data import shards as shards_module
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import open_token_shards, write_token_shards
+from llmstages.data.shards import open_token_shards, verify_shards, write_token_shards
 from llmstages.errors import UserError
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -158,3 +158,14 @@ def test_damage_names_the_file_and_the_remedy(copied, tokenizer, damage):
         open_token_shards(directory)
     damaged = bin_path if damage == "truncate" else index_path
     assert str(refused.value).startswith(f"{damaged}: ")
+
+
+def test_ids_that_were_changed_are_refused(copied, tokenizer):
+    shards = write_token_shards(copied, tokenizer)
+    verify_shards(shards.shards)
+    path = shards.directory / "train-texts.bin"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"train-texts\.bin: changed since it was written: delete"):
+        verify_shards(open_token_shards(shards.directory).shards)

@@ -114,10 +114,10 @@ def test_the_chain_goes_back_to_the_documents(whole_chain):
         ("base/best/model.safetensors", "model.safetensors: damaged"),
         (
             "corpus/documents/train/topics-*.parquet",
-            "the documents of topics is not what was",
+            "not what was recorded .documents of topics",
         ),
-        ("corpus/tokens/*/train-texts.bin", "the tokens is not what was recorded"),
-        ("corpus/tokens/*/index.json", "the list of tokens is not what was recorded"),
+        ("corpus/tokens/*/train-texts.bin", "not what was recorded .tokens"),
+        ("corpus/tokens/*/index.json", "not what was recorded .list of tokens"),
         ("base/checkpoints/step-000008/llmstages.json", "not proved: .*(damaged|no complete)"),
         ("corpus/manifest.json", "corpus manifest"),
     ],
@@ -157,7 +157,7 @@ def test_settings_and_inputs_that_are_others_are_refused(copy, tmp_path):
     path = run / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump({**config, "seed": 5}), encoding="utf-8")
-    with pytest.raises(UserError, match="seed was 0, is 5"):
+    with pytest.raises(CheckFailed, match=r"config\.yaml or an input.*\(seed was 0, is 5\)"):
         prove(run, 20)
     path.write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}), encoding="utf-8")
     with pytest.raises(UserError, match="gone"):
@@ -168,3 +168,12 @@ def test_only_a_run_can_be_proved(tiny_corpus, tiny_run, cli):
     status, _, err = cli("inspect", tiny_run / "best" / ".", "prove=true")
     assert status == 2
     assert "is for the directory of a run" in err
+
+
+def test_a_changed_summary_is_found(copy):
+    run = copy("tiny_run")
+    path = run / "summary.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"val_loss": ', '"val_loss": 1', 1), encoding="utf-8")
+    with pytest.raises(CheckFailed, match=r"summary\.json: damaged"):
+        prove(run, 20)

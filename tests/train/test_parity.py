@@ -14,7 +14,9 @@ from llmstages.stages.predict import scores_of
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
 
-INFO = CheckpointInfo(stage="pretrain", step=1, tokens_seen=2, metrics={}, lineage=Lineage())
+INFO = CheckpointInfo(
+    stage="finetune-instruct", step=1, tokens_seen=2, metrics={}, lineage=Lineage()
+)
 TEXTS = ["", " ", "The lion", "a\tb  c\n\nd", "안녕 🙂", "def f(x): return x ** 2", "word " * 300]
 
 

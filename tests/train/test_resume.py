@@ -189,6 +189,30 @@ def test_when_every_checkpoint_is_damaged(tmp_path, pretrain_config, run_killed)
         pretrain.run(config)
 
 
+def test_without_its_plan_a_run_is_not_thrown_away(tmp_path, pretrain_config, run_killed):
+    config = pretrain_config(tmp_path)
+    run_killed(pretrain, config, after_step=7)
+    run_dir = tmp_path / "pretrain"
+    (run_dir / "plan.json").unlink()
+    with pytest.raises(UserError, match=r"checkpoints but no plan\.json.*base=.*step-000006"):
+        pretrain.run(config)
+    assert (run_dir / "checkpoints" / "step-000006").is_dir()
+
+
+def test_two_processes_at_one_run(command, cli):
+    """The second is told, and the first goes on as if nothing was."""
+    words, run_dir = command("both")
+    process = start(words, run_dir, 3)
+    process.send_signal(signal.SIGSTOP)
+    status, _, err = cli(*words[3:])
+    process.send_signal(signal.SIGCONT)
+    assert status == 2
+    assert "another process is at this run: wait for it" in err
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert [e["step"] for e in losses(run_dir) if "loss" in e] == list(range(1, 41))
+
+
 def test_killed_while_a_checkpoint_takes_the_place_of_another(
     tmp_path, tiny_run, pretrain_config, run_killed
 ):

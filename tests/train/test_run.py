@@ -20,6 +20,7 @@ def contents(directory):
 
 def test_what_a_run_holds(tiny_run):
     assert {p.name for p in tiny_run.iterdir()} == {
+        "lock",
         "config.yaml",
         "plan.json",
         "metrics.jsonl",
