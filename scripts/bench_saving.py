@@ -26,7 +26,7 @@ from torture import collect_words
 from llmstages.report.terminal import table
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 
 
 def measure(model: str, corpus: Path, runs: Path, every: int, saves: int) -> dict[str, Any]:
