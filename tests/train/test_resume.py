@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -263,10 +265,12 @@ def test_no_room_is_said_before_the_first_step(tmp_path, pretrain_config, monkey
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """disk(options): a disk of its own mounted on a directory, or mounted again; root alone may."""
-    place = tmp_path / "disk"
-    place.mkdir()
+def disk():
+    """disk(options): a disk of its own mounted on a directory, or mounted again; root alone may.
+
+    Not in pytest's folder, which could not be cleared if a process that was killed left it mounted.
+    """
+    place = Path(tempfile.mkdtemp(prefix="llmstages-disk-"))
 
     def mount(options):
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
@@ -275,8 +279,9 @@ def disk(tmp_path):
         return place
 
     yield mount
-    while subprocess.run(["umount", str(place)], capture_output=True).returncode == 0:
+    while subprocess.run(["umount", "--lazy", str(place)], capture_output=True).returncode == 0:
         pass
+    place.rmdir()
 
 
 def fill(path):
