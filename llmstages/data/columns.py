@@ -15,7 +15,7 @@ LABEL_NAMES = (
     *("label_text", "category_name", "y", "v1"),
 )
 PROMPT_NAMES = ("instruction", "prompt", "question", "query", "q", "input")
-ANSWER_NAMES = ("output", "completion", "response", "answer", "a")
+ANSWER_NAMES = ("output", "completion", "response", "answer", "a", "chosen")
 INPUT_NAMES = ("input", "context")
 SYSTEM_NAMES = ("system", "system_prompt")
 MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue")

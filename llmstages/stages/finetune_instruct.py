@@ -8,6 +8,7 @@ import torch
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
 from llmstages.data.labelled import Conversation, read_conversations
+from llmstages.data.labelled_files import data_files
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import likelihood
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
@@ -19,6 +20,7 @@ from llmstages.stages.training import (
     Machine,
     choose_machine,
     choose_weights,
+    described,
     fine_tune,
     finetune_base,
     finetune_rows,
@@ -47,20 +49,25 @@ GENERATION_BATCH = 16
 def run(config: FinetuneInstructConfig) -> float:
     """Tune a base model on pairs; returns the loss on held-out answers, in nats a token."""
     clock = Clock()
-    if config.data is None:
-        raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE")
+    if not config.data_paths:
+        raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE ...")
     require_text_metrics()
     rows = finetune_rows(
         config,
-        lambda path: read_conversations(
-            path, config.prompt_column, config.answer_column, config.bad_rows
-        ),
+        lambda path: [
+            conversation
+            for file in data_files(path)
+            for conversation in read_conversations(
+                file, config.prompt_column, config.answer_column, config.bad_rows
+            )
+        ],
         lambda conversation: "\n".join(m.content for m in conversation.messages[:-1]),
+        weights=config.data_weights,
     )
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
-    directory = run_dir(config, f"{Path(config.data).stem}-instruct")
+    directory = run_dir(config, f"{Path(config.data_paths[0]).stem}-instruct")
     the_run = Run(directory, "finetune-instruct", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
@@ -69,13 +76,12 @@ def run(config: FinetuneInstructConfig) -> float:
     def examples_of(conversations: Sequence[Conversation], path: str) -> list[Example]:
         return to_examples(conversations, tokenizer, context_length, path)
 
-    training = examples_of(rows.train, config.data)
-    validation = examples_of(rows.validation, config.validation_data or config.data)
-    test = examples_of(rows.test, config.test_data or config.data)
+    data_path = described(config)
+    training = examples_of(rows.train, data_path)
+    validation = examples_of(rows.validation, config.validation_data or data_path)
+    test = examples_of(rows.test, config.test_data or data_path)
     if not training or not validation or not test:
-        raise UserError(
-            f"{config.data}: too few pairs fit into {context_length} tokens to train on"
-        )
+        raise UserError(f"{data_path}: too few pairs fit into {context_length} tokens to train on")
     batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
     # A base may read far longer texts than these: rows are as long as there is use for.
     longest = max(len(example.tokens) for example in training)
@@ -164,11 +170,12 @@ def to_examples(
     examples = []
     num_cut = num_lost = 0
     for conversation in conversations:
+        file = conversation.path or path
         try:
             ids, supervised = render(conversation.messages, tokenizer)
         except ConversationRefused as error:
-            raise UserError(f"{path}:{conversation.line}: {error}") from error
-        reference = f"{Path(path).name}:{conversation.line}"
+            raise UserError(f"{file}:{conversation.line}: {error}") from error
+        reference = f"{Path(file).name}:{conversation.line}"
         example = conversation_example(ids, supervised, context_length, reference)
         if example is None:
             num_lost += 1

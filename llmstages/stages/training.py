@@ -1,8 +1,9 @@
 """What the three training stages share: from config to loop, and from loop to `summary.json`."""
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,7 @@ from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
 from llmstages.data.examples import PackedData, ShuffledData
 from llmstages.data.json_files import as_type
+from llmstages.data.labelled_files import data_files, weighted
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
@@ -190,14 +192,16 @@ def finetune_rows(
     read: Callable[[Path], list[R]],
     key: Callable[[R], str],
     label: Callable[[R], str] | None = None,
+    weights: Sequence[float] = (),
 ) -> Rows[R]:
-    """Read a labelled file and split it, unless its validation or test rows are given in files.
+    """Read labelled data and split it, unless its validation or test rows are given in files.
 
     key: the text by which equal rows are known; they never stand in two parts. label: for
-    stratified splits.
+    stratified splits. weights: of each path in the data, for its share of the training rows.
     """
-    assert config.data is not None
-    rows = read(Path(config.data))
+    parts = [read(Path(path)) for path in config.data_paths]
+    rows = [row for part in parts for row in part]
+    part_of = [number for number, part in enumerate(parts) for _ in part]
     given_validation = read(Path(config.validation_data)) if config.validation_data else None
     given_test = read(Path(config.test_data)) if config.test_data else None
     split = split_examples(
@@ -212,11 +216,10 @@ def finetune_rows(
     held_out = {
         normalised_text(key(row)) for row in [*(given_validation or []), *(given_test or [])]
     }
-    in_training = [rows[index] for index in split.train]
-    train_rows = [row for row in in_training if normalised_text(key(row)) not in held_out]
-    if len(train_rows) < len(in_training):
+    chosen = [index for index in split.train if normalised_text(key(rows[index])) not in held_out]
+    if len(chosen) < len(split.train):
         warn(
-            f"{config.data}: {len(in_training) - len(train_rows):,} rows stand in the validation "
+            f"{described(config)}: {len(split.train) - len(chosen):,} rows stand in the validation "
             "or test file too and are left out of training"
         )
     if bool(validation) != bool(test):
@@ -226,12 +229,49 @@ def finetune_rows(
         )
     validation = validation or test
     test = test or validation
-    if not train_rows or not validation:
+    if not chosen or not validation:
         raise UserError(
-            f"{config.data}: {len(rows)} rows are too few to train on and to measure with: "
+            f"{described(config)}: {len(rows)} rows are too few to train on and to measure with: "
             "add rows, or give validation_data=FILE"
         )
-    return Rows(train_rows, validation, test)
+    if not weights:
+        return Rows([rows[index] for index in chosen], validation, test)
+    training: list[list[R]] = [[] for _ in parts]
+    for index in chosen:
+        training[part_of[index]].append(rows[index])
+    return Rows(_weighted_rows(config, training, weights), validation, test)
+
+
+def _weighted_rows(
+    config: FinetuneConfig, training: Sequence[Sequence[R]], weights: Sequence[float]
+) -> list[R]:
+    """The rows of an epoch in which each path of the data has its weight's share; says how many."""
+    for path, part in zip(config.data_paths, training, strict=True):
+        if not part:
+            raise UserError(
+                f"{path}: no row of it is left for training, and data_weights wants some"
+            )
+    train_rows, counts = weighted(training, weights, config.seed)
+    for path, part, count in zip(config.data_paths, training, counts, strict=True):
+        say(
+            f"{path}: {count:,} rows an epoch, {count / len(train_rows):.0%} of all, from its "
+            f"{len(part):,} training rows ({count / len(part):.2f} times each)"
+        )
+    return train_rows
+
+
+def described(config: FinetuneConfig) -> str:
+    """The data of a run for a message."""
+    return ", ".join(config.data_paths)
+
+
+def data_hash(paths: Sequence[str]) -> str:
+    """Hash of all files of labelled data; of one file its sha256."""
+    files = [file for path in paths for file in data_files(path)]
+    if len(files) == 1:
+        return file_hash(files[0])
+    together = "\n".join(f"{file.name} {file_hash(file)}" for file in files)
+    return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()
 
 
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
@@ -272,11 +312,11 @@ def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
 def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     """Hashes of everything a fine-tuning run reads."""
     files = {
-        "data": config.data,
-        "validation_data": config.validation_data,
-        "test_data": config.test_data,
+        "data": config.data_paths,
+        "validation_data": [config.validation_data] if config.validation_data else [],
+        "test_data": [config.test_data] if config.test_data else [],
     }
-    hashes = {key: file_hash(Path(path)) for key, path in files.items() if path}
+    hashes = {key: data_hash(paths) for key, paths in files.items() if paths}
     return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
 
 
