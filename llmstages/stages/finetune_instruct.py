@@ -62,6 +62,7 @@ def run(config: FinetuneInstructConfig) -> float:
             )
         ],
         lambda conversation: "\n".join(m.content for m in conversation.messages[:-1]),
+        answer=lambda conversation: conversation.messages[-1].content,
         weights=config.data_weights,
     )
     machine = choose_machine(config)
