@@ -225,11 +225,15 @@ class FinetuneInstructConfig(FinetuneConfig):
     """Column of the prompt; found by its name when null."""
     answer_column: str | None = None
     """Column of the answer; found by its name when null."""
+    max_cut_share: float = 0.2
+    """Share of the answers the context may cut off: without their ends a model learns to go on; above this a longer
+    base or shorter rows are needed."""
     max_new_tokens: int = 128
     """Longest answer generated when measuring, in tokens."""
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
+        problems += range_problem("max_cut_share", self.max_cut_share, 0.0, 1.0)
         problems += self._data_problems()
         if self.method.name == "head":
             problems.append("method=head trains a classifier's head: choose full, lora or last")
@@ -354,6 +358,8 @@ class InspectConfig:
     """Id of a document of a corpus: show it, or why it was dropped."""
     num_examples: int = 3
     """Documents or rows shown."""
+    base: str | None = None
+    """Of a file of conversations: checkpoint as which they are read; null takes runs/pretrain where it is."""
     prove: bool = False
     """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
     prove_steps: int = 20

@@ -9,6 +9,7 @@ from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
 from llmstages.data.labelled import Conversation, read_conversations
 from llmstages.data.labelled_files import data_files
+from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import likelihood
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
@@ -78,7 +79,9 @@ def run(config: FinetuneInstructConfig) -> float:
         return to_examples(conversations, tokenizer, context_length, path)
 
     data_path = described(config)
-    training = examples_of(rows.train, data_path)
+    training = to_examples(
+        rows.train, tokenizer, context_length, data_path, max_cut_share=config.max_cut_share
+    )
     validation = examples_of(rows.validation, config.validation_data or data_path)
     test = examples_of(rows.test, config.test_data or data_path)
     if not training or not validation or not test:
@@ -165,10 +168,19 @@ def run(config: FinetuneInstructConfig) -> float:
 
 
 def to_examples(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, context_length: int, path: str
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    context_length: int,
+    path: str,
+    *,
+    max_cut_share: float | None = None,
 ) -> list[Example]:
-    """Rendered conversations; says how many had to be cut or left out."""
+    """Rendered conversations; says how many had to be cut or left out.
+
+    Raises `UserError` where no answer keeps its end, or more than `max_cut_share` lose it.
+    """
     examples = []
+    rendered = []
     num_cut = num_lost = 0
     for conversation in conversations:
         file = conversation.path or path
@@ -176,6 +188,7 @@ def to_examples(
             ids, supervised = render(conversation.messages, tokenizer)
         except ConversationRefused as error:
             raise UserError(f"{file}:{conversation.line}: {error}") from error
+        rendered.append((ids, supervised))
         reference = f"{Path(file).name}:{conversation.line}"
         example = conversation_example(ids, supervised, context_length, reference)
         if example is None:
@@ -183,6 +196,9 @@ def to_examples(
             continue
         num_cut += len(ids) > context_length + 1
         examples.append(example)
+    if max_cut_share is not None:
+        found = supervision_of(rendered, context_length, answer_end_id(tokenizer))
+        refuse_cut_answers(found, max_cut_share, context_length, path)
     if num_cut or num_lost:
         warn(
             f"{path}: of {len(conversations):,} conversations {num_cut:,} are longer than the "

@@ -230,9 +230,11 @@ def finetune_rows(
     validation = validation or test
     test = test or validation
     if not chosen or not validation:
+        groups = len(set(alike[: len(rows)]))
+        which = "" if groups == len(rows) else f", of which {groups} differ enough to be split,"
         raise UserError(
-            f"{described(config)}: {len(rows)} rows are too few to train on and to measure with: "
-            "add rows, or give validation_data=FILE"
+            f"{described(config)}: {len(rows)} rows{which} are too few to train on and to measure "
+            "with: add rows, or give validation_data=FILE"
         )
     if not weights:
         return Rows([rows[index] for index in chosen], validation, test)

@@ -62,6 +62,12 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     assert sum(map(len, sides)) == 30
 
 
+def test_rows_that_are_all_alike_cannot_be_split(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *((f"ask {n}", LONG) for n in range(9)))
+    with pytest.raises(UserError, match="9 rows, of which 1 differ enough to be split, are too"):
+        rows_of(FinetuneInstructConfig(data=path))
+
+
 def test_weights_say_how_often_a_file_is_read(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
