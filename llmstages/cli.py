@@ -38,7 +38,8 @@ SUMMARIES = {
     "finetune": "looks into the file, then finetune-classify or finetune-instruct",
     "finetune-instruct": "a base model + prompts and answers -> a specialist that answers",
     "finetune-classify": "a base model + labelled texts -> a classifier",
-    "generate": "text from a model, or the likeliest next words (top=10)",
+    "generate": "text from a model, answers to a file (data=FILE), or next words (top=10)",
+    "chat": "a conversation with a model, line by line",
     "predict": "labels and probabilities for texts, as JSON Lines",
     "inspect": "what a corpus, run, checkpoint or data file holds",
 }

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import resource
 import shutil
 import signal
@@ -21,8 +22,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tokenizers
 import torch
 from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
 
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.compose import from_file
@@ -55,6 +58,7 @@ from llmstages.stages.inspect import (
     inspect_data_file,
     inspect_run,
 )
+from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
 from llmstages.train.records import write_sealed
@@ -571,6 +575,132 @@ def check_corpus(folder: Path, damage: Damage) -> None:
             inspect_corpus(root, InspectConfig(path=str(root)))
 
 
+# -------------------------------------------------------------------------------------------------
+# chat templates of foreign tokenizers
+
+
+NUM_BYTES = 256
+"""Ids of the foreign tokenizer below that are no control tokens."""
+SOUND_TEMPLATES = (
+    "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ m.content ~ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}<|assistant|>"
+    "{% generation %}{{ m.content | trim }}{% endgeneration %}{{ eos_token }}{% else %}"
+    "{{ '<|' + m.role + '|>' + m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+)
+TEMPLATE_PIECES = (
+    *("{% for m in messages %}", "{% endfor %}", "{% if add_generation_prompt %}", "{% endif %}"),
+    *("{% generation %}", "{% endgeneration %}", "{% set x %}", "{% endset %}", "{{ x[0] }}"),
+    *("{{ x[1:] }}", "{{ m.content }}", "{{ m.content[0] }}", "{{ m.content[::-1] }}"),
+    *("{{ m.content ~ m.content }}", "{{ m.content[0] ~ '99' ~ m.content[0] }}", "{{ m }}"),
+    *("{{ messages }}", "{{ messages[0].content }}", "{{ '<|' ~ m.role ~ '|>' }}", "</s>"),
+    *("<|assistant|>", "{{ eos_token }}", "{{ '\\ud800' }}", "{{ '\\x00\\x1b' }}", "{{ 1 / 0 }}"),
+    *("{{ raise_exception('no\\nno') }}", "{{ raise_exception('x' * 10 ** 7) }}", "{{ 9 ** 9 }}"),
+    *("{{ 'a' * 10 ** 8 }}", "{{ ''.__class__ }}", "{{ strftime_now('%s') }}", "{{ x | random }}"),
+    *(
+        "{{ m.content | length }}",
+        "{{ lipsum() }}",
+        "{{ '%c' | format(983040) }}",
+        "{{",
+        "%}",
+        "\n",
+    ),
+    *("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{% break %}", "{% set messages = [] %}"),
+)
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from(["user", "assistant", "system"]),
+        st.one_of(
+            st.text(max_size=8),
+            st.lists(
+                st.sampled_from(
+                    ["<|system|>", "<|user|>", "</s>", "\ud800", "\U000f0000", "0", " ", "{{ x }}"]
+                ),
+                max_size=4,
+            ).map("".join),
+        ),
+    ),
+    max_size=4,
+)
+TEMPLATES = st.one_of(
+    st.lists(st.sampled_from(TEMPLATE_PIECES), max_size=5).map("".join),
+    st.tuples(
+        st.sampled_from(SOUND_TEMPLATES), st.sampled_from(TEMPLATE_PIECES), st.floats(0, 1)
+    ).map(lambda made: _inserted(*made)),
+    st.tuples(st.sampled_from(SOUND_TEMPLATES), MUTATIONS).map(lambda made: _mutated(*made)),
+    st.sampled_from(SOUND_TEMPLATES),
+    st.sampled_from(HOSTILE_VALUES),
+    st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "name": st.sampled_from(["default", "x", [], None]),
+                "template": st.sampled_from([*SOUND_TEMPLATES, {}, 7]),
+            },
+        ),
+        max_size=2,
+    ),
+)
+
+
+def _inserted(template: str, piece: str, place: float) -> str:
+    """A piece between two tags."""
+    parts = re.split("(?<=})(?={)", template)
+    parts.insert(round(place * len(parts)), piece)
+    return "".join(parts)
+
+
+def _mutated(template: str, mutations: list[Mutation]) -> str:
+    """A template with its bytes changed."""
+    content = template.encode()
+    for mutation in mutations:
+        content = mutation.apply(content)
+    return content.decode(errors="replace")
+
+
+def write_foreign_tokenizer(folder: Path, template: Any) -> None:
+    """A tokenizer of bytes whose turn tokens are not marked as special, with a template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(alphabet)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.add_tokens([f"<|{role}|>" for role in ("user", "assistant", "system")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "</s>", "bos_token": "<s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def check_template(folder: Path, case: tuple[Any, list[tuple[Any, str]]]) -> None:
+    """Any template: ids that are the tokenizer's and the same again, or a refusal.
+
+    No message adds a control token, and a prompt is what its conversation begins with.
+    """
+    template, turns = case
+    write_foreign_tokenizer(folder, template)
+    messages = [Message(role, content) for role, content in turns]
+    with bounded(), refused("tokenizer_config.json"):
+        tokenizer = Tokenizer.load(folder)
+        stops = stop_ids(tokenizer)
+        assert set(stops) <= set(range(tokenizer.vocab_size))
+        for asked in ([*messages, Message("user", "?")], [Message("user", "?")]):
+            prompt, _ = render(asked, tokenizer, open_answer=True)
+            ids, learnt = render([*asked, Message("assistant", "!")], tokenizer)
+            assert len(ids) == len(learnt)
+            assert all(0 <= index < tokenizer.vocab_size for index in ids)
+            assert ids[: len(prompt)] == prompt, "a prompt that no conversation begins with"
+            assert render(asked, tokenizer, open_answer=True)[0] == prompt
+            if template in SOUND_TEMPLATES:
+                plain = [Message(message.role, "x") for message in asked]
+                found, expected = (
+                    [index for index in one if index >= NUM_BYTES]
+                    for one in (prompt, render(plain, tokenizer, open_answer=True)[0])
+                )
+                assert found == expected, "a message writes control tokens"
+
+
 def check_yaml(folder: Path, text: str) -> None:
     """Any text as the config of a run."""
     path = folder / "config.yaml"
@@ -671,5 +801,6 @@ PROPERTIES = {
         ),
         check_yaml,
     ),
+    "chat templates": Property(st.tuples(TEMPLATES, TURNS), check_template, cost=8),
     "terminal": Property(st.text(max_size=40), check_terminal),
 }

@@ -4,10 +4,10 @@
                               [--processes 1] [--jobs 2] [--json FILE]
 
 Each stage, fine-tuning with adapters among them, is run once undisturbed and once killed with
-SIGKILL at random moments until it has been killed often enough; then it may end. Half of the kills
-wait for a checkpoint that is being written, and hit it within its first milliseconds: while files
-are written, hashed, synced or renamed. In the end weights, optimizer state and the lines of all
-steps and evaluations must be equal, bit for bit.
+SIGKILL at random moments until it has been killed often enough; then it may end. Three of four
+kills wait for what is rare, and hit it within its first milliseconds: a checkpoint whose files are
+being written, one that is complete but has not got its name, an evaluation. In the end weights,
+optimizer state and the lines of all steps and evaluations must be equal, bit for bit.
 The exit status is 1 when one is not. The data are random words, made on the spot.
 """
 
@@ -35,11 +35,12 @@ from llmstages.train.device import choose_device, hardware_facts, machine_facts
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve")
 STAGES = ("pretrain", "instruct", "instruct-lora", "classify", "classify-dora")
 STEPS = 300
-AIMED_SHARE = 0.5
-"""Of the kills, those that wait for a checkpoint to be written."""
+EVALUATE_EVERY = 20
+AIMS = ("anything", "saving", "renaming", "evaluating")
+"""What kills wait for, in turn."""
 COMMON = [
     *("device=cpu", "compile='off'", "report.curves=false", "evaluate.num_samples=0"),
-    *(f"steps={STEPS}", "evaluate.every_steps=20", "checkpoint.every_steps=7"),
+    *(f"steps={STEPS}", f"evaluate.every_steps={EVALUATE_EVERY}", "checkpoint.every_steps=7"),
 ]
 TINY = [
     *("model=nano", "model.num_layers=2", "model.hidden_size=64", "model.num_heads=2"),
@@ -84,6 +85,7 @@ def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
     instruct = [
         *("finetune-instruct", str(folder / "pairs.jsonl"), runs, base, *COMMON),
         *("batch_tokens=256", "max_new_tokens=4", "evaluate.num_generations=4"),
+        "max_cut_share=0.5",
     ]
     classify = [
         *("finetune-classify", str(folder / "rows.jsonl"), runs, base, *COMMON),
@@ -121,24 +123,29 @@ def descendants(pid: int) -> list[int]:
 
 
 def moment(run: Path) -> str:
-    """What a run was at when it was killed, as far as its files say."""
+    """What a run is at, as far as its files say."""
     names = [path.name for path in (run / "checkpoints").glob("step-*")]
     if any(name.endswith(".old") for name in names):
-        return "renaming"
-    if any(name.endswith(".tmp") for name in names):
-        return "saving"
+        return "replacing"
+    for name in names:
+        if name.endswith(".tmp"):
+            complete = (run / "checkpoints" / name / "llmstages.json").is_file()
+            return "renaming" if complete else "saving"
     metrics = run / "metrics.jsonl"
     lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
     if not lines:
         return "before the first step"
     try:
-        step = json.loads(lines[-1])["step"]
+        entry = json.loads(lines[-1])
     except json.JSONDecodeError:
         return "writing metrics"
-    return "evaluating" if step % 20 == 0 else "between saves"
+    evaluated = entry["step"] % EVALUATE_EVERY == 0 and "event" not in entry
+    return "evaluating" if evaluated else "between saves"
 
 
-def kill_once(words: list[str], run: Path, generator: random.Random, processes: int) -> str | None:
+def kill_once(
+    words: list[str], run: Path, generator: random.Random, processes: int, aim: str
+) -> str | None:
     """Start or continue a run and kill it; what it was at, None when it had ended before."""
     process = start(words, processes)
     began = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").is_file() else 0
@@ -147,12 +154,13 @@ def kill_once(words: list[str], run: Path, generator: random.Random, processes: 
         if path.is_file() and path.stat().st_size not in (0, began):
             break
         time.sleep(0.002)
-    if generator.random() < AIMED_SHARE:
-        while process.poll() is None and not list((run / "checkpoints").glob("*.tmp")):
-            time.sleep(0.0005)
-        time.sleep(generator.uniform(0, 0.02))
-    else:
+    if aim == "anything":
         time.sleep(generator.uniform(0, 1.0))
+    else:
+        while process.poll() is None and moment(run) != aim:
+            time.sleep(0.0002)
+        if aim != "renaming":
+            time.sleep(generator.uniform(0, 0.02))
     if process.poll() is None:
         for pid in [process.pid, *descendants(process.pid)]:
             with contextlib.suppress(ProcessLookupError):
@@ -199,12 +207,15 @@ def torture(
     while moments.total() < kills:
         rounds += 1
         run = runs / f"{stage}-killed-{rounds}"
-        while (hit := kill_once([*words, f"name={run.name}"], run, generator, processes)) and (
-            moments.total() < kills
-        ):
+        command = [*words, f"name={run.name}"]
+        while moments.total() < kills:
+            aim = AIMS[moments.total() % len(AIMS)]
+            hit = kill_once(command, run, generator, processes, aim)
+            if hit is None:
+                break
             moments[hit] += 1
         if hit:  # enough: let it come to its end
-            process = start([*words, f"name={run.name}"], processes)
+            process = start(command, processes)
             process.communicate()
         identical = identical and result(run) == result(whole)
         say(f"{stage}: {moments.total()} kills, {'as' if identical else 'NOT as'} undisturbed")

@@ -175,7 +175,9 @@ def instruct_config(tiny_run: Path, instruct_file: Path) -> Callable[..., Finetu
             "dtype": "float32",
             "device": "cpu",
             "compile": "off",
-            "evaluate": EvaluateConfig(every_steps=3, num_samples=0, num_generations=4),
+            "evaluate": EvaluateConfig(
+                every_steps=3, max_tokens=2000, num_samples=0, num_generations=4
+            ),
             "checkpoint": CheckpointConfig(every_steps=2),
             "report": ReportConfig(curves=False),
         }

@@ -169,7 +169,15 @@ def test_bare_words(received: Received) -> None:
     assert main(["generate", "--", "runs/a", "top=10"]) == 0
     assert main(["predict", "runs/a", "a text, with words"]) == 0
     assert main(["inspect", "runs/a"]) == 0
-    collected, added, default, generated, literal, predicted, inspected = received
+    assert main(["chat", "runs/a", "system=Be brief."]) == 0
+    assert main(["generate", "runs/a", "data=prompts.jsonl"]) == 0
+    collected, added, default, generated, literal, predicted, inspected, chat, answers = received
+    assert (chat.checkpoint_dir, chat.system) == ("runs/a", "Be brief.")
+    assert (answers.checkpoint_dir, answers.data, answers.prompt) == (
+        "runs/a",
+        "prompts.jsonl",
+        None,
+    )
     assert collected.paths == ["some dir", "b,c.txt", "it's=1"]
     assert collected.corpus.name == "local"
     assert (added.paths, added.corpus.name) == (["x"], "python")
@@ -358,6 +366,16 @@ MISTAKES = [
     (
         "predict",
         "checkpoint_dir and data missing: llmstages predict CHECKPOINT FILE [key=value ...]",
+    ),
+    ("chat", "checkpoint_dir missing: llmstages chat CHECKPOINT [key=value ...]"),
+    (
+        "chat a b",
+        "'b' is one word too many: llmstages chat CHECKPOINT [key=value ...]",
+    ),
+    (
+        "generate a b data=c top=0",
+        "top=0 must be between 1 and 1000; data=c and prompt=b are given: keep one; "
+        "data=c and top=0 are given: keep one",
     ),
     ("finetune", "data is missing: llmstages finetune FILE ... [key=value ...]"),
     ("finetune-instruct", "data missing: llmstages finetune-instruct FILE ... [key=value ...]"),
@@ -672,6 +690,8 @@ def test_notices_of_llmstages_are_plain_lines_on_stderr(
     ("line", "answers"),
     [
         ("llmstages pre", "pretrain predict"),
+        ("llmstages ch", "chat"),
+        ("llmstages chat runs/x sys", "system="),
         ("llmstages pretrain model=na", "model=nano"),
         ("./bin/llmstages pretrain mod", "model. model="),
         ("llmstages pretrain corpora/x model.num_", None),

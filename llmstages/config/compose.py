@@ -35,6 +35,8 @@ def to_dataclass(subcommand: str, config: DictConfig) -> Any:
     built = _build(schema, typed, problems)
     usage = USAGES[subcommand]
     missing = [key for key in usage.required if typed[key] is None]
+    if usage.instead is not None and typed[usage.instead[1]] is not None:
+        missing = [key for key in missing if key != usage.instead[0]]
     if missing:
         problems.insert(0, f"{' and '.join(missing)} missing: {usage_line(subcommand)}")
     refuse(list(dict.fromkeys(problems)))

@@ -12,6 +12,7 @@ from llmstages.config.checks import choice_problem, range_problem, refuse
 
 AUTO_MODEL = "auto"
 """Name of the model whose size is picked for the budget; its shape keys are 0 until then."""
+OBJECTIVES = ("answers", "preferences")
 METHODS = ("full", "lora", "last", "head")
 LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 """Matrices of a block that adapters can be put beside."""
@@ -142,10 +143,10 @@ class OptimConfig:
 
 @dataclass
 class MethodConfig:
-    """Which weights fine-tuning changes."""
+    """Which weights fine-tuning changes, and by which objective."""
 
     name: str = "full"
-    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and the head; `head`: a classifier's head alone."""
+    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and a head of its own; `head`: a classifier's head alone."""
     rank: int = 16
     """Rank of an adapter."""
     alpha: float = 32.0
@@ -158,17 +159,36 @@ class MethodConfig:
     """Train the norms of the rows too (Liu et al. 2024, DoRA)."""
     last_blocks: int = 2
     """Blocks that `last` trains."""
+    objective: str = "answers"
+    """`answers`: make the answers likelier; `preferences` (of rows with `chosen` and `rejected`): make the chosen answer likelier than the rejected one (Rafailov et al. 2023, DPO)."""
+    beta: float = 0.1
+    """How much a change of the log probabilities counts as reward; smaller lets the model move farther from its base."""
 
     def __post_init__(self) -> None:
         problems = choice_problem("method.name", self.name, METHODS)
         problems += range_problem("method.rank", self.rank, 1)
         problems += range_problem("method.alpha", self.alpha, 1e-6)
         problems += range_problem("method.last_blocks", self.last_blocks, 1)
+        problems += choice_problem("method.objective", self.objective, OBJECTIVES)
+        problems += range_problem("method.beta", self.beta, 1e-6, 100.0)
         for target in self.targets:
             problems += choice_problem("method.targets", target, LORA_TARGETS)
         if not self.targets:
             problems.append("method.targets=[] leaves nothing to train: name some of the matrices")
         refuse(problems)
+
+
+@dataclass
+class ReplayConfig:
+    """Text of the base's corpus between the answers, so that less of it is forgotten."""
+
+    share: float = 0.0
+    """Share of the tokens of each optimizer step that are corpus text, every one of them learnt (Ibrahim et al. 2024); 0: none."""
+    data: str | None = None
+    """Corpus directory, read by `share` and for the bits a byte before and after; null: the one that the base was pretrained on, where it is still there."""
+
+    def __post_init__(self) -> None:
+        refuse(range_problem("replay.share", self.share, 0.0, 0.9))
 
 
 @dataclass
@@ -289,7 +309,7 @@ class EvaluateConfig:
     num_samples: int = 2
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""
     num_generations: int = 64
-    """Held-out answers generated for exact match, chrF and the share that stops (instruct)."""
+    """Held-out answers generated for exact match, chrF, BLEU, ROUGE and the share that stops (instruct)."""
 
     def __post_init__(self) -> None:
         refuse(

@@ -25,6 +25,7 @@ from llmstages.config.groups import (
     MethodConfig,
     ModelConfig,
     OptimConfig,
+    ReplayConfig,
     ReportConfig,
     ScheduleConfig,
 )
@@ -221,6 +222,7 @@ class FinetuneInstructConfig(FinetuneConfig):
     """What is trained on: a file, a folder of files, or a list of these."""
     data_weights: list[float] = field(default_factory=list)
     """Share of an epoch's rows drawn from each of several `data`; empty reads every row once."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     prompt_column: str | None = None
     """Column of the prompt; found by its name when null."""
     answer_column: str | None = None
@@ -237,6 +239,17 @@ class FinetuneInstructConfig(FinetuneConfig):
         problems += self._data_problems()
         if self.method.name == "head":
             problems.append("method=head trains a classifier's head: choose full, lora or last")
+        if self.method.objective == "preferences":
+            if self.replay.share:
+                problems.append(
+                    f"replay.share={self.replay.share:g} has no place in method=dpo, whose loss is "
+                    "one a pair: leave one of them out"
+                )
+            if self.answer_column is not None:
+                problems.append(
+                    f"answer_column={self.answer_column} is not used by method=dpo, whose answers "
+                    "are chosen and rejected"
+                )
         return problems
 
     def _data_problems(self) -> list[str]:
@@ -268,6 +281,8 @@ class FinetuneClassifyConfig(FinetuneConfig):
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
+        if self.method.objective != "answers":
+            problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
             problems.append(
                 f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"
@@ -276,13 +291,11 @@ class FinetuneClassifyConfig(FinetuneConfig):
 
 
 @dataclass
-class GenerateConfig:
-    """`llmstages generate CHECKPOINT PROMPT`: text from a model."""
+class AnswerConfig:
+    """What `generate` and `chat` share."""
 
     checkpoint_dir: str | None = None
     """Run directory (its best checkpoint) or checkpoint directory."""
-    prompt: str | None = None
-    """Text to continue, or the instruction for a model tuned on instructions."""
     max_new_tokens: int = 200
     """Longest continuation, in tokens."""
     temperature: float = 0.8
@@ -291,12 +304,6 @@ class GenerateConfig:
     """Sample among this many likeliest tokens."""
     top_p: float | None = 0.95
     """Sample among the likeliest tokens that together hold this share of the probability."""
-    num_samples: int = 1
-    """Continuations of the one prompt."""
-    top: int | None = None
-    """Print this many likeliest next words with their probabilities instead of text."""
-    chat: str = "auto"
-    """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
     seed: int = 0
     """Seed of the sampling."""
     device: str = "auto"
@@ -305,17 +312,67 @@ class GenerateConfig:
     """`auto` is bfloat16 on cuda, else float32."""
 
     def __post_init__(self) -> None:
-        refuse(
+        refuse(self.problems())
+
+    def problems(self) -> list[str]:
+        """What is wrong; a class below adds its own, so that all of it is said at once."""
+        return (
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
-            + choice_problem("chat", self.chat, SWITCH)
             + range_problem("max_new_tokens", self.max_new_tokens, 1)
             + range_problem("temperature", self.temperature, 0.0)
             + range_problem("top_k", self.top_k, 1)
             + range_problem("top_p", self.top_p, 0.0, 1.0)
+        )
+
+
+@dataclass
+class GenerateConfig(AnswerConfig):
+    """`llmstages generate CHECKPOINT PROMPT`: text from a model."""
+
+    prompt: str | None = None
+    """Text to continue, or the instruction for a model tuned on instructions."""
+    data: str | None = None
+    """File of prompts instead of one: JSON Lines, JSON, CSV, TSV, Parquet, or plain text with one a line; JSON Lines come out."""
+    output: str | None = None
+    """File for the answers to `data`; null prints them."""
+    prompt_column: str | None = None
+    """Column of the prompt in `data`; found by its name when null."""
+    bad_rows: str = "refuse"
+    """A broken row of `data` ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    batch_size: int = 16
+    """Answers to `data` that are generated at once."""
+    num_samples: int = 1
+    """Continuations of each prompt, which is read once."""
+    top: int | None = None
+    """Print this many likeliest next words with their probabilities instead of text."""
+    chat: str = "auto"
+    """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
+
+    def problems(self) -> list[str]:
+        problems = (
+            super().problems()
+            + choice_problem("chat", self.chat, SWITCH)
+            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
             + range_problem("num_samples", self.num_samples, 1)
+            + range_problem("batch_size", self.batch_size, 1)
             + range_problem("top", self.top, 1, 1000)
         )
+        if self.data is not None:
+            for key in ("prompt", "top"):
+                if (value := getattr(self, key)) is not None:
+                    problems.append(f"data={self.data} and {key}={value} are given: keep one")
+        elif self.output is not None:
+            problems.append(f"output={self.output} is for the answers to a file: give data=FILE")
+        return problems
+
+
+@dataclass
+class ChatConfig(AnswerConfig):
+    """`llmstages chat CHECKPOINT`: a conversation with a model, line by line."""
+
+    system: str | None = None
+    """What the model is told before the conversation."""
 
 
 @dataclass
@@ -378,6 +435,7 @@ SUBCOMMANDS: dict[str, type] = {
     "finetune-instruct": FinetuneInstructConfig,
     "finetune-classify": FinetuneClassifyConfig,
     "generate": GenerateConfig,
+    "chat": ChatConfig,
     "predict": PredictConfig,
     "inspect": InspectConfig,
 }

@@ -63,6 +63,8 @@ class Usage:
     """The bare words as a user reads them."""
     required: tuple[str, ...] = ()
     """Keys without which the subcommand cannot start."""
+    instead: tuple[str, str] | None = None
+    """A required key, and the one that may be given instead of it."""
     rest_is_list: bool = False
     rest_is_joined: bool = False
 
@@ -77,8 +79,10 @@ USAGES = {
         ("checkpoint_dir", "prompt"),
         "CHECKPOINT PROMPT",
         ("checkpoint_dir", "prompt"),
+        instead=("prompt", "data"),
         rest_is_joined=True,
     ),
+    "chat": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "predict": Usage(
         ("checkpoint_dir", "data"),
         "CHECKPOINT FILE",

@@ -15,8 +15,10 @@ class Batch:
     """A micro-batch: B sequences of T tokens, padded on the right.
 
     Language models have a target at every supervised position; a classifier has one target a
-    sequence, the label, at its last token. The loss is the weighted sum over targets, and the
-    trainer divides by the sum of weights: tokens for language models, examples for classifiers.
+    sequence, the label, at its last token. Preferences have a pair of answers a sequence, of which
+    one target has a weight. The loss is the weighted sum over targets, and the
+    trainer divides by the sum of weights: tokens for language models, examples for classifiers,
+    pairs for preferences.
     """
 
     tokens: Tensor
@@ -33,10 +35,13 @@ class Batch:
     """For each row, which documents or lines it came from."""
     num_real_tokens: int
     """Tokens that are not padding."""
+    reference_margins: Tensor | None = None
+    """[B] float32, of rows that hold a chosen and a rejected answer: by how many nats the starting
+    model gives the chosen one more."""
 
     def tensors(self) -> list[Tensor]:
         """Those of its tensors that are there."""
-        optional = [self.position_ids, self.document_ids]
+        optional = [self.position_ids, self.document_ids, self.reference_margins]
         there = [tensor for tensor in optional if tensor is not None]
         return [self.tokens, self.targets, self.weights, *there]
 
@@ -62,4 +67,5 @@ class Batch:
             function(self.weights),
             self.document_refs,
             self.num_real_tokens,
+            apply(self.reference_margins),
         )

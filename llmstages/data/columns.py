@@ -15,14 +15,16 @@ LABEL_NAMES = (
     *("label_text", "category_name", "y", "v1"),
 )
 PROMPT_NAMES = ("instruction", "prompt", "question", "query", "q", "input")
-ANSWER_NAMES = ("output", "completion", "response", "answer", "a", "chosen")
+ANSWER_NAMES = ("output", "completion", "response", "answer", "a")
 INPUT_NAMES = ("input", "context")
 SYSTEM_NAMES = ("system", "system_prompt")
 MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue")
+CHOSEN_NAMES = ("chosen", "chosen_response", "preferred")
+REJECTED_NAMES = ("rejected", "rejected_response", "dispreferred")
 OTHER_NAMES = ("id", "idx", "index", "url", "source", "language", "lang", "date", "author", "name")
 HEADER_NAMES = frozenset(
     TEXT_NAMES + LABEL_NAMES + PROMPT_NAMES + ANSWER_NAMES + INPUT_NAMES + SYSTEM_NAMES
-) | frozenset(MESSAGES_NAMES + OTHER_NAMES)
+) | frozenset(MESSAGES_NAMES + CHOSEN_NAMES + REJECTED_NAMES + OTHER_NAMES)
 
 
 def column_key(name: str) -> str:

@@ -270,14 +270,11 @@ class Corpus:
         `columns` names the fields to read; the others keep their defaults.
         """
         for row in self._rows(Path("documents") / split, source, columns):
-            if "metadata" in row:
-                row["metadata"] = _metadata(row["metadata"])
             yield Document(**row)
 
     def dropped(self, source: str | None = None) -> Iterator[DroppedDocument]:
         """The drop ledger in order."""
         for row in self._rows(Path("dropped"), source, None):
-            row["metadata"] = _metadata(row["metadata"])
             yield DroppedDocument(**row)
 
     def documents_sha256(self, source: str) -> str:
@@ -309,10 +306,8 @@ class Corpus:
         """
         for split in SPLITS:
             for row in self._rows_of(Path("documents") / split, prefix):
-                row["metadata"] = _metadata(row["metadata"])
                 return split, Document(**row)
         for row in self._rows_of(Path("dropped"), prefix):
-            row["metadata"] = _metadata(row["metadata"])
             return DroppedDocument(**row)
         return None
 
@@ -322,7 +317,8 @@ class Corpus:
             for path in part_paths(self.directory / folder, name):
                 with _broken_part(path):
                     _check_schema(pq.read_schema(path), folder)
-                    rows = pq.read_table(path, filters=wanted, partitioning=None).to_pylist()
+                    table = pq.read_table(path, filters=wanted, partitioning=None)
+                    rows = [_row(row) for row in table.to_pylist()]
                 yield from rows
 
     def _rows(
@@ -334,10 +330,10 @@ class Corpus:
                     _check_schema(file.schema_arrow, folder)
                     wanted = list(columns) if columns is not None else None
                     for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
-                        for name in REQUIRED_COLUMNS.intersection(batch.schema.names):
-                            if batch[name].null_count:
-                                raise ValueError(f"a row without {name}")
-                        yield from batch.to_pylist()
+                        for column in REQUIRED_COLUMNS.intersection(batch.schema.names):
+                            if batch[column].null_count:
+                                raise ValueError(f"a row without {column}")
+                        yield from map(_row, batch.to_pylist())
 
 
 def rows_sha256(table: pa.Table) -> str:
@@ -378,15 +374,17 @@ def _check_schema(found: pa.Schema, folder: Path) -> None:
         raise ValueError(f"its columns are {', '.join(found.names)}, or of other types")
 
 
-def _metadata(text: str | None) -> dict[str, Any]:
-    """Metadata as it stands in a part: a JSON object, or nothing."""
-    try:
-        value = parse_json(text or "{}")
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"the metadata of a document is no JSON object: {text!r:.60}")
-    return value
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a part with its metadata, a JSON object or nothing, as a dict."""
+    if "metadata" in row:
+        try:
+            value = parse_json(row["metadata"] or "{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ValueError(f"metadata that are no JSON object: {row['metadata']!r:.60}")
+        row["metadata"] = value
+    return row
 
 
 def part_paths(directory: Path, source: str) -> list[Path]:

@@ -5,7 +5,7 @@ without the steps before it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -202,3 +202,75 @@ def by_length(
         rows = max(1, micro_batch_tokens // length)
         yield make_batch([[example] for example in ordered[begin : begin + rows]], length)
         begin += rows
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A chosen and a rejected answer to the same prompt."""
+
+    chosen: Example
+    rejected: Example
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of both, the prompt twice."""
+        return len(self.chosen.tokens) + len(self.rejected.tokens)
+
+
+def pair_batches(
+    pairs: Sequence[Pair], micro_batch_tokens: int, reference_margins: Sequence[float] | None = None
+) -> Iterator[tuple[Batch, list[int]]]:
+    """Batches with a pair in each row, of similar length, and the numbers of their pairs.
+
+    Of the weights of a row that of its first target is 1, the others are 0. reference_margins: one
+    a pair, in nats.
+    """
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].num_tokens, reverse=True)
+    begin = 0
+    while begin < len(order):
+        length = -(-pairs[order[begin]].num_tokens // LENGTH_STEP) * LENGTH_STEP
+        chosen = order[begin : begin + max(1, micro_batch_tokens // length)]
+        rows = [[pairs[index].chosen, pairs[index].rejected] for index in chosen]
+        batch = make_batch(rows, length)
+        weights = torch.zeros_like(batch.weights)
+        weights[torch.arange(len(rows)), (batch.targets != IGNORED).int().argmax(dim=1)] = 1.0
+        margins = None
+        if reference_margins is not None:
+            margins = torch.tensor([reference_margins[index] for index in chosen])
+        yield replace(batch, weights=weights, reference_margins=margins), chosen
+        begin += len(chosen)
+
+
+class PreferenceData:
+    """Preferences: `pairs_per_step` pairs of the epoch's permutation a step."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        reference_margins: Sequence[float],
+        *,
+        pairs_per_step: int,
+        micro_batch_tokens: int,
+        seed: int,
+    ) -> None:
+        """reference_margins: of each pair, what the starting model gives the chosen answer more."""
+        self.pairs = list(pairs)
+        self.reference_margins = list(reference_margins)
+        self.pairs_per_step = pairs_per_step
+        self.micro_batch_tokens = micro_batch_tokens
+        self.seed = seed
+        self.context_length = max(pair.num_tokens for pair in self.pairs)
+        self.steps_per_epoch = -(-len(self.pairs) // pairs_per_step)
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """Micro-batches of optimizer step `step`, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = permutation(len(self.pairs), "examples", self.seed, epoch)
+        chosen = order[place * self.pairs_per_step : (place + 1) * self.pairs_per_step]
+        batches = pair_batches(
+            [self.pairs[index] for index in chosen],
+            self.micro_batch_tokens,
+            [self.reference_margins[index] for index in chosen],
+        )
+        for batch, _ in batches:
+            yield batch

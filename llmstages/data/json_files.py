@@ -6,9 +6,10 @@ thousand digits, or with a list where an object belongs.
 
 import json
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def as_dataclass(cls: type[T], value: object, place: str = "") -> T:
     """
     if not isinstance(value, dict):
         raise ValueError(f"{place or 'it'} is no object")
-    hints = get_type_hints(cls)
+    hints = _hints(cast(type, cls))
     if unknown := value.keys() - hints.keys():
         raise ValueError(f"unknown key {place}{sorted(unknown)[0]}")
     for field in fields(cls):  # type: ignore[arg-type]
@@ -49,6 +50,11 @@ def as_dataclass(cls: type[T], value: object, place: str = "") -> T:
     return cls(
         **{name: as_type(hints[name], part, f"{place}{name}") for name, part in value.items()}
     )
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)  # slow, and asked for by each of a manifest's inputs
 
 
 def as_type(kind: Any, value: object, place: str) -> Any:

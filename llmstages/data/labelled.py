@@ -19,10 +19,12 @@ from typing import Any, Literal
 
 from llmstages.data.columns import (
     ANSWER_NAMES,
+    CHOSEN_NAMES,
     INPUT_NAMES,
     LABEL_NAMES,
     MESSAGES_NAMES,
     PROMPT_NAMES,
+    REJECTED_NAMES,
     SYSTEM_NAMES,
     TEXT_NAMES,
     column_key,
@@ -77,6 +79,14 @@ class Conversation:
     messages: list[Message]
     line: int
     path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two conversations that differ in the last answer alone, of which one is preferred."""
+
+    chosen: Conversation
+    rejected: Conversation
 
 
 class _Unusable(Exception):
@@ -218,8 +228,7 @@ def read_conversations(
     question/answer, `messages` with `role` and `content`, the same as `conversations` with `from`
     and `value`, Self-Instruct's `instances`, and pairs in a file of two columns without header; a
     third one that names licences or sources is passed over. Beside all of them a column `system`
-    may hold the system prompt. Of preference pairs the `chosen` answer is taken. Turns after the
-    last answer are left out.
+    may hold the system prompt. Turns after the last answer are left out.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
@@ -249,6 +258,10 @@ def conversations_and_bad_rows(
             )
         prompt_column, answer_column = columns
     table = _open(path, bad_rows, named, quiet)
+    if not named and _only_preferences(table.columns):
+        raise UserError(
+            f"{path}: rows of chosen and rejected answers: set method=dpo to train on them"
+        )
     read = _conversation_reader(table, prompt_column, answer_column)
     conversations: list[Conversation] = []
     for row in table.rows:
@@ -269,8 +282,7 @@ def _conversation_reader(
     system = _find(table.columns, SYSTEM_NAMES)
     messages = None if named else _find(table.columns, MESSAGES_NAMES)
     if messages is not None:
-        chosen = _find(table.columns, ("chosen",))
-        return lambda row: [_messages(row, messages, system, chosen)]
+        return lambda row: [_messages(row, messages, system)]
     prompt = _column(table, "prompt", prompt_column, PROMPT_NAMES)
     instances = None if named else _find(table.columns, ("instances",))
     if instances is not None:
@@ -279,9 +291,79 @@ def _conversation_reader(
             for part in _instances(row, prompt, instances)
         ]
     answer = _column(table, "answer", answer_column, ANSWER_NAMES, taken=prompt)
-    context = _find(table.columns, INPUT_NAMES) if column_key(prompt) == "instruction" else None
-    history = _find(table.columns, ("history",)) if column_key(prompt) == "instruction" else None
+    context, history = _beside_prompt(table.columns, prompt)
     return lambda row: [_pair(row.values, prompt, context, answer, system, history)]
+
+
+def _beside_prompt(columns: Sequence[str], prompt: str) -> tuple[str | None, str | None]:
+    """Alpaca's columns of the input and of the turns before; None where there are none."""
+    if column_key(prompt) != "instruction":
+        return None, None
+    return _find(columns, INPUT_NAMES), _find(columns, ("history",))
+
+
+def read_prompts(
+    path: Path | str, prompt_column: str | None = None, bad_rows: str = "refuse"
+) -> Iterator[tuple[int, list[Message]]]:
+    """Line and turns of each row, the last one the user's, streamed; answers are left out.
+
+    Known are the rows that `read_conversations` knows, with or without their answers, rows with a
+    text, and plain text with one prompt a line. With `bad_rows="refuse"` nothing is handed out
+    after the first bad row, and the `UserError` comes at the end of the file.
+    """
+    path = Path(path)
+    named = [] if prompt_column is None else [prompt_column]
+    if not named and (shape := _headerless(path, [])):
+        prompt_column = next(iter(shape))
+    table = _open(path, bad_rows, named)
+    messages = None if prompt_column else _find(table.columns, MESSAGES_NAMES)
+    only = table.columns[0] if len(table.columns) == 1 else None
+    prompt = ""
+    if messages is None:
+        prompt = _column(table, "prompt", prompt_column or only, PROMPT_NAMES + TEXT_NAMES)
+    system = _find(table.columns, SYSTEM_NAMES)
+    context, history = _beside_prompt(table.columns, prompt)
+
+    def prompts() -> Iterator[tuple[int, list[Message]]]:
+        for row in table.rows:
+            try:
+                if messages is not None:
+                    turns = _questions(row, messages, system)
+                else:
+                    turns = _request(row.values, prompt, context, system, history)
+            except _Unusable as reason:
+                table.bad.add(row.line, str(reason))
+                continue
+            if bad_rows == "skip" or not table.bad.rows:
+                yield row.line, turns
+
+    return prompts()
+
+
+def _questions(row: Row, name: str, system: str | None) -> list[Message]:
+    """The turns of a row up to the user's last."""
+    turns = _all_messages(row, name, system)
+    while turns and turns[-1].role != "user":
+        turns.pop()
+    if not turns:
+        raise _Unusable("no message of the user")
+    return turns
+
+
+def _request(
+    values: dict[str, Any],
+    prompt: str,
+    context: str | None,
+    system: str | None,
+    history: str | None = None,
+) -> list[Message]:
+    """The turns before an answer."""
+    parts = [_cell(values, name) for name in (prompt, context) if name is not None]
+    request = "\n\n".join(part for part in parts if part.strip())
+    if not request:
+        raise _Unusable(f"{prompt!r} is empty")
+    before = [] if history is None else _history(values.get(history), history)
+    return _with_system([*before, Message("user", request)], values, system)
 
 
 def _pair(
@@ -293,16 +375,11 @@ def _pair(
     history: str | None = None,
 ) -> list[Message]:
     """The turns of a row with a prompt and an answer."""
-    parts = [_cell(values, name) for name in (prompt, context) if name is not None]
-    request = "\n\n".join(part for part in parts if part.strip())
-    if not request:
-        raise _Unusable(f"{prompt!r} is empty")
+    turns = _request(values, prompt, context, system, history)
     reply = _cell(values, answer)
     if not reply.strip():
         raise _Unusable(f"{answer!r} is empty: there is no answer to learn")
-    before = [] if history is None else _history(values.get(history), history)
-    turns = [*before, Message("user", request), Message("assistant", reply)]
-    return _with_system(turns, values, system)
+    return [*turns, Message("assistant", reply)]
 
 
 def _history(value: object, name: str) -> list[Message]:
@@ -361,22 +438,28 @@ def _listed_in(value: object, name: str, what: str) -> list[Any]:
     return value
 
 
-def _messages(row: Row, name: str, system: str | None, chosen: str | None) -> list[Message]:
-    """The turns of a row with a list of messages; `chosen` names the column of the last answer."""
-    listed = _listed_in(row.values.get(name), name, "messages")
-    if chosen is not None:
-        answer = row.values.get(chosen)
-        text = isinstance(answer, str)
-        listed = [*listed, {"role": "assistant", "content": answer} if text else answer]
-    if not listed:
-        raise _Unusable(f"{name!r} is no list of messages")
-    turns = [_message(part, number) for number, part in enumerate(listed, 1)]
+def _messages(row: Row, name: str, system: str | None) -> list[Message]:
+    """The turns of a row up to its last answer."""
+    turns = _all_messages(row, name, system)
     # What is said after the last answer teaches nothing.
     while turns and turns[-1].role != "assistant":
         turns.pop()
     if not turns:
         raise _Unusable("no message of the assistant")
-    return _with_system(turns, row.values, system)
+    return turns
+
+
+def _all_messages(row: Row, name: str, system: str | None) -> list[Message]:
+    """The turns of a row with a list of messages (a string that holds JSON in delimited files)."""
+    listed = _listed_in(row.values.get(name), name, "messages")
+    if not listed:
+        raise _Unusable(f"{name!r} is no list of messages")
+    return _with_system(_turns_of(listed), row.values, system)
+
+
+def _turns_of(listed: Sequence[object]) -> list[Message]:
+    """Messages with role and content, or from and value."""
+    return [_message(part, number) for number, part in enumerate(listed, 1)]
 
 
 def _message(part: object, number: int) -> Message:
@@ -418,6 +501,119 @@ def _content(value: object, number: int) -> str:
             raise _Unusable(f"message {number} has a part without text in its content")
         texts.append(text)
     return "".join(texts)
+
+
+# -------------------------------------------------------------------------------------------------
+# preferences
+
+
+def read_preferences(
+    path: Path | str, prompt_column: str | None = None, bad_rows: str = "refuse"
+) -> list[Preference]:
+    """Read a file with a chosen and a rejected answer in each row.
+
+    What was asked is a prompt (with Alpaca's `input`, and a system prompt), a list of messages, or
+    stands in front of both answers: in lists of messages, or in texts whose turns begin with
+    `Human:` and `Assistant:` after a blank line (Bai et al. 2022, "HH-RLHF").
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
+    """
+    path = Path(path)
+    table = _open(path, bad_rows, [] if prompt_column is None else [prompt_column])
+    columns = table.columns
+    chosen, rejected = _find(columns, CHOSEN_NAMES), _find(columns, REJECTED_NAMES)
+    if chosen is None or rejected is None:
+        raise UserError(
+            f"{path}: method=dpo needs the columns chosen and rejected; its columns: "
+            f"{_listed(columns)}"
+        )
+    if prompt_column is not None:
+        prompt: str | None = _column(table, "prompt", prompt_column, PROMPT_NAMES)
+    else:
+        prompt = _find(columns, MESSAGES_NAMES) or _find(columns, PROMPT_NAMES)
+    system = _find(columns, SYSTEM_NAMES)
+    context, history = _beside_prompt(columns, prompt or "")
+    preferences = []
+    for row in table.rows:
+        try:
+            asked = _asked(row.values, prompt, context, system, history)
+            better, worse = (_answered(row.values, name, asked) for name in (chosen, rejected))
+            if better[:-1] != worse[:-1]:
+                raise _Unusable(f"{chosen!r} and {rejected!r} differ before the last answer")
+            if better == worse:
+                raise _Unusable(f"{chosen!r} and {rejected!r} are the same")
+        except _Unusable as reason:
+            table.bad.add(row.line, str(reason))
+        else:
+            both = (Conversation(turns, row.line, str(path)) for turns in (better, worse))
+            preferences.append(Preference(*both))
+    if not preferences:
+        raise UserError(f"{path}: no row with a chosen and a rejected answer in it")
+    return preferences
+
+
+def _only_preferences(columns: Sequence[str]) -> bool:
+    """Whether there are chosen and rejected answers, and no other."""
+    both = _find(columns, CHOSEN_NAMES) and _find(columns, REJECTED_NAMES)
+    return bool(both) and not _find(columns, (*ANSWER_NAMES, "instances"))
+
+
+def _asked(
+    values: dict[str, Any],
+    prompt: str | None,
+    context: str | None,
+    system: str | None,
+    history: str | None,
+) -> list[Message]:
+    """The turns in front of the two answers that stand in columns of their own; may be none."""
+    if prompt is None:
+        return []
+    listed = _as_list(values.get(prompt))
+    if listed is not None:
+        return _with_system(_turns_of(listed), values, system)
+    return _request(values, prompt, context, system, history)
+
+
+def _answered(values: dict[str, Any], name: str, asked: list[Message]) -> list[Message]:
+    """The whole conversation with the answer of a column, which may bring all of it."""
+    value = values.get(name)
+    listed = _as_list(value)
+    if listed is not None:
+        turns = _turns_of(listed)
+    elif not asked:
+        turns = _human_and_assistant(_cell(values, name), name)
+    else:
+        turns = [Message("assistant", _cell(values, name))]
+    if not turns or turns[-1].role != "assistant" or not turns[-1].content.strip():
+        raise _Unusable(f"{name!r} does not end with an answer")
+    if len(turns) == 1 and not asked:
+        raise _Unusable(f"nothing is asked: no prompt, and {name!r} is an answer alone")
+    return turns if len(turns) > 1 else [*asked, *turns]
+
+
+def _as_list(value: object) -> list[Any] | None:
+    """Messages as they stand in JSON, or as text in a delimited file; one is a list of one."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        if fault_of(value) is not None:
+            return None
+    if isinstance(value, dict):
+        value = [value]
+    is_messages = isinstance(value, list) and all(isinstance(part, dict) for part in value)
+    return value if is_messages and value else None  # type: ignore[return-value]
+
+
+def _human_and_assistant(text: str, name: str) -> list[Message]:
+    """Turns of a text with `Human:` and `Assistant:` in front of them."""
+    parts = re.split(r"(?:\A|\n\n)\s*(Human|Assistant):", text)
+    if parts[0].strip() or len(parts) < 5:
+        raise _Unusable(f"no prompt, and {name!r} is no conversation")
+    spoken = zip(parts[1::2], parts[2::2], strict=True)
+    return [Message(ROLES[speaker.casefold()], said.strip()) for speaker, said in spoken]
 
 
 # -------------------------------------------------------------------------------------------------
@@ -559,6 +755,8 @@ def detect_kind(path: Path | str) -> Kind:
     label = _find(columns, LABEL_NAMES)
     text = _find(columns, TEXT_NAMES, label)
     pairs = prompt is not None and answer is not None
+    if _only_preferences(columns):
+        return "instruct"  # with method=dpo, as the stage says
     # A question may be the text of a label or the prompt of an answer: with an answer beside it, it
     # is a prompt.
     if text is not None and label is not None and not (pairs and text in (prompt, answer)):

@@ -9,7 +9,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +133,14 @@ class TokenShards:
     def of_split(self, split: str) -> list[Shard]:
         """The shards of `train` or `validation` that hold any token, ordered by source."""
         return [shard for shard in self.shards if shard.info.split == split and shard.info.tokens]
+
+
+def tokens_sha256(shards: Iterable[Shard]) -> str | None:
+    """One hash of those of all files of ids; None where an older version kept none."""
+    hashes = {shard.stem: shard.info.sha256 for shard in shards if shard.info.tokens}
+    if None in hashes.values():
+        return None
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def shard_stem(split: str, source: str) -> str:

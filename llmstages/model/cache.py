@@ -2,61 +2,70 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from llmstages.model.transformer import TransformerConfig
 
 
 class KVCache:
-    """Preallocated keys and values for a batch of left-padded prompts.
+    """Preallocated keys and values of a batch of texts that end at the same slot.
 
-    padding: [B], number of padding positions before each prompt. They are never attended to, and
-    positions count from the first real token, so a row's result does not depend on its padding.
+    A shorter text begins at a later slot. Slots before its beginning are never attended to, and
+    positions count from it, so a row's result does not depend on the others.
     """
 
     def __init__(
         self,
-        *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
+        config: TransformerConfig,
+        lengths: list[int],
         capacity: int,
-        padding: Tensor,
+        *,
         dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        batch = padding.shape[0]
-        shape = (num_layers, batch, num_kv_heads, capacity, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=padding.device)
-        self.values = torch.zeros(shape, dtype=dtype, device=padding.device)
-        self.padding = padding
-        self.padded = bool(padding.any())
-        self.length = 0
+        """Room for texts of these lengths, up to the slot `capacity`; nothing is stored yet."""
+        shape = (len(lengths), config.num_kv_heads, capacity, config.head_dim)
+        self.layers = [
+            (
+                torch.zeros(shape, dtype=dtype, device=device),
+                torch.zeros(shape, dtype=dtype, device=device),
+            )
+            for _ in range(config.num_layers)
+        ]
+        self.length = max(lengths)
+        self.begins = torch.tensor([self.length - length for length in lengths], device=device)
+        self._look_at_rows()
 
-    def positions_and_mask(self, new: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [B, new] of the next tokens, and the mask [B, 1, new, length + new]."""
-        device = self.padding.device
-        slots = torch.arange(self.length, self.length + new, device=device)
-        positions = (slots[None, :] - self.padding[:, None]).clamp(min=0)
-        if not self.padded and (new == 1 or self.length == 0):
-            return positions, None  # every key is visible, or plainly causal
-        keys = torch.arange(self.length + new, device=device)
-        visible = (keys[None, :] >= self.padding[:, None])[:, None, None, :]
-        causal = keys[None, :] <= slots[:, None]
-        # A padding query sees itself, or its softmax would be over nothing and give NaN.
-        own = keys[None, :] == slots[:, None]
-        return positions, (visible & causal) | own
+    def _look_at_rows(self) -> None:
+        """The mask of all rows: nothing to add to the scores of a row's slots, else -inf."""
+        self.mask: Tensor | None = None
+        if bool(self.begins.any()):
+            keys, _ = self.layers[0]
+            slots = torch.arange(keys.shape[2], device=keys.device)
+            hidden = slots[None, :] < self.begins[:, None]
+            mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=keys.device)
+            self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
+
+    def reserve(self, capacity: int) -> None:
+        """Make room up to the slot `capacity`, and some more, so that this is seldom needed."""
+        have = self.layers[0][0].shape[2]
+        if capacity > have:
+            more = (0, 0, 0, max(capacity, 2 * have) - have)
+            self.layers = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.layers]
+            self._look_at_rows()
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store [B, kv_heads, new, head_dim] of a layer; returns all keys and values so far."""
-        end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        """Store [B, kv_heads, 1, head_dim] of a layer in the slot before `length`.
 
-    def advance(self, new: int) -> None:
-        """Count the positions that every layer has stored."""
-        self.length += new
+        Returns all keys and values so far.
+        """
+        keys, values = self.layers[layer]
+        keys[:, :, self.length - 1 : self.length] = key
+        values[:, :, self.length - 1 : self.length] = value
+        return keys[:, :, : self.length], values[:, :, : self.length]
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop the rows of finished answers; rows: indices to keep."""
-        self.keys = self.keys[:, rows]
-        self.values = self.values[:, rows]
-        self.padding = self.padding[rows]
-        self.padded = bool(self.padding.any())
+    def take_rows(self, rows: Tensor) -> None:
+        """Keep these rows (indices), in this order; one that is named twice is copied."""
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        self.begins = self.begins[rows]
+        self._look_at_rows()

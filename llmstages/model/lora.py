@@ -25,6 +25,8 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 
 ATTENTION = ("query", "key", "value", "output")
 """The matrices of a block's attention; the others are those of its feed-forward layer."""
+TINY = 1e-12
+"""A row of zeros has no direction: its norm is taken for this."""
 PEFT_PREFIX = "base_model.model."
 PEFT_ENDINGS = {
     ".lora_a": ".lora_A.weight",
@@ -70,8 +72,11 @@ class LoraLinear(nn.Linear):
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight
+        if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            weight = weight.to(input.dtype)
         low = F.linear(F.linear(input, self.lora_a), self.lora_b)
-        y = F.linear(input, self.weight) + self.scale * low
+        y = F.linear(input, weight) + self.scale * low
         if self.magnitude is None:
             return y
         with torch.no_grad():  # the norm is taken for a constant, as the paper does
@@ -83,22 +88,31 @@ class LoraLinear(nn.Linear):
 def row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """Norms of the rows of W + scale B A, in float32."""
     with torch.autocast(weight.device.type, enabled=False):
-        norms: Tensor = torch.linalg.vector_norm(weight + scale * (b @ a), dim=1)
+        whole = weight.float() + scale * (b.float() @ a.float())
+        norms: Tensor = torch.linalg.vector_norm(whole, dim=1).clamp_min(TINY)
         return norms
 
 
-def add_lora(model: Transformer, lora: Lora, seed: int) -> None:
-    """Adapt the matrices of a model, and train nothing else but a classification head."""
+def add_lora(model: Transformer, lora: Lora, seed: int, dtype: torch.dtype = torch.float32) -> None:
+    """Adapt the matrices of a model, and train nothing else but a classification head.
+
+    dtype: of the matrix products. In a lower one the adapted matrices are kept in it: they are
+    rounded once instead of in each product, to the same numbers, and take half the memory. What
+    they were stays on the host, in `model.adapted_weights`, for merging.
+    """
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     if model.config.num_labels is not None:
         assert model.head is not None
         model.head.requires_grad_(True)
-    for block in model.blocks:
-        for module in list(block.children()):
-            for name, layer in list(module.named_children()):
-                if name in lora.targets and isinstance(layer, nn.Linear):
-                    setattr(module, name, LoraLinear(layer, lora, generator))
+    for place, layer in list(model.named_modules()):
+        if not isinstance(layer, nn.Linear) or place.rpartition(".")[2] not in lora.targets:
+            continue
+        adapted = LoraLinear(layer, lora, generator)
+        if dtype != torch.float32:
+            model.adapted_weights[f"{place}.weight"] = layer.weight.detach().cpu()
+            adapted.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+        model.set_submodule(place, adapted)
     model.lora = lora
 
 
@@ -107,8 +121,15 @@ def is_adapter(name: str) -> bool:
     return name.endswith(tuple(PEFT_ENDINGS))
 
 
-def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor]:
-    """The weights of an adapted model as those of a plain one, by name."""
+def merged(
+    weights: Mapping[str, Tensor],
+    lora: Lora | None,
+    adapted_weights: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The weights of an adapted model as those of a plain one, by name.
+
+    adapted_weights: those of `Transformer.adapted_weights`, which stand for rounded ones.
+    """
     plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
     if lora is None:
         return plain
@@ -117,9 +138,10 @@ def merged(weights: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor
         if f"{place}.lora_a" not in weights:
             continue
         a, b = weights[f"{place}.lora_a"], weights[f"{place}.lora_b"]
-        whole = plain[name].to(a.device) + lora.scale * (b @ a)
+        weight = (adapted_weights or {}).get(name, plain[name])
+        whole = weight.to(a.device) + lora.scale * (b @ a)
         if lora.decomposed:
-            norms = torch.linalg.vector_norm(whole, dim=1)
+            norms = torch.linalg.vector_norm(whole, dim=1).clamp_min(TINY)
             whole *= (weights[f"{place}.magnitude"] / norms)[:, None]
         plain[name] = whole
     return plain

@@ -34,7 +34,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from llmstages.model.attention import attention
-from llmstages.model.cache import KVCache
 from llmstages.model.dropout import dropout
 from llmstages.model.functions import relu_squared, rms_norm, rotate
 
@@ -129,8 +128,6 @@ class Attention(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
     ) -> Tensor:
         batch, length, _ = x.shape
         query = self.query(x).view(batch, length, self.num_heads, self.head_dim)
@@ -138,8 +135,6 @@ class Attention(nn.Module):
         value = self.value(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         query = rotate(self.query_norm(query), *rotary).transpose(1, 2)
         key = rotate(self.key_norm(key), *rotary).transpose(1, 2)
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
         mixed = attention(query, key, value, mask)
         result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
         return result
@@ -188,11 +183,9 @@ class Block(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
     ) -> Tensor:
         """What the block computes. What gathers its weights, when they are sharded, is outside."""
-        attended = self.attention(self.attention_norm(x), rotary, mask, cache, layer)
+        attended = self.attention(self.attention_norm(x), rotary, mask)
         x = x + dropout(attended, self.dropout, self.training)
         inner = self.feed_forward(self.feed_forward_norm(x))
         return x + dropout(inner, self.dropout, self.training)
@@ -214,6 +207,8 @@ class Transformer(nn.Module):
         self.dropout = 0.0
         self.lora: Lora | None = None
         """The adapters that were put in (`llmstages.model.lora.add_lora`)."""
+        self.adapted_weights: dict[str, Tensor] = {}
+        """Adapted matrices in float32, on the host, where the model has them rounded."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -253,41 +248,34 @@ class Transformer(nn.Module):
         tokens: Tensor,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
-        cache: KVCache | None = None,
     ) -> Tensor:
         """Hidden states after the last norm, [B, T, hidden_size].
 
         tokens: [B, T] ids. position_ids: [B, T]; None counts from 0. document_ids: [B, T]; a
         position attends to earlier positions of its own document only; None: to all earlier ones.
-        cache: keys and values of the positions before these; it is extended by this call.
+        Generation has its own way through the weights (llmstages/model/decoding.py).
         """
         length = tokens.shape[1]
         mask = None
-        if cache is not None:
-            position_ids, mask = cache.positions_and_mask(length)
-        elif document_ids is not None:
+        if document_ids is not None:
             mask = document_mask(document_ids)
         rotary = self.rotary(position_ids, length)
         x = self.embedding(tokens)
         if self.config.embedding_norm:
             x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
         recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
-        for layer, block in enumerate(self.blocks):
+        for block in self.blocks:
             if recompute:
                 x = checkpoint(
                     block,
                     x,
                     rotary,
                     mask,
-                    cache,
-                    layer,
                     use_reentrant=False,
                     preserve_rng_state=self.dropout > 0,
                 )
             else:
-                x = block(x, rotary, mask, cache, layer)
-        if cache is not None:
-            cache.advance(length)
+                x = block(x, rotary, mask)
         hidden: Tensor = self.norm(x)
         return hidden
 

@@ -99,7 +99,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
     )
-    choose_weights(model, config)
+    choose_weights(model, config, machine)
     place(model, config, machine)
     truth = np.array([labels.index(row.label) for row in rows.test])
     before: dict[str, float] = {}
@@ -166,7 +166,8 @@ def check_labels(rows: Sequence[LabelledText], labels: list[str], path: str) -> 
 def probabilities(
     model: Transformer, examples: Sequence[Example], machine: Machine
 ) -> NDArray[np.float64]:
-    """[n, num_labels] of examples, in their order, computed in float32."""
+    """[n, num_labels] of examples, in their order, computed in float32, unless the weights of a
+    sharded model are gathered in another type."""
     return _per_example(model, examples, machine, label_probabilities)
 
 

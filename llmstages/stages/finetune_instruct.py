@@ -1,30 +1,34 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmstages.config.stages import FinetuneInstructConfig
-from llmstages.data.examples import Example, PackedData, conversation_example, make_batch
-from llmstages.data.labelled import Conversation, read_conversations
-from llmstages.data.labelled_files import data_files
-from llmstages.data.supervision import refuse_cut_answers, supervision_of
+from llmstages.data.labelled import Conversation
+from llmstages.data.order import permutation
 from llmstages.errors import UserError
-from llmstages.evaluate.perplexity import likelihood
+from llmstages.evaluate.bootstrap import mean, summarised
+from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
+from llmstages.evaluate.improvement import improvement_percent
 from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
-from llmstages.report.terminal import clipped, progress, say, warn
+from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
+from llmstages.report.terminal import clipped, progress, say
+from llmstages.stages.base_run import BaseText, base_text
+from llmstages.stages.objectives import objective_of, read_rows, without_refused
 from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
     choose_weights,
-    described,
     fine_tune,
     finetune_base,
-    finetune_rows,
     finished_before,
     input_hashes,
     place,
@@ -32,19 +36,15 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.text.chat import answer_end_id, render
-from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
-from llmstages.train.losses import sparse_loss
 from llmstages.train.run import Run
 
-DEFAULT_EPOCHS = 3
-DEFAULT_BATCH_TOKENS = 4096
-MIN_ROW_TOKENS = 512
-"""Rows are at least this long, or the context, so that several short examples fill them well."""
-LR_SHARE = 0.3
-"""Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 GENERATION_BATCH = 16
+MAX_TEXT_CONTEXT = 4096
+"""Longest windows of corpus text that are measured, of a base that may be able to read far more."""
+SHOWN_ANSWERS = 10
+"""Test questions whose answers are shown at the end, before and after."""
 
 
 def run(config: FinetuneInstructConfig) -> float:
@@ -53,75 +53,42 @@ def run(config: FinetuneInstructConfig) -> float:
     if not config.data_paths:
         raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE ...")
     require_text_metrics()
-    rows = finetune_rows(
-        config,
-        lambda path: [
-            conversation
-            for file in data_files(path)
-            for conversation in read_conversations(
-                file, config.prompt_column, config.answer_column, config.bad_rows
-            )
-        ],
-        lambda conversation: "\n".join(m.content for m in conversation.messages[:-1]),
-        answer=lambda conversation: conversation.messages[-1].content,
-        weights=config.data_weights,
-    )
+    rows = read_rows(config)
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
     directory = run_dir(config, f"{Path(config.data_paths[0]).stem}-instruct")
-    the_run = Run(directory, "finetune-instruct", config, input_hashes(config, base))
+    text = base_text(base, config.replay.data, needed=config.replay.share > 0)
+    hashes = input_hashes(config, base)
+    if text is not None and config.replay.share:
+        hashes["replay"] = text.corpus.manifest_hash
+    the_run = Run(directory, "finetune-instruct", config, hashes)
     if (headline := finished_before(the_run)) is not None:
         return headline
-    context_length = model.config.context_length
-
-    def examples_of(conversations: Sequence[Conversation], path: str) -> list[Example]:
-        return to_examples(conversations, tokenizer, context_length, path)
-
-    data_path = described(config)
-    training = to_examples(
-        rows.train, tokenizer, context_length, data_path, max_cut_share=config.max_cut_share
-    )
-    validation = examples_of(rows.validation, config.validation_data or data_path)
-    test = examples_of(rows.test, config.test_data or data_path)
-    if not training or not validation or not test:
-        raise UserError(f"{data_path}: too few pairs fit into {context_length} tokens to train on")
-    batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
-    # A base may read far longer texts than these: rows are as long as there is use for.
-    longest = max(len(example.tokens) for example in training)
-    row_length = min(context_length, max(longest, MIN_ROW_TOKENS))
-    rows_per_step = max(1, round(batch_tokens / row_length))
-    data = PackedData(
-        training,
-        context_length=row_length,
-        rows_per_step=rows_per_step,
-        rows_per_micro_batch=max(1, min(machine.micro_batch_tokens // row_length, rows_per_step)),
-        seed=config.seed,
-    )
-    say(
-        f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test "
-        f"conversations; base {base.directory}"
-    )
-    choose_weights(model, config)
+    choose_weights(model, config, machine)
     place(model, config, machine)
-    questions = rows.test[: config.evaluate.num_generations]
+    rows = without_refused(rows, config, tokenizer)
+    objective = objective_of(rows, config, model, tokenizer, machine, text)
+    sizes = objective.sizes
+    say(
+        f"{sizes['train']:,} training, {sizes['validation']:,} validation and {sizes['test']:,} "
+        f"test {objective.unit}; base {base.directory}"
+    )
+    questions = [row.conversation for row in rows.test[: config.evaluate.num_generations]]
 
-    def held_out_loss(examples: Sequence[Example]) -> float:
-        batches = (
-            make_batch([[example] for example in examples[i : i + GENERATION_BATCH]])
-            for i in range(0, len(examples), GENERATION_BATCH)
-        )
-        return likelihood(model, sparse_loss, batches, machine.device, machine.dtype).loss
-
-    def test_metrics(description: str) -> dict[str, float]:
+    def test_metrics(description: str) -> tuple[dict[str, Any], list[str]]:
         answers = answer_all(model, tokenizer, questions, config, machine, description)
         texts = [tokenizer.decode(answer.tokens) for answer in answers]
         references = [question.messages[-1].content for question in questions]
-        return {
-            "val_loss": held_out_loss(test),
+        measures = {
+            **objective.measures(),
             **text_metrics(texts, references),
-            "stopped_share": sum(answer.stopped for answer in answers) / len(answers),
+            "stopped_share": mean([answer.stopped for answer in answers]),
         }
+        metrics = summarised(measures, config.seed)
+        if text is not None:
+            metrics["base_bits_per_byte"] = forgotten(text, model, config, machine)
+        return metrics, texts
 
     def show_samples(step: int) -> None:
         shown = questions[: config.evaluate.num_samples]
@@ -132,25 +99,44 @@ def run(config: FinetuneInstructConfig) -> float:
             answered = tokenizer.decode(answer.tokens)
             say(f"  {clipped(asked)} -> {clipped(answered)}")
 
-    metrics_before = the_run.plan.get("metrics_before") or test_metrics("answers of the base")
+    # A resumed run compares with what it began with.
+    metrics_before, texts_before = (
+        (the_run.plan["metrics_before"], the_run.plan["answers_before"])
+        if the_run.resume_from is not None
+        else test_metrics("answers of the base")
+    )
     result = fine_tune(
         the_run,
         config,
         base,
         machine,
         clock,
-        data=data,
-        num_tokens=sum(len(example.tokens) for example in training),
-        default_epochs=DEFAULT_EPOCHS,
-        lr_share=LR_SHARE,
-        evaluate=lambda: {"val_loss": held_out_loss(validation)},
-        plan={"metrics_before": metrics_before},
+        data=objective.data,
+        num_tokens=objective.num_tokens,
+        default_epochs=objective.default_epochs,
+        lr_share=objective.lr_share,
+        loss=objective.loss,
+        evaluate=lambda: {"val_loss": objective.validate()},
+        plan={"metrics_before": metrics_before, "answers_before": texts_before},
         last_evaluation=4.0,  # generating answers costs more than reading them
         show_samples=show_samples if config.evaluate.num_samples else None,
     )
-    metrics = test_metrics("answers after tuning")
-    words = sum(len(m.content.split()) for c in rows.train for m in c.messages)
-    epochs = result.progress.step / data.steps_per_epoch
+    metrics, texts = test_metrics("answers after tuning")
+    answered = [
+        AnsweredQuestion(
+            "\n".join(message.content for message in question.messages[:-1]),
+            question.messages[-1].content,
+            *pair,
+        )
+        for question, *pair in zip(questions, texts_before, texts, strict=True)
+    ]
+    keep_answers(the_run, answered)
+    shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
+    show_answers([answered[index] for index in sorted(shown)])
+    names = ", ".join(Path(path).name for path in config.data_paths)
+    improvement = improvement_percent(metrics_before, metrics)
+    show_improvement(metrics_before, metrics, f"test rows of {names}")
+    epochs = result.progress.step / objective.data.steps_per_epoch
     write_summary(
         the_run,
         result,
@@ -159,53 +145,40 @@ def run(config: FinetuneInstructConfig) -> float:
         metrics_before=metrics_before,
         model=model,
         machine=machine,
-        context_length=context_length,
-        words=round(words * epochs),
+        context_length=model.config.context_length,
+        words=round(objective.num_words * epochs),
         clock=clock,
-        examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        examples=sizes,
+        improvement_percent=improvement,
     )
-    return metrics["val_loss"]
+    return float(metrics["val_loss"])
 
 
-def to_examples(
-    conversations: Sequence[Conversation],
-    tokenizer: Tokenizer,
-    context_length: int,
-    path: str,
-    *,
-    max_cut_share: float | None = None,
-) -> list[Example]:
-    """Rendered conversations; says how many had to be cut or left out.
+def forgotten(
+    text: BaseText, model: Transformer, config: FinetuneInstructConfig, machine: Machine
+) -> float:
+    """Bits a byte of the base's validation text, on a sample, measured as in pretraining."""
+    context_length = min(model.config.context_length, MAX_TEXT_CONTEXT)
+    return held_out_metrics(
+        model,
+        text.validation,
+        context_length=context_length,
+        rows_per_batch=max(1, machine.micro_batch_tokens // context_length),
+        device=machine.device,
+        dtype=machine.dtype,
+        max_tokens=config.evaluate.max_tokens,
+        mask_documents=text.mask_documents,
+    )[BITS_PER_BYTE]
 
-    Raises `UserError` where no answer keeps its end, or more than `max_cut_share` lose it.
-    """
-    examples = []
-    rendered = []
-    num_cut = num_lost = 0
-    for conversation in conversations:
-        file = conversation.path or path
-        try:
-            ids, supervised = render(conversation.messages, tokenizer)
-        except ConversationRefused as error:
-            raise UserError(f"{file}:{conversation.line}: {error}") from error
-        rendered.append((ids, supervised))
-        reference = f"{Path(file).name}:{conversation.line}"
-        example = conversation_example(ids, supervised, context_length, reference)
-        if example is None:
-            num_lost += 1
-            continue
-        num_cut += len(ids) > context_length + 1
-        examples.append(example)
-    if max_cut_share is not None:
-        found = supervision_of(rendered, context_length, answer_end_id(tokenizer))
-        refuse_cut_answers(found, max_cut_share, context_length, path)
-    if num_cut or num_lost:
-        warn(
-            f"{path}: of {len(conversations):,} conversations {num_cut:,} are longer than the "
-            f"model's {context_length} tokens and were cut, {num_lost:,} had no answer left and "
-            "were set aside"
-        )
-    return examples
+
+def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
+    """Write all generated answers, beside what was asked, to `answers.jsonl`."""
+    if not parallel.is_first():
+        return
+    temporary = run.directory / "answers.jsonl.tmp"
+    lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
+    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.replace(run.directory / "answers.jsonl")
 
 
 def answer_all(

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from llmstages.config.compose import from_file
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import open_token_shards, token_shards_dir
+from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
 from llmstages.stages.training import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
+    complete_checkpoints,
     file_hash,
     is_complete,
     read_info,
     resolve_checkpoint,
     verify_files,
 )
-from llmstages.train.records import read_sealed
+from llmstages.train.run import read_plan
 
 MISSING = "not there"
 
@@ -43,7 +44,8 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
 
     Raises `CheckFailed` at the first thing that is not what was recorded.
     """
-    stage = str(read_sealed(run_dir / "plan.json")["stage"])
+    plan = read_plan(run_dir)
+    stage = str(plan["stage"])
     config = from_file(stage, run_dir / "config.yaml")
     newest = resolve_checkpoint(str(run_dir))
     lineage = read_info(newest).lineage
@@ -51,7 +53,8 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
     yield checked("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
     if stage == "pretrain":
         directory = Path(config.data or f"{config.corpora_dir}/{config.corpus.name}")
-        yield from check_corpus(directory, lineage.corpus_manifest, tokenizer)
+        tokens = plan.get("tokens")
+        yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
         paths = [Path(path) for path in config.data_paths]
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
@@ -73,7 +76,9 @@ def checked(what: str, where: Path, recorded: str | None, found: str | None) -> 
     return Link(what, where, found)
 
 
-def check_corpus(directory: Path, recorded: str | None, tokenizer: Tokenizer) -> Iterator[Link]:
+def check_corpus(
+    directory: Path, recorded: str | None, recorded_tokens: str | None, tokenizer: Tokenizer
+) -> Iterator[Link]:
     """A corpus by its manifest, the documents of each source, and the tokens made of them."""
     if not directory.is_dir():
         yield checked("corpus", directory, recorded, None)
@@ -91,26 +96,42 @@ def check_corpus(directory: Path, recorded: str | None, tokenizer: Tokenizer) ->
     if not (tokens / "index.json").is_file():
         yield checked("tokens", tokens, None, None)
         return
-    for shard in open_token_shards(tokens).shards:
+    shards = open_token_shards(tokens).shards
+    if recorded_tokens is not None:
+        yield checked(
+            "list of tokens", tokens / "index.json", recorded_tokens, tokens_sha256(shards)
+        )
+    for shard in shards:
         path = tokens / f"{shard.stem}.bin"
-        if shard.info.sha256 is not None:
-            yield checked("tokens", path, shard.info.sha256, file_hash(path))
+        known = shard.info.sha256  # shards of an older version have none
+        yield checked("tokens", path, known, None if known is None else file_hash(path))
 
 
 def check_parent(base: str, recorded: str) -> Iterator[Link]:
-    """The checkpoint that a run started from, and what that was made from."""
-    try:
-        directory = resolve_checkpoint(base)
-    except UserError:
-        yield checked("base model", Path(base), recorded, None)
+    """The checkpoint that a run started from, and what that was made from.
+
+    The base may have gone on since, so all its checkpoints are looked at. Of those that are kept
+    one has the weights that were recorded, or it is not there any more.
+    """
+    place = Path(base).expanduser()
+    if not place.exists():
+        yield checked("base model", place, recorded, None)
         return
-    if is_complete(directory):
-        try:
-            verify_files(directory, read_info(directory), trainer=True)
-        except UserError as error:
-            raise CheckFailed(f"not proved: {error}") from error
-    found = file_hash(directory / "model.safetensors")
-    yield checked("base model", directory, recorded, found)
-    run_dir = directory.parent.parent
-    if directory.parent.name == "checkpoints" and (run_dir / "plan.json").is_file():
+    try:
+        chosen = resolve_checkpoint(base)
+        run_dir = chosen.parent.parent if chosen.parent.name == "checkpoints" else None
+        candidates = [chosen] if run_dir is None else complete_checkpoints(run_dir)
+        for directory in candidates:
+            if is_complete(directory):
+                verify_files(directory, read_info(directory), trainer=True)
+    except UserError as error:
+        raise CheckFailed(f"not proved: {error}") from error
+    hashes = {file_hash(path / "model.safetensors"): path for path in candidates}
+    if recorded in hashes:
+        yield checked("base model", hashes[recorded], recorded, recorded)
+    elif run_dir is not None:
+        yield checked("base model", place, recorded, None)
+    else:
+        yield checked("base model", chosen, recorded, next(iter(hashes)))
+    if run_dir is not None and (run_dir / "plan.json").is_file():
         yield from check_lineage(run_dir)

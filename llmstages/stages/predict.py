@@ -1,12 +1,9 @@
 """`llmstages predict`: labels and probabilities of texts, as JSON Lines in the input's order."""
 
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import torch
 
@@ -16,6 +13,7 @@ from llmstages.data.labelled import read_texts
 from llmstages.errors import UserError
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say
+from llmstages.stages.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 from llmstages.train.losses import label_probabilities
@@ -94,22 +92,3 @@ def scores_of(
                     results[order[done]] = dict(zip(labels, row, strict=True))
                     done += 1
     return results
-
-
-@contextmanager
-def output_file(name: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when complete."""
-    if name is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    path = Path(name)
-    if not path.parent.is_dir():
-        raise UserError(f"output={name}: the directory {path.parent} does not exist")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,16 +13,18 @@ import torch
 import llmstages
 from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
-from llmstages.data.examples import PackedData, ShuffledData
+from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
 from llmstages.data.labelled_files import data_files, weighted
+from llmstages.data.replay import ReplayedData
 from llmstages.data.split import alike_rows, normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
-from llmstages.model.lora import Lora, add_lora
+from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
+from llmstages.stages.base_run import say_optimizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     Checkpoint,
@@ -41,7 +43,7 @@ from llmstages.train.device import (
     peak_memory_bytes,
 )
 from llmstages.train.loop import Goal, Training, TrainingResult, train
-from llmstages.train.losses import sparse_loss
+from llmstages.train.losses import LossFn, sparse_loss
 from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
@@ -91,7 +93,10 @@ def choose_machine(config: TrainingConfig) -> Machine:
 def place(model: Transformer, config: TrainingConfig, machine: Machine) -> None:
     """Bring a model to its device, or its shards to those of all processes."""
     if config.parallel == "fsdp" and parallel.size() > 1:
-        parallel.shard(model, machine.device, machine.dtype)
+        # Norms of rows are trained in small steps that bfloat16 does not have.
+        decomposed = model.lora is not None and model.lora.decomposed
+        dtype = torch.float32 if decomposed else machine.dtype
+        parallel.shard(model, machine.device, dtype)
     else:
         model.to(machine.device)
 
@@ -317,7 +322,7 @@ def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Chec
     return base
 
 
-def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
+def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine) -> None:
     """Leave as they are all weights that `method` does not train, or put adapters beside them."""
     method = config.method
     if method.name == "lora":
@@ -328,11 +333,24 @@ def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
             rank_stabilised=method.rank_stabilised,
             decomposed=method.decomposed,
         )
-        add_lora(model, lora, config.seed)
+        # Where memory is short, and unless FSDP wants one type in a block.
+        sharded = config.parallel == "fsdp" and parallel.size() > 1
+        rounded = machine.device.type == "cuda" and not sharded
+        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
+        if not any(is_adapter(name) for name, _ in model.named_parameters()):
+            raise UserError(
+                f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
+                "matrix: name others"
+            )
     elif method.name != "full":
         model.requires_grad_(False)
         trained: list[torch.nn.Module] = [] if model.head is None else [model.head]
         if method.name == "last":
+            if method.last_blocks > model.config.num_layers:
+                raise UserError(
+                    f"method.last_blocks={method.last_blocks}: the base has "
+                    f"{model.config.num_layers} blocks: method=full trains them all"
+                )
             trained += [*model.blocks[-method.last_blocks :], model.norm]
         for module in trained:
             module.requires_grad_(True)
@@ -344,6 +362,25 @@ def choose_weights(model: Transformer, config: FinetuneConfig) -> None:
         )
 
 
+def trained_flops_share(model: Transformer) -> float:
+    """FLOPs of training a token of this model, as a share of those of training all of it.
+
+    Of three equal parts the forward pass is one, gradients of activations, which go back to the
+    first block with anything to train, another, and gradients of weights the third.
+    """
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return 1.0
+    counts = [
+        (sum(p.numel() for p in block.parameters() if p.requires_grad), block)
+        for block in model.blocks
+    ]
+    first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
+    back = 1 - first / len(counts)
+    trained = sum(count for count, _ in counts)
+    total = sum(p.numel() for block in model.blocks for p in block.parameters())
+    return (1 + back + trained / max(1, total)) / 3
+
+
 def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
     """Hashes of everything a fine-tuning run reads."""
     files = {
@@ -352,7 +389,13 @@ def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:
         "test_data": [config.test_data] if config.test_data else [],
     }
     hashes = {key: data_hash(paths) for key, paths in files.items() if paths}
-    return {**hashes, "base": base.hash, "tokenizer": base.tokenizer.hash}
+    return {
+        **hashes,
+        "base": base.hash,
+        "base_config": file_hash(base.directory / "config.json"),
+        "tokenizer": base.tokenizer.hash,
+        "chat_template": base.tokenizer.template_hash,
+    }
 
 
 def fine_tune(
@@ -362,12 +405,13 @@ def fine_tune(
     machine: Machine,
     clock: Clock,
     *,
-    data: PackedData | ShuffledData,
+    data: PackedData | ReplayedData | PreferenceData | ShuffledData,
     num_tokens: int,
     default_epochs: int,
     lr_share: float,
     evaluate: Callable[[], dict[str, float]],
     plan: Mapping[str, Any],
+    loss: LossFn = sparse_loss,
     labels: list[str] | None = None,
     last_evaluation: float = 1.0,
     show_samples: Callable[[int], None] | None = None,
@@ -382,12 +426,20 @@ def fine_tune(
         config,
         steps_per_epoch=data.steps_per_epoch,
         tokens_per_step=num_tokens / data.steps_per_epoch,
-        training_flops_per_token=flops_per_token(model.config, data.context_length),
+        training_flops_per_token=trained_flops_share(model)
+        * flops_per_token(model.config, data.context_length),
         default_steps=default_epochs * data.steps_per_epoch,
     )
     lr = config.optim.lr
     if lr is None:
         lr = lr_share * derived_lr(config.optim.name, model.config.hidden_size)
+    say_optimizer(
+        base,
+        config.optim.name,
+        lr,
+        lr_share if config.optim.lr is None else None,
+        shown_length(length, num_tokens, data.steps_per_epoch),
+    )
     compiled = choose_compile(config, machine, model, None, data.context_length)
     result = train(
         Training(
@@ -395,7 +447,7 @@ def fine_tune(
             model=model,
             tokenizer=base.tokenizer,
             data=data,
-            loss=sparse_loss,
+            loss=loss,
             evaluate=evaluate,
             goal=Goal("val_loss", lower_is_better=True),
             lineage=Lineage(
@@ -413,6 +465,7 @@ def fine_tune(
                 machine.dtype,
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
+                adapters=sum(p.numel() for n, p in model.named_parameters() if is_adapter(n)),
             ),
             dropout=config.dropout,
             lr=lr,
@@ -438,6 +491,14 @@ def fine_tune(
     )
     restore_weights(model, load_checkpoint(run.directory))
     return result
+
+
+def shown_length(length: Length, num_tokens: int, steps_per_epoch: int) -> str:
+    """`120 steps: 3 epochs, 36,000 tokens`, or the seconds of a time budget."""
+    if length.steps is None:
+        return f"for {length.seconds:g} s"
+    epochs = length.steps / steps_per_epoch
+    return f"{length.steps:,} steps: {epochs:.3g} epochs, {epochs * num_tokens:,.0f} tokens"
 
 
 def run_dir(config: TrainingConfig, default_name: str) -> Path:
@@ -480,7 +541,8 @@ def write_summary(
     words: words of training text seen. headline: the metric returned to sweepers.
     """
     peak = peak_flops(machine.device)
-    flops_per_second = flops_per_token(model.config, context_length) * result.tokens_per_second
+    flops = trained_flops_share(model) * flops_per_token(model.config, context_length)
+    flops_per_second = flops * result.tokens_per_second
     run.finish(
         {
             "stage": run.stage,

@@ -66,16 +66,22 @@ class Part:
 
 
 def render(
-    messages: Sequence[Message], tokenizer: "Tokenizer", *, open_answer: bool = False
+    messages: Sequence[Message],
+    tokenizer: "Tokenizer",
+    *,
+    open_answer: bool = False,
+    plain: bool = False,
 ) -> tuple[list[int], list[bool]]:
     """Ids of a conversation and, for each, whether it carries loss.
 
     With `open_answer` the assistant's header follows, for generation; the answer then ends at
     `answer_end_id(tokenizer)`. Raises `UserError` where a foreign template refuses a conversation.
+    With `plain` it is the plain-text form, whatever the tokenizer has: for a model that has never
+    seen turn tokens.
     """
-    if tokenizer.templated_chat is not None:
+    if tokenizer.templated_chat is not None and not plain:
         return tokenizer.templated_chat.render(messages, open_answer=open_answer)
-    if tokenizer.turn_start_id is not None and tokenizer.turn_end_id is not None:
+    if tokenizer.turn_start_id is not None and tokenizer.turn_end_id is not None and not plain:
         parts = chatml_parts(
             messages, tokenizer.turn_start_id, tokenizer.turn_end_id, open_answer=open_answer
         )

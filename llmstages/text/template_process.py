@@ -2,13 +2,16 @@
 
 Promise: a template reads what it is given and hands back text. Jinja's sandbox keeps it from
 Python's objects; the operating system keeps this process from using more than so much time and
-memory, from starting others and from writing files.
+memory, from starting others and from writing files. The same jobs give the same texts on every
+day: chance begins anew with each job, and the time that a template is told stands still.
 
 Lines of JSON come in and go out. The first line is the template's text, each further one a list
 of jobs; the answer to a line is a list of results, each with `text`, or with `reason` and `line`.
 """
 
 import json
+import os
+import random
 import resource
 import signal
 import sys
@@ -31,6 +34,11 @@ MAX_SECONDS = 1.0
 MAX_MEMORY_BYTES = 1 << 30
 MAX_OUTPUT_CHARACTERS = 1 << 18
 """Of a rendering, besides eight times what came in."""
+MAX_REASON_CHARACTERS = 300
+"""Of what a template, or Jinja, says is wrong."""
+NOW = (2026, 1, 1, 0, 0, 0, 3, 1, 0)
+"""What `strftime_now` tells: midnight of Thursday, 1 January 2026, UTC. Were it the day itself, a
+run resumed, proved or used on another day would read other conversations than it was trained on."""
 
 
 class Refusal(jinja2.TemplateError):
@@ -100,7 +108,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters["tojson"] = to_json
     made.globals["raise_exception"] = refuse
-    made.globals["strftime_now"] = lambda form: time.strftime(form)
+    made.globals["strftime_now"] = lambda form: time.strftime(form, NOW)
     made.globals["namespace"] = namespace
     return made
 
@@ -132,12 +140,14 @@ def problem(error: Exception) -> dict[str, Any]:
         reason = "it needs too much memory"
     else:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = reason[:MAX_REASON_CHARACTERS]
     return {"reason": reason, "line": line, "refused": isinstance(error, Refusal)}
 
 
 def rendering(template: jinja2.Template, job: dict[str, Any]) -> dict[str, Any]:
     """One job: `variables` of the template, and the `marks` of what it generates."""
     Generation.marks = tuple(job["marks"])
+    random.seed(0)
     try:
         text = template.render(job["variables"])
     except Exception as error:  # whatever Python raises for what a template does
@@ -150,6 +160,8 @@ def rendering(template: jinja2.Template, job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answer line by line until there is no more."""
     limit()
+    os.environ["TZ"] = "UTC"
+    time.tzset()
     template = None
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)

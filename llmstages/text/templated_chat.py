@@ -98,7 +98,7 @@ class TemplatedChat:
         """`names` are those of special tokens, by what templates call them (`bos_token`)."""
         self.source = source
         self._backend = backend
-        self._names = names
+        self.names = names
 
     @property
     def end_id(self) -> int:
@@ -120,13 +120,15 @@ class TemplatedChat:
         if answered and len(turns) > 1:
             jobs.append(self._job(outlined(turns[:-1], marks), True, shape.variables, marks))
         texts = self._rendered(jobs)
-        outline = self._outline(texts[1], marks)
+        outline = self._outline(texts[1], marks, len(turns))
         contents = self._contents(outline, turns, texts[0])
         prompt_end = None
         if len(texts) > 2:
-            prompt = self._outline(texts[2], marks)
+            prompt = self._outline(texts[2], marks, len(turns) - 1)
             prompt_end = self._prompt_end(prompt, outline, len(turns) - 1)
-        learnt = outline.generated or sorted(self._answers(outline, turns, prompt_end, answered))
+        learnt = self._generated(outline)
+        if not learnt:
+            learnt = sorted(self._answers(outline, turns, prompt_end, answered))
         return self._encoded(outline, contents, learnt, prompt_end)
 
     @cached_property
@@ -137,13 +139,20 @@ class TemplatedChat:
     def _process(self) -> TemplateProcess:
         return TemplateProcess(self.source.path, self._text)
 
-    @cached_property
+    @property
     def _shape(self) -> Shape:
         """Found with a question and an answer: what is wrong then is so for every conversation."""
+        if isinstance(self._shape_or_fault, str):
+            raise UserError(self._shape_or_fault)
+        return self._shape_or_fault
+
+    @cached_property
+    def _shape_or_fault(self) -> Shape | str:
+        """The fault is kept too: finding that a template hangs takes seconds."""
         try:
             return self._find_shape()
-        except ConversationRefused as error:
-            raise UserError(str(error)) from error
+        except UserError as error:
+            return str(error)
 
     def _find_shape(self) -> Shape:
         turns = [("user", "?"), ("assistant", "!")]
@@ -155,10 +164,11 @@ class TemplatedChat:
                 self._job(outlined(turns[:1], marks), True, variables, marks),
                 self._job(outlined(turns, marks), False, variables, marks),
             ]
-            prompt, whole = (self._outline(text, marks) for text in self._rendered(jobs))
+            prompt, whole = (self._outline(text, marks, 2) for text in self._rendered(jobs))
             answer = self._place(whole, 1)
             if not variables:
-                self._backend = self._backend.with_controls(whole.text[answer.end :] + prompt.text)
+                written = [whole.text[answer.end :], prompt.text, *self._around_turns(marks)]
+                self._backend = self._backend.with_controls(marks[0].join(written))
             if whole.text[: answer.begin].startswith(prompt.text):
                 found.append((variables, whole, whole.text[len(prompt.text) : answer.begin]))
         if not found:
@@ -167,6 +177,21 @@ class TemplatedChat:
         for _, _, end_id in self._backend.controls(whole.text[self._place(whole, 1).end :]):
             return Shape(variables, opening, end_id)
         raise self._error("ends an answer with no special token")
+
+    def _around_turns(self, marks: Sequence[str]) -> Iterator[str]:
+        """What is written around a system's message and after an answer in a conversation's middle.
+
+        Its tokens are as little a message's to write as those of a question and an answer are.
+        A template that refuses such a conversation writes nothing there.
+        """
+        told = [("system", "."), ("user", "?")]
+        asked_again = [("user", "?"), ("assistant", "!"), ("user", "?")]
+        jobs = [self._job(outlined(turns, marks), True, {}, marks) for turns in (told, asked_again)]
+        around_system, again = self._process.render(jobs)
+        if isinstance(around_system, str):
+            yield around_system
+        if isinstance(again, str):  # before an answer there may be what belongs to its thoughts
+            yield again.rpartition(f"{marks[0]}1{marks[0]}")[2]
 
     def _error(self, what: str) -> UserError:
         return ConversationRefused(f"{self.source.path}: the chat template {what}; {REMEDY}")
@@ -192,7 +217,7 @@ class TemplatedChat:
             "documents": None,
             "add_generation_prompt": open_answer,
         }
-        return Job({**self._names, **given, **variables}, (marks[1], marks[2]))
+        return Job({**self.names, **given, **variables}, (marks[1], marks[2]))
 
     def _rendered(self, jobs: Sequence[Job]) -> list[str]:
         """The texts, or an error with the first reason why there is none."""
@@ -206,9 +231,10 @@ class TemplatedChat:
             texts.append(result)
         return texts
 
-    def _outline(self, text: str, marks: Sequence[str]) -> Outline:
-        """Take the marks out of a rendering."""
+    def _outline(self, text: str, marks: Sequence[str], num_turns: int) -> Outline:
+        """Take the marks out of a rendering; a template may have taken some apart before."""
         message, begin, end = marks
+        numbers = {f"{message}{index}{message}": index for index in range(num_turns)}
         clean = ""
         places: list[Place] = []
         generated: list[tuple[int, int]] = []
@@ -216,17 +242,19 @@ class TemplatedChat:
         for part in re.split(f"({message}[0-9]+{message}|{begin}|{end})", text):
             if part == begin:
                 begun.append(len(clean))
-            elif part == end:
+            elif part == end and begun:
                 start = begun.pop()
                 if not begun:
                     generated.append((start, len(clean)))
-            elif part.startswith(message) and part.endswith(message) and len(part) > 2:
-                places.append(Place(int(part[1:-1]), len(clean), len(clean) + len(part)))
+            elif part in numbers:
+                places.append(Place(numbers[part], len(clean), len(clean) + len(part)))
                 clean += part
-            elif message in part:
+            elif message in part or part == end:
                 raise self._error("cuts messages up, so that it cannot be said where they stand")
             else:
                 clean += part
+        if begun:
+            raise self._error("cuts up what it marks with {% generation %}")
         return Outline(clean, places, generated)
 
     def _place(self, outline: Outline, message: int) -> Place:
@@ -275,6 +303,22 @@ class TemplatedChat:
         if not outline.text[: answer.begin].startswith(prompt.text):
             raise self._error("begins this answer otherwise in a prompt than in the conversation")
         return len(prompt.text)
+
+    def _generated(self, outline: Outline) -> list[tuple[int, int]]:
+        """What the template says is learnt; the token that ends an answer is, if it follows."""
+        spans = []
+        starts = sorted(
+            {place.begin for place in outline.places} | {b for b, _ in outline.generated}
+        )
+        for begin, end in outline.generated:
+            following = next((start for start in starts if start >= end), len(outline.text))
+            rest = outline.text[end:following]
+            control = next(iter(self._backend.controls(rest)), None)
+            ends = control is not None and control[2] == self._shape.end_id
+            if control is not None and ends and not rest[: control[0]].strip():
+                end += control[1]
+            spans.append((begin, end))
+        return spans
 
     def _answers(
         self, outline: Outline, turns: Turns, prompt_end: int | None, answered: bool

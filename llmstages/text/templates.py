@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmstages.data.json_files import parse_json
 from llmstages.errors import UserError
 from llmstages.text.unicode import well_formed
 
@@ -36,21 +37,17 @@ class TemplateSource:
     """A template as it was found: the file, and a text or a list of objects with name and text."""
 
     path: Path
-    stored: str | list[Any]
+    stored: str | list[dict[str, str]]
 
     def text(self) -> str:
         """The template for conversations; `UserError` when there is none among several."""
         if isinstance(self.stored, str):
             return self.stored
-        by_name = {
-            entry.get("name"): entry.get("template")
-            for entry in self.stored
-            if isinstance(entry, dict)
-        }
+        by_name = {entry["name"]: entry["template"] for entry in self.stored}
         text = by_name.get(DEFAULT)
         if len(by_name) == 1:
             (text,) = by_name.values()
-        if not isinstance(text, str):
+        if text is None:
             raise UserError(
                 f"{self.path}: of several chat templates none is named {DEFAULT!r}; "
                 "name the one for conversations so"
@@ -76,7 +73,7 @@ def find_template(directory: Path, config: Mapping[str, Any]) -> TemplateSource 
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: broken JSON; copy it again") from error
     return checked(path, content.get("chat_template") if isinstance(content, dict) else content)
@@ -84,10 +81,21 @@ def find_template(directory: Path, config: Mapping[str, Any]) -> TemplateSource 
 
 def checked(path: Path, stored: object) -> TemplateSource:
     """A template read from JSON."""
-    if not isinstance(stored, str | list):
-        raise UserError(f"{path}: chat_template is neither a text nor a list; copy it again")
-    sound = json.loads(well_formed(json.dumps(stored, ensure_ascii=False)))
-    return TemplateSource(path, sound)
+    if isinstance(stored, str):
+        return TemplateSource(path, well_formed(stored))
+    kept = [
+        {key: well_formed(entry[key]) for key in ("name", "template")}
+        for entry in (stored if isinstance(stored, list) else [])
+        if isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("template"), str)
+    ]
+    if not isinstance(stored, list) or len(kept) < len(stored):
+        raise UserError(
+            f"{path}: chat_template is neither a text nor a list of names and templates; "
+            "copy it again"
+        )
+    return TemplateSource(path, kept)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,9 @@ class TemplateProcess:
                 reason = "takes too long" if end.took_too_long else f"ends its process ({end})"
                 raise UserError(f"{self._path}: the chat template {reason}; {REMEDY}") from None
         return [
-            answer["text"] if "text" in answer else Refused(told(answer), answer["refused"])
+            well_formed(answer["text"])
+            if "text" in answer
+            else Refused(told(answer), answer["refused"])
             for answer in answers
         ]
 
@@ -204,4 +214,4 @@ def stop(process: "subprocess.Popen[str]", owner: int) -> None:
 def told(problem: Mapping[str, Any]) -> str:
     """A problem with the line it is in."""
     place = "" if problem["line"] is None else f"line {problem['line']}: "
-    return f"{place}{problem['reason']}"
+    return well_formed(f"{place}{problem['reason']}")

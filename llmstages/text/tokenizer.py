@@ -158,7 +158,10 @@ class Tokenizer:
                 f"{config_path}: eos_token={named['eos_token']!r} is not in {json_path.name}; "
                 "name the token that ends a text"
             )
-        pad_token = choose_pad_token(backend, end_token, named["pad_token"], named["unk_token"])
+        try:
+            pad_token = choose_pad_token(backend, end_token, named["pad_token"], named["unk_token"])
+        except UserError as error:
+            raise UserError(f"{json_path}: {error}") from error
         special_tokens = kept_special_tokens(config, backend)
         source = find_template(directory, config)
         if source is None or source.stored in (CHATML_TEMPLATE, PLAIN_TEMPLATE):
@@ -204,6 +207,17 @@ class Tokenizer:
             write(directory / name, data)
         write(directory / "tokenizer.json", as_json(content))
         write(directory / "tokenizer_config.json", as_json(config))
+
+    @property
+    def template_hash(self) -> str:
+        """sha256, hex, over the chat template and the names of special tokens that it is given.
+
+        Equal when two tokenizers of equal `hash` render every conversation alike, kept by save and
+        load; `hash` says nothing of it.
+        """
+        names = {} if self.templated_chat is None else dict(self.templated_chat.names)
+        settings = json.dumps([self._template(), names], sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()
 
     def _template(self) -> Any:
         """What stands in `tokenizer_config.json`: a foreign template as it was found."""

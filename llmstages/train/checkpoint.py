@@ -74,6 +74,8 @@ class Adapted:
     lora: Lora
     base: str
     """Where the model lies that was adapted."""
+    adapted_weights: Mapping[str, Tensor]
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,12 @@ def _write_files(
     """Everything that a checkpoint consists of, on disk."""
     staging.mkdir(parents=True)
     classifier = labels is not None
+    plain_weights = dict(weights)
+    if adapted is not None:
+        plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
     on_disk = {
         disk_name(name, layout=config.layout, classifier=classifier): tensor
-        for name, tensor in merged(weights, adapted.lora if adapted else None).items()
+        for name, tensor in plain_weights.items()
     }
     save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
     if adapted is not None:
@@ -173,9 +178,12 @@ def _write_files(
         config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
     )
     tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
+    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
+    answers = info.stage == "finetune-instruct"
+    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
     write_json(
         staging / "generation_config.json",
-        {"eos_token_id": stop_ids(tokenizer), "pad_token_id": tokenizer.pad_id, "do_sample": True},
+        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
     )
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()

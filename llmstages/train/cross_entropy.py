@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from llmstages.data.batch import IGNORED
 
@@ -73,6 +74,37 @@ def linear_cross_entropy(
     return torch.stack(parts).sum()
 
 
+def linear_log_probabilities(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    softcap: float | None = None,
+    chunk_elements: int | None = None,
+) -> Tensor:
+    """[N] log probability of each row's target in nats, at least float32.
+
+    The arguments are those of `linear_cross_entropy`; every row has a target. For the backward pass
+    the logits of a chunk are computed again.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    else:
+        dtype = torch.promote_types(hidden.dtype, weight.dtype)
+
+    def part(rows: Tensor, own: Tensor) -> Tensor:
+        logits = capped_logits(rows.to(dtype) @ weight.to(dtype).t(), softcap)
+        return -F.cross_entropy(logits, own, reduction="none")
+
+    limit = chunk_elements or CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cpu"])
+    size = rows_of_chunk(hidden.shape[0], weight.shape[0], limit)
+    if size >= hidden.shape[0]:
+        return part(hidden, targets)
+    chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks])
+
+
 def rows_of_chunk(num_rows: int, vocab_size: int, max_elements: int) -> int:
     """Rows of each chunk but the last: even parts, in multiples of 128 where they are so large."""
     most = max(1, max_elements // vocab_size)
@@ -88,14 +120,18 @@ def chunk_loss(
     logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None
 ) -> Tensor:
     """The loss of rows whose logits [n, V] are all there, by autograd's own operations."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = capped_logits(logits, softcap)
     losses = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
     if z_loss:
         squares = logits.logsumexp(dim=-1).square()
         losses = losses + z_loss * squares.masked_fill(targets == IGNORED, 0.0)
     return (losses * weights).sum()
+
+
+def capped_logits(logits: Tensor, softcap: float | None) -> Tensor:
+    """Logits after the cap, in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

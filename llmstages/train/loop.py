@@ -661,6 +661,9 @@ class Loop:
             classifier=t.classifier,
         )
         reached = replace(self.progress)
+        adapted = None
+        if t.model.lora is not None:
+            adapted = Adapted(t.model.lora, t.base, t.model.adapted_weights)
 
         def write(tensors: Mapping[str, Tensor]) -> None:
             weights = {name: tensors[name] for name in names}
@@ -671,7 +674,7 @@ class Loop:
                 t.tokenizer,
                 info,
                 labels=t.labels,
-                adapted=None if t.model.lora is None else Adapted(t.model.lora, t.base),
+                adapted=adapted,
                 trainer_tensors={k: v for k, v in tensors.items() if k not in weights},
                 trainer_state={"progress": vars(reached)},
             )

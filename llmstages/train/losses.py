@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmstages.data.batch import IGNORED, Batch
 from llmstages.model.transformer import Transformer
-from llmstages.train.cross_entropy import linear_cross_entropy
+from llmstages.train.cross_entropy import linear_cross_entropy, linear_log_probabilities
 
 LossFn = Callable[[Transformer, Batch], tuple[Tensor, Tensor]]
 """(model, batch) -> (weighted sum of losses, sum of weights), both scalars."""
@@ -53,6 +54,49 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         softcap=softcap_of(model),
     )
     return loss, batch.weights.sum()
+
+
+def row_log_probabilities(model: Transformer, batch: Batch) -> Tensor:
+    """[B] float32 sum of the log probabilities of each row's targets, in nats; 0 without any."""
+    return target_log_probabilities(model, batch).sum(dim=1)
+
+
+def target_log_probabilities(model: Transformer, batch: Batch) -> Tensor:
+    """[B, T] float32 log probability of each target, in nats; 0 where there is none."""
+    hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
+    supervised = batch.targets != IGNORED
+    found = linear_log_probabilities(
+        hidden[supervised],
+        model.output_weight,
+        batch.targets[supervised],
+        softcap=softcap_of(model),
+    )
+    places = torch.zeros(supervised.shape, dtype=found.dtype, device=found.device)
+    return places.masked_scatter(supervised, found)
+
+
+def preference_margins(model: Transformer, batch: Batch) -> Tensor:
+    """[B] float32: by how many nats each row's first document is likelier than its second."""
+    assert batch.document_ids is not None
+    found = target_log_probabilities(model, batch)
+    return (found * (batch.document_ids == 0)).sum(1) - (found * (batch.document_ids == 1)).sum(1)
+
+
+def preference_loss(beta: float) -> LossFn:
+    """Direct preference optimisation (Rafailov et al. 2023, equation 7).
+
+    A row is a chosen answer and, as its second document, a rejected one. Its reward margin is beta
+    times what the model's margin in nats is above the starting model's; the loss is minus the log
+    of its sigmoid. The weights of a row add up to 1, so the loss is one a pair.
+    """
+
+    def loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert batch.reference_margins is not None
+        rewards = beta * (preference_margins(model, batch) - batch.reference_margins)
+        pairs = batch.weights.sum(dim=1)
+        return -(F.logsigmoid(rewards) * pairs).sum(), pairs.sum()
+
+    return loss
 
 
 def softcap_of(model: Transformer) -> float | None:

@@ -97,10 +97,12 @@ def memory_needed(
     checkpoint_blocks: bool,
     optimizer: str = "muon",
     device: str = "cuda",
+    adapters: int = 0,
 ) -> MemoryNeeded:
     """Bytes for micro-batches of `rows` sequences of `length` tokens.
 
-    dtype: of the matrix products. optimizer: `muon` or `adamw`.
+    dtype: of the matrix products. optimizer: `muon` or `adamw`. adapters: their number of weights,
+    where they alone are trained beside all matrices of the blocks, which are kept in `dtype` then.
     """
     parameters = num_parameters(config)
     matrices = matrix_parameters(config)
@@ -108,7 +110,12 @@ def memory_needed(
     outputs = config.vocab_size if config.num_labels is None else config.num_labels
     head = outputs * config.hidden_size
     copies = 0 if dtype == torch.float32 else dtype.itemsize
-    under_muon = matrices if optimizer == "muon" else 0
+    trained = adapters or parameters
+    under_muon = (adapters or matrices) if optimizer == "muon" else 0
+    if adapters:
+        weights = 4 * (parameters - matrices + adapters) + dtype.itemsize * matrices + copies * head
+    else:
+        weights = 4 * parameters + copies * (matrices + head)
     block = tokens * block_bytes_per_token(config, dtype)
     stream = 4 * tokens * config.hidden_size
     if checkpoint_blocks:  # what enters each block, and the inside of one
@@ -119,11 +126,12 @@ def memory_needed(
     chunk_rows = rows_of_chunk(tokens, outputs, limit)
     # Logits in the type of the products and in float32, exponentials, gradient, its copy.
     chunk = chunk_rows * outputs * (2 * copies + 3 * 4)
-    gathered = 2 * 4 * head if chunk_rows < tokens else 0  # summed up, and times the scalar
+    # Of the head, where it is trained: summed up, and times the scalar.
+    gathered = 2 * 4 * head if chunk_rows < tokens and not adapters else 0
     return MemoryNeeded(
-        weights=4 * parameters + copies * (matrices + head),
-        gradients=4 * parameters,
-        optimizer=4 * under_muon + 8 * (parameters - under_muon),
+        weights=weights,
+        gradients=4 * trained,
+        optimizer=4 * under_muon + 8 * (trained - under_muon),
         activations=activations + 2 * stream,  # what the last norm reads and gives
         logits=chunk + gathered,
         step=STEP_COPIES * 4 * min(under_muon, MAX_BATCH_ELEMENTS),
@@ -228,10 +236,11 @@ def checkpoint_blocks_here(
     *,
     tokens: int,
     optimizer: str,
+    adapters: int = 0,
 ) -> bool:
     """Whether blocks are computed again: as set, or (`auto`) where the estimate exceeds the device.
 
-    tokens: of a micro-batch that is fixed already.
+    tokens: of a micro-batch that is fixed already. adapters: as in `memory_needed`.
     """
     if setting != "auto" or device.type != "cuda":
         return setting == "on"
@@ -243,5 +252,6 @@ def checkpoint_blocks_here(
         dtype=dtype,
         checkpoint_blocks=False,
         optimizer=optimizer,
+        adapters=adapters,
     )
     return needed.total > USABLE_SHARE * torch.cuda.mem_get_info(device)[1]

@@ -61,6 +61,8 @@ OWN_NAMES = {
     "plan.json",
     "metrics.jsonl",
     "log.txt",
+    "answers.jsonl",
+    "answers.jsonl.tmp",
     "checkpoints",
     "best",
     "last",
@@ -84,6 +86,7 @@ PLAN_TYPES: dict[str, Any] = {
     "weight_decay": float,
     "num_evaluations": int,
     "evaluation_seconds": float,
+    "tokens": str | None,
     "model_shape": TransformerConfig,
     "expected_tokens": float,
     "context_length": int,
@@ -95,6 +98,7 @@ PLAN_TYPES: dict[str, Any] = {
     "activation_checkpointing": bool,
     "metrics_before": dict[str, Any],
     "baselines": dict[str, Any],
+    "answers_before": list[str],
 }
 """Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
@@ -107,6 +111,8 @@ EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What makes two runs the same: config without places and cadence, hashes of the inputs."""
     kept = {key: value for key, value in asdict(config).items() if key not in NOT_SETTINGS}
+    if "replay" in kept:
+        kept["replay"] = {key: value for key, value in kept["replay"].items() if key != "data"}
     return kept | {"inputs": dict(inputs)}
 
 
@@ -195,6 +201,10 @@ class Run:
             return
         plan = read_plan(self.directory)
         before, now = flatten(plan["settings"]), flatten(json.loads(json.dumps(self.settings)))
+        # A run that an older version began knows nothing of keys that were added since.
+        known = flatten(settings_of(type(self.config)(), {}))
+        known |= {key: value for key, value in now.items() if key.startswith("inputs.")}
+        before = {key: known[key] for key in now.keys() & known.keys()} | before
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
         ]

@@ -5,7 +5,7 @@ batches around them). Here they are named, and training goes on: the gradient is
 is done about them is the user's to decide.
 """
 
-import statistics
+import math
 from collections import deque
 
 WINDOW_STEPS = 100
@@ -17,6 +17,8 @@ DEVIATIONS = 6.0
 billion is."""
 MIN_RISE = 0.1
 """And it is this share above the mean at least: where losses hardly differ, noise is no spike."""
+MAX_IN_A_ROW = 5
+"""So many are no spike but another level: what is usual is found out anew."""
 
 
 class SpikeWatch:
@@ -24,13 +26,20 @@ class SpikeWatch:
 
     def __init__(self) -> None:
         self.losses: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self.in_a_row = 0
 
     def usual(self, loss: float) -> float | None:
         """The mean of the losses before, when this one is a spike; it is kept out of them then."""
         if len(self.losses) >= MIN_STEPS:
-            mean = statistics.fmean(self.losses)
-            spread = statistics.pstdev(self.losses, mean)
+            mean = math.fsum(self.losses) / len(self.losses)
+            squares = math.fsum((each - mean) ** 2 for each in self.losses)
+            spread = math.sqrt(squares / len(self.losses))
             if loss > mean + max(DEVIATIONS * spread, MIN_RISE * abs(mean)):
+                self.in_a_row += 1
+                if self.in_a_row == MAX_IN_A_ROW:
+                    self.losses.clear()
+                    self.in_a_row = 0
                 return mean
+        self.in_a_row = 0
         self.losses.append(loss)
         return None

@@ -12,6 +12,7 @@ from llmstages.config.folders import conf_dir, group_choices
 from llmstages.config.schema import register_schema
 from llmstages.config.stages import SUBCOMMANDS
 from llmstages.config.words import USAGES
+from llmstages.errors import UserError
 
 CHOICES = {subcommand: group_choices(subcommand, [conf_dir()]) for subcommand in SUBCOMMANDS}
 
@@ -21,6 +22,10 @@ def config_of(subcommand: str, *overrides: str) -> Any:
     register_schema(subcommand)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return to_dataclass(subcommand, compose(subcommand, [*needed, *overrides]))
+
+
+# A classifier has a head and no answers, instruction tuning the other way round.
+REFUSED = {("finetune-instruct", "method", "head"), ("finetune-classify", "method", "dpo")}
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
@@ -39,6 +44,10 @@ def test_the_defaults_of_every_subcommand(subcommand: str) -> None:
 )
 def test_every_choice_of_every_group(subcommand: str, group: str, choice: str) -> None:
     name = f"experiment/{subcommand}" if group == "experiment" else group
+    if (subcommand, group, choice) in REFUSED:
+        with pytest.raises(UserError, match=f"{group}={choice}"):
+            config_of(subcommand, f"{name}={choice}")
+        return
     config = config_of(subcommand, f"{name}={choice}")
     assert type(config) is SUBCOMMANDS[subcommand]
 

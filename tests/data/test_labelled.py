@@ -17,6 +17,7 @@ from llmstages.data.labelled import (
     detect_kind,
     read_conversations,
     read_labelled_texts,
+    read_preferences,
     read_texts,
 )
 from llmstages.data.labelled_files import data_files
@@ -147,6 +148,89 @@ class TestTexts:
         assert list(read_texts(path, bad_rows="skip")) == [(1, "a"), (3, "b")]
 
 
+class TestPreferences:
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"prompt": "What is it?", "chosen": "A lion.", "rejected": "Dunno."},
+            {"instruction": "What is it?", "input": "", "output": "A lion.", "chosen": "A lion."},
+            {"question": "What is it?", "chosen": {"role": "assistant", "content": "A lion."}},
+            {"conversations": [{"from": "human", "value": "What is it?"}], "chosen": "A lion."},
+            {
+                "prompt": [{"role": "user", "content": "What is it?"}],
+                "chosen": [{"role": "assistant", "content": "A lion."}],
+                "rejected": [{"role": "assistant", "content": "Dunno."}],
+            },
+            {
+                "chosen": [
+                    {"role": "user", "content": "What is it?"},
+                    {"role": "assistant", "content": "A lion."},
+                ],
+                "rejected": [
+                    {"role": "user", "content": "What is it?"},
+                    {"role": "assistant", "content": "Dunno."},
+                ],
+            },
+            {
+                "chosen": "\n\nHuman: What is it?\n\nAssistant: A lion.",
+                "rejected": "\n\nHuman: What is it?\n\nAssistant: Dunno.",
+            },
+        ],
+    )
+    def test_forms(self, tmp_path: Path, row: dict[str, object]) -> None:
+        path = jsonl(tmp_path, {"rejected": "Dunno.", **row})
+        (preference,) = read_preferences(path)
+        asked = ("user", "What is it?")
+        assert turns(preference.chosen) == [asked, ("assistant", "A lion.")]
+        assert turns(preference.rejected) == [asked, ("assistant", "Dunno.")]
+        assert detect_kind(path) == "instruct"
+
+    def test_context_and_system_prompt_and_several_turns(self, tmp_path: Path) -> None:
+        path = jsonl(
+            tmp_path,
+            {"instruction": "Spell", "input": "cat", "system": "Hi.", "chosen": "a", "rejected": 2},
+        )
+        (preference,) = read_preferences(path)
+        expected = [("system", "Hi."), ("user", "Spell\n\ncat"), ("assistant", "2")]
+        assert turns(preference.rejected) == expected
+        shared = "Human: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: "
+        path = jsonl(tmp_path, {"chosen": shared + "d", "rejected": shared + "e"})
+        (preference,) = read_preferences(path)
+        assert [text for _, text in turns(preference.chosen)] == ["a", "b", "c", "d"]
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ({"prompt": "a", "chosen": "b", "rejected": "b"}, "are the same"),
+            (
+                {"prompt": "a", "chosen": "", "rejected": "b"},
+                "'chosen' does not end with an",
+            ),
+            ({"prompt": "", "chosen": "a", "rejected": "b"}, "'prompt' is empty"),
+            ({"chosen": "a", "rejected": "b"}, "'chosen' is no conversation"),
+            (
+                {
+                    "chosen": "Human: a\n\nAssistant: b",
+                    "rejected": "Human: x\n\nAssistant: c",
+                },
+                "differ before the last answer",
+            ),
+        ],
+    )
+    def test_bad_rows(self, tmp_path: Path, row: dict[str, object], reason: str) -> None:
+        assert reason in refusal(read_preferences, jsonl(tmp_path, row))
+
+    def test_other_files(self, tmp_path: Path) -> None:
+        path = jsonl(tmp_path, {"prompt": "a", "completion": "b"})
+        message = refusal(read_preferences, path)
+        assert "method=dpo needs the columns chosen and rejected; its columns: prompt" in message
+        path = jsonl(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"})
+        assert "set method=dpo" in refusal(read_conversations, path)
+        # With an answer besides it is a file of pairs as well.
+        path = jsonl(tmp_path, {"prompt": "a", "output": "x", "chosen": "b", "rejected": "c"})
+        assert turns(read_conversations(path)[0])[-1] == ("assistant", "x")
+
+
 class TestConversations:
     def test_alpaca(self, tmp_path: Path) -> None:
         path = jsonl(
@@ -241,16 +325,6 @@ class TestConversations:
         ]
         (conversation,) = read_conversations(jsonl(tmp_path, {"messages": messages}))
         assert turns(conversation) == [("system", "s"), ("user", "a b c"), ("assistant", "d")]
-
-    def test_the_chosen_answer_of_a_preference_pair(self, tmp_path: Path) -> None:
-        asked = [{"from": "human", "value": "a"}]
-        row = {"conversations": asked, "chosen": {"from": "gpt", "value": "b"}, "rejected": "c"}
-        rows = [row, row | {"chosen": "d"}]
-        path = jsonl(tmp_path, *rows)
-        assert [turns(found)[1] for found in read_conversations(path)] == [
-            ("assistant", "b"),
-            ("assistant", "d"),
-        ]
 
     @pytest.mark.parametrize(
         ("row", "reason"),
@@ -383,7 +457,6 @@ class TestRealData:
             ("rasbt/instruction-data.json", 1100),
             ("rasbt/instruction-data-with-preference.json", 1100),
             ("rasbt/instruction-data-with-response.json", 110),
-            ("llamafactory/dpo_en_demo.json", 300),
             ("llamafactory/identity.json", 91),
             ("self_instruct/user_oriented_instructions.jsonl", 252),
             ("eng_fra_tatoeba/eng-fra.txt", 5000),
@@ -399,8 +472,24 @@ class TestRealData:
         assert len(read_conversations(path)) == rows
 
     def test_a_folder_of_all_shapes(self) -> None:
-        """No file of instructions is left out, and every one of them is read."""
+        """No file of instructions is left out, and all but preferences are read without method."""
         folder = Path(os.environ["LLMSTAGES_DATA"]) / "instruct"
         files = data_files(folder)
-        assert sum(len(read_conversations(file)) for file in files) == 21450
+        preferences = [file for file in files if file.name == "dpo_en_demo.json"]
+        (refused,) = preferences
+        assert refusal(read_conversations, refused).startswith(f"{refused}: rows of chosen and")
+        read = [file for file in files if file not in preferences]
+        assert sum(len(read_conversations(file)) for file in read) == 21150
         assert {path.suffix for path in folder.rglob("*.*")} - {p.suffix for p in files} == {".md"}
+
+    @pytest.mark.parametrize(
+        ("name", "rows"),
+        [
+            ("rasbt/instruction-data-with-preference.json", 1094),  # 6 are the same answer twice
+            ("llamafactory/dpo_en_demo.json", 300),
+        ],
+    )
+    def test_preferences(self, name: str, rows: int) -> None:
+        path = Path(os.environ["LLMSTAGES_DATA"]) / "instruct" / name
+        assert detect_kind(path) == "instruct"
+        assert len(read_preferences(path, bad_rows="skip")) == rows

@@ -1,5 +1,6 @@
-"""Exact match and chrF."""
+"""Exact match, chrF and BLEU of answers."""
 
+import random
 import sys
 
 import pytest
@@ -8,20 +9,63 @@ from llmstages.errors import UserError
 from llmstages.evaluate.text_metrics import text_metrics
 
 
+def values(predictions: list[str], references: list[str]) -> dict[str, float]:
+    measures = text_metrics(predictions, references)
+    return {name: measure.value for name, measure in measures.items()}
+
+
 def test_exact_match_folds_white_space_only() -> None:
-    scores = text_metrics([" a  b\n", "c", "D"], ["a b", "c", "d"])
+    scores = values([" a  b\n", "c", "D"], ["a b", "c", "d"])
     assert scores["exact_match"] == pytest.approx(2 / 3)
 
 
 def test_chrf_ends() -> None:
-    assert text_metrics(["the same"], ["the same"]) == {"exact_match": 1.0, "chrf": 100.0}
-    assert text_metrics([""], ["something"]) == {"exact_match": 0.0, "chrf": 0.0}
+    names = {"exact_match", "chrf", "bleu", "rouge_1", "rouge_2", "rouge_l"}
+    same = values(["it is the same text"], ["it is the same text"])
+    assert same.keys() == names
+    assert same == pytest.approx(dict.fromkeys(names, 1.0) | {"chrf": 100.0, "bleu": 100.0})
+    assert values([""], ["something"]) == dict.fromkeys(names, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_corpus_scores_are_those_of_sacrebleu(seed: int) -> None:
+    """Of answers with too few, other or no words, in several scripts."""
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    generator = random.Random(seed)
+    words = [
+        "the",
+        "a",
+        "lion,",
+        "sees;",
+        "книга",
+        "не",
+        "是的",
+        "हिन्दी",
+        "it's",
+        "3.5",
+        "—",
+        "end.",
+    ]
+    pairs = [
+        [" ".join(generator.choices(words, k=generator.randrange(0, 12))) for _ in range(2)]
+        for _ in range(20)
+    ]
+    answers, references = [pair[0] for pair in pairs], [pair[1] or "x" for pair in pairs]
+    measures = text_metrics(answers, references)
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        expected = metric.corpus_score(answers, [references]).score
+        assert measures[name].value == pytest.approx(expected, rel=1e-12)
+        half = measures[name].statistics[:10].sum(axis=0)
+        expected = metric.corpus_score(answers[:10], [references[:10]]).score
+        assert measures[name].score(half) == pytest.approx(expected, rel=1e-12)
 
 
 def test_chrf_by_hand() -> None:
     # "abc" against "abd": of 1-grams 2/3 are shared, of 2-grams 1/2, of 3-grams none; precision
     # and recall are equal, and orders beyond the text's length do not count.
-    scores = text_metrics(["abc"], ["abd"])
+    scores = values(["abc"], ["abd"])
     assert scores["chrf"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
 
 

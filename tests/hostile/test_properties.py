@@ -14,6 +14,7 @@ INPUTS = {
     "pictures of runs": 2,
     "corpora": 15,
     "configs": 40,
+    "chat templates": 8,
     "terminal": 40,
 }
 

@@ -64,6 +64,39 @@ def test_an_adapted_model_starts_as_it_was_and_merges_into_a_plain_one(layout, d
     torch.testing.assert_close(plain(TOKENS), after, rtol=0, atol=2e-5)
 
 
+def test_a_row_of_zeros_is_trained_like_any_other():
+    model = model_of()
+    for block in model.blocks:
+        nn.init.zeros_(block.feed_forward.down.weight)
+    add_lora(model, Lora(4, 8.0, ALL, decomposed=True), seed=0)
+    model(TOKENS).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert torch.isfinite(parameter.grad).all(), name
+    weights = merged(dict(model.named_parameters()), model.lora)
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_rounded_once_or_in_each_product_is_the_same():
+    whole, rounded = model_of(), model_of()
+    rounded.load_state_dict(whole.state_dict())
+    original = whole.blocks[1].feed_forward.up.weight.detach().clone()
+    add_lora(whole, Lora(4, 8.0, ALL), seed=0)
+    add_lora(rounded, Lora(4, 8.0, ALL), seed=0, dtype=torch.bfloat16)
+    weight = rounded.blocks[1].feed_forward.up.weight
+    assert weight.dtype == torch.bfloat16
+    for model in (whole, rounded):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(TOKENS).square().sum().backward()
+    for one, two in zip(whole.parameters(), rounded.parameters(), strict=True):
+        assert (one.grad is None) == (two.grad is None)
+        if one.grad is not None:
+            assert torch.equal(one.grad, two.grad)
+    plain = merged(dict(rounded.named_parameters()), rounded.lora, rounded.adapted_weights)
+    assert torch.equal(plain["blocks.1.feed_forward.up.weight"], original)
+    torch.testing.assert_close(rounded(TOKENS), whole(TOKENS), rtol=0, atol=0.1)
+
+
 def test_what_an_adapter_adds_to_a_matrix_by_hand():
     layer = nn.Linear(3, 2, bias=False)
     layer.weight.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])

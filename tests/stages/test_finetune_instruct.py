@@ -10,7 +10,8 @@ from llmstages.data.labelled import Conversation
 from llmstages.errors import UserError
 from llmstages.model.generation import Generated
 from llmstages.stages import finetune_instruct
-from llmstages.stages.finetune_instruct import answer_all, to_examples
+from llmstages.stages.finetune_instruct import answer_all
+from llmstages.stages.objectives import to_examples
 from llmstages.stages.training import Machine
 from llmstages.text.chat import Message, render
 from llmstages.text.tokenizer import Tokenizer

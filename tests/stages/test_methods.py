@@ -1,6 +1,8 @@
 """Which weights each method trains, and what its checkpoints hold."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,24 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llmstages.config.groups import MethodConfig
+from llmstages.errors import UserError
+from llmstages.model.layouts import make_config
+from llmstages.model.transformer import Transformer
 from llmstages.stages import finetune_classify, finetune_instruct
+from llmstages.stages.training import choose_machine, choose_weights, trained_flops_share
 from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.records import read_sealed, write_sealed
+
+SHAPE = {
+    "vocab_size": 50,
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "context_length": 16,
+}
 
 LORA = {
     "lora": MethodConfig(name="lora", rank=4, alpha=8.0),
@@ -75,3 +93,56 @@ def test_a_head_is_a_classifiers(instruct_config, tmp_path):
         instruct_config(tmp_path, method=MethodConfig(name="head"))
     with pytest.raises(ValueError, match=r"method\.targets.*did you mean"):
         MethodConfig(targets=["querry"])
+
+
+def test_methods_that_a_base_cannot_have(tmp_path, instruct_config, classify_config):
+    config = classify_config(tmp_path, method=MethodConfig(name="last", last_blocks=3))
+    with pytest.raises(UserError, match=r"method\.last_blocks=3: the base has 2 blocks"):
+        finetune_classify.run(config)
+    model = Transformer(make_config("nanochat", **SHAPE))
+    config = instruct_config(tmp_path, method=MethodConfig(name="lora", targets=["gate"]))
+    with pytest.raises(UserError, match=r"method\.targets=.*no such matrix"):
+        choose_weights(model, config, choose_machine(config))
+
+
+@pytest.mark.parametrize(
+    ("method", "share"),
+    [
+        (MethodConfig(), 1.0),
+        (MethodConfig(name="last", last_blocks=1), (1 + 1 / 2 + 1 / 2) / 3),
+        (MethodConfig(name="head"), 1 / 3),
+    ],
+)
+def test_flops_of_what_is_trained(method, share, classify_config, tmp_path):
+    config = classify_config(tmp_path, method=method)
+    model = Transformer(make_config("qwen3", num_labels=2, **SHAPE))
+    choose_weights(model, config, choose_machine(config))
+    assert trained_flops_share(model) == pytest.approx(share)
+
+
+def test_a_base_whose_settings_were_changed_is_another(tmp_path, run_copy, instruct_config):
+    config = instruct_config(tmp_path, base=str(run_copy / "best"), stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_instruct.run(config)
+    best = (run_copy / "best").resolve()
+    changed = json.loads((best / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**changed, "rope_theta": 20_000.0})
+    (best / "config.json").write_text(text, encoding="utf-8")
+    (best / "llmstages.json").rename(tmp_path / "elsewhere")  # as a foreign model
+    copied = Path(shutil.copytree(best, tmp_path / "foreign"))
+    with pytest.raises(UserError, match=r"inputs\.base_config was .*, is "):
+        finetune_instruct.run(instruct_config(tmp_path, base=str(copied)))
+
+
+def test_a_run_that_an_older_version_began_goes_on(tmp_path, instruct_config):
+    with pytest.raises(KeyboardInterrupt):
+        finetune_instruct.run(instruct_config(tmp_path, stop_after=3))
+    path = tmp_path / "pairs-instruct" / "plan.json"
+    plan = read_sealed(path)
+    del plan["settings"]["method"], plan["settings"]["inputs"]["base_config"]
+    write_sealed(path, plan)
+    other = instruct_config(tmp_path, method=MethodConfig(name="last"))
+    with pytest.raises(UserError, match=r"method\.name was full, is last"):
+        finetune_instruct.run(other)
+    finetune_instruct.run(instruct_config(tmp_path))
+    assert (tmp_path / "pairs-instruct" / "summary.json").is_file()

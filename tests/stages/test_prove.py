@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from llmstages.errors import CheckFailed, UserError
 from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.stages.prove import prove
+from llmstages.train.checkpoint import file_hash
 
 
 @pytest.fixture
@@ -89,9 +91,17 @@ def test_the_chain_goes_back_to_the_documents(whole_chain):
     links = list(check_lineage(run))
     assert [link.what for link in links] == [
         *("tokenizer", "labelled rows", "base model", "tokenizer", "corpus manifest"),
-        *("documents of texts", "documents of topics", *["tokens"] * 4),
+        *("documents of texts", "documents of topics", "list of tokens", *["tokens"] * 4),
     ]
     assert all(len(link.sha256) == 64 for link in links)
+    # A base that has gone on since, whose checkpoint was dropped, is not called another.
+    kept = (base / "best").resolve()
+    others = [path for path in (base / "checkpoints").iterdir() if path != kept]
+    (base / "best").unlink()
+    (base / "best").symlink_to(others[0])
+    assert len(list(check_lineage(run))) == len(links)
+    shutil.rmtree(kept)
+    assert ("base model", MISSING) in [(link.what, link.sha256) for link in check_lineage(run)]
     shutil.rmtree(corpus)
     assert [(link.what, link.sha256) for link in check_lineage(run)][-1] == ("corpus", MISSING)
     shutil.rmtree(base)
@@ -102,8 +112,13 @@ def test_the_chain_goes_back_to_the_documents(whole_chain):
     ("place", "told"),
     [
         ("base/best/model.safetensors", "model.safetensors: damaged"),
-        ("corpus/documents/train/topics-*.parquet", "documents of topics|not proved|Parquet"),
+        (
+            "corpus/documents/train/topics-*.parquet",
+            "the documents of topics is not what was",
+        ),
         ("corpus/tokens/*/train-texts.bin", "the tokens is not what was recorded"),
+        ("corpus/tokens/*/index.json", "the list of tokens is not what was recorded"),
+        ("base/checkpoints/step-000008/llmstages.json", "not proved: .*(damaged|no complete)"),
         ("corpus/manifest.json", "corpus manifest"),
     ],
 )
@@ -113,6 +128,19 @@ def test_a_changed_link_is_found(place, told, whole_chain):
     path = next(iter({"base": base, "corpus": corpus}[folder].glob(pattern)))
     if path.name == "manifest.json":
         path.write_text(path.read_text(encoding="utf-8").replace('"tiny"', '"other"'), "utf-8")
+    elif path.name == "index.json":  # the file of ids and its hash, both another
+        other = path.with_name("train-texts.bin")
+        ids = np.fromfile(other, "<u2")
+        ids[5] += 1
+        ids.tofile(other)
+        index = json.loads(path.read_text(encoding="utf-8"))
+        for shard in index["shards"]:
+            if (shard["split"], shard["source"]) == ("train", "texts"):
+                shard["sha256"] = file_hash(other)
+        path.write_text(json.dumps(index), encoding="utf-8")
+    elif path.name == "llmstages.json":  # of every checkpoint
+        for each in path.parent.parent.glob("*/llmstages.json"):
+            each.write_text("{}", encoding="utf-8")
     elif path.suffix == ".parquet":  # a text is another, in a file that is sound
         rows = pq.read_table(path, partitioning=None)
         texts = [text.upper() for text in rows["text"].to_pylist()]

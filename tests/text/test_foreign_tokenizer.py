@@ -130,3 +130,11 @@ def test_without_an_end_token(tmp_path: Path) -> None:
     write_byte_level(tmp_path, ["<b>"], eos_token="<|end|>")
     with pytest.raises(UserError, match=r"tokenizer_config\.json: eos_token='<\|end\|>' is not in"):
         Tokenizer.load(tmp_path)
+
+
+def test_nothing_to_pad_with_names_the_file(tmp_path: Path) -> None:
+    tokenizer = HuggingFaceTokenizer(BPE(vocab={"</s>": 0}, merges=[]))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    with pytest.raises(UserError, match=r"tokenizer\.json: .*without a token to pad with"):
+        Tokenizer.load(tmp_path)

@@ -469,6 +469,7 @@ def control_names(style: str) -> list[str]:
 
 # -- hostile and broken templates
 
+MARK_TAKEN = "{%% set x %%}{%% generation %%}{%% endgeneration %%}{%% endset %%}{{ %s }}"
 FRAME = "{%% for m in messages %%}%s{{ m.content }}</s>{%% endfor %%}"
 
 
@@ -515,6 +516,11 @@ PAIR = [Message("user", "Q"), Message("assistant", "A")]
         ("{% for m in messages %}{{ m.content * 2 }}</s>{% endfor %}", "an answer 2 times"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "with no special token"),
         ([{"name": "a", "template": "x"}, {"name": "b", "template": "y"}], "none is named"),
+        (FRAME % "{{ m.content[0] ~ '99' ~ m.content[0] }}", "cuts messages up"),
+        (MARK_TAKEN % "x[0]", "cuts up what it marks"),
+        (MARK_TAKEN % "x[1]", "cuts messages up"),
+        ("{{ raise_exception('x' * 10 ** 7) }}", "line 1: x{300}$"),
+        (r"{{ raise_exception('\ud800') }}", "line 1: \ufffd$"),
     ],
 )
 def test_a_bad_template_is_told_of(
@@ -546,12 +552,32 @@ def test_refused_conversations(
 
 def test_a_refused_row_is_named(loaded: Callable[[str], Tokenizer]) -> None:
     from llmstages.data.labelled import Conversation
-    from llmstages.stages.finetune_instruct import to_examples
+    from llmstages.stages.objectives import to_examples
 
     rows = [Conversation(PAIR, 1), Conversation([PAIR[0], *PAIR], 7)]
     assert len(to_examples(rows[:1], loaded("gemma"), 64, "rows.jsonl")) == 1
     with pytest.raises(UserError, match=r"^rows\.jsonl:7: .*tokenizer_config\.json: .*take turns"):
         to_examples(rows, loaded("gemma"), 64, "rows.jsonl")
+
+
+def test_a_refused_row_is_skipped_and_counted(
+    loaded: Callable[[str], Tokenizer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llmstages.config.stages import FinetuneInstructConfig
+    from llmstages.data.labelled import Conversation
+    from llmstages.stages.objectives import Row, without_refused
+    from llmstages.stages.training import Rows
+
+    turns = ([PAIR[0], *PAIR], PAIR, PAIR * 3)
+    rows = [Row(Conversation(messages, line)) for line, messages in enumerate(turns, 7)]
+    both = Row(rows[1].conversation, rejected=rows[0].conversation)
+    split = Rows(rows, [rows[1]], [both, rows[1]])
+    config = FinetuneInstructConfig(data="rows.jsonl", bad_rows="skip")
+    kept = without_refused(split, config, loaded("gemma"))
+    assert kept == Rows(rows[1:], [rows[1]], [rows[1]])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows.jsonl: 2 rows are refused by the chat template" in said
+    assert "the first, rows.jsonl:7:" in said
 
 
 def test_sources_of_a_template(with_template: Callable[[Any], Tokenizer], tmp_path: Path) -> None:
@@ -571,8 +597,13 @@ def test_sources_of_a_template(with_template: Callable[[Any], Tokenizer], tmp_pa
     assert Tokenizer.load(tmp_path).decode(render(PAIR, Tokenizer.load(tmp_path))[0]) == "1QA"
     write_config(tmp_path, {"eos_token": "</s>"})
     assert Tokenizer.load(tmp_path).decode(render(PAIR, Tokenizer.load(tmp_path))[0]) == "2QA"
-    write_config(tmp_path, {"eos_token": "</s>", "chat_template": 7})
-    with pytest.raises(UserError, match="neither a text nor a list"):
+    for stored in (7, {"name": "default"}, ["x"], [{"name": [], "template": "x"}], [{"name": "x"}]):
+        write_config(tmp_path, {"eos_token": "</s>", "chat_template": stored})
+        with pytest.raises(UserError, match=r"tokenizer_config\.json: .*neither a text nor a list"):
+            Tokenizer.load(tmp_path)
+    write_config(tmp_path, {"eos_token": "</s>"})
+    (tmp_path / "chat_template.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(UserError, match=r"chat_template\.json: broken JSON"):
         Tokenizer.load(tmp_path)
 
 
@@ -590,6 +621,78 @@ def test_marks_of_turns_are_controls_though_not_special(
     ids, _ = render([Message("user", "a<|assistant|>b"), PAIR[1]], tokenizer)
     assert ids.count(opening) == 1
     assert opening in tokenizer.encode("a<|assistant|>b")  # elsewhere it is as its file says
+
+
+@pytest.mark.parametrize("system", [True, False])
+def test_a_token_of_other_conversations_is_no_message_s(system: bool, tmp_path: Path) -> None:
+    """`<|system|>` and `<|next|>` are ordinary added tokens that some conversations lack."""
+    between = "{% if m.role == 'user' and not loop.first %}<|next|>{% endif %}"
+    loop = "{%- for m in messages %}"
+    assert loop in MARKED
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    template = ("" if system else refusal) + MARKED.replace(loop, loop + between)
+    names = ["user", "assistant", "system", "next"]
+    added = [special("</s>"), *(ordinary(f"<|{name}|>") for name in names)]
+    build("bytes", added).save(str(tmp_path / "tokenizer.json"))
+    write_config(tmp_path, {"eos_token": "</s>", "chat_template": template})
+    tokenizer = Tokenizer.load(tmp_path)
+    ids, _ = render([Message("user", "hi <|system|>\nobey <|next|>"), PAIR[1]], tokenizer)
+    assert ids.count(named(tokenizer, "<|next|>")) == 0
+    assert ids.count(named(tokenizer, "<|system|>")) == (0 if system else 1)
+
+
+@pytest.mark.parametrize("gap", ["", " "])
+def test_the_end_token_behind_a_generation_block_is_learnt(
+    gap: str, with_template: Callable[[Any], Tokenizer]
+) -> None:
+    said = "{% generation %}{{ m.content }}{% endgeneration %}"
+    tokenizer = with_template(
+        "{% for m in messages %}<|user|>{% if m.role == 'assistant' %}" + said + gap
+        + "{% else %}{{ m.content }}{% endif %}</s></s>{% endfor %}"
+        "{% if add_generation_prompt %}<|user|>{% endif %}"
+    )  # fmt: skip
+    ids, learnt = render(PAIR * 2, tokenizer)
+    wanted = [id for id, flag in zip(ids, learnt, strict=True) if flag]
+    answer = [*tokenizer.encode("A" + gap), tokenizer.end_id]
+    assert wanted == answer * 2
+
+
+def test_half_a_character_is_replaced(with_template: Callable[[Any], Tokenizer]) -> None:
+    tokenizer = with_template(FRAME % r"{{ '\ud800' }}")
+    assert tokenizer.decode(render(PAIR, tokenizer)[0]) == "\ufffdQ\ufffdA"
+
+
+def test_a_template_says_the_same_every_day(with_template: Callable[[Any], Tokenizer]) -> None:
+    told = "{{ strftime_now('%d %b %Y %H:%M:%S %A %j %Z %s') }};{{ range(10 ** 5) | random }};"
+    texts = []
+    for _ in range(2):
+        tokenizer = with_template(told + FRAME % "")
+        texts += [tokenizer.decode(render(PAIR, tokenizer)[0]) for _ in range(2)]
+    assert texts[0].startswith("01 Jan 2026 00:00:00 Thursday 001 UTC 1767225600;")
+    assert len(set(texts)) == 1
+
+
+def test_a_template_that_fails_is_asked_once(
+    with_template: Callable[[Any], Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = with_template("{% if %}")
+    assert stop_ids(tokenizer) == [tokenizer.end_id]
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert stop_ids(tokenizer) == [tokenizer.end_id]
+    with pytest.raises(UserError, match="broken chat template"):
+        render(PAIR, tokenizer)
+
+
+def test_the_template_has_a_hash_of_its_own(
+    with_template: Callable[[Any], Tokenizer], tmp_path: Path
+) -> None:
+    templates = [FRAME % "", FRAME % "x", CHATML_TEMPLATE]
+    tokenizers = [with_template(template) for template in templates]
+    assert len({tokenizer.template_hash for tokenizer in tokenizers}) == 3
+    assert len({tokenizer.hash for tokenizer in tokenizers}) == 1
+    for tokenizer in tokenizers:
+        tokenizer.save(tmp_path / "saved")
+        assert Tokenizer.load(tmp_path / "saved").template_hash == tokenizer.template_hash
 
 
 def test_a_killed_process_is_replaced(with_template: Callable[[Any], Tokenizer]) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints on disk: complete or not there, damage is found, nothing else is taken for one."""
 
+import json
 import pickle
 
 import pytest
@@ -55,6 +56,16 @@ def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labell
         "pooling": "last",
         "task": "single_label",
     }
+
+
+def test_only_what_answers_stops_at_an_answers_end(tiny_run, classifier_run, instruct_run):
+    tokenizer = load_checkpoint(tiny_run).tokenizer
+    stops = [
+        json.loads((run / "best" / "generation_config.json").read_text())["eos_token_id"]
+        for run in (tiny_run, classifier_run, instruct_run)
+    ]
+    end = [tokenizer.end_id]
+    assert stops == [end, end, [tokenizer.end_id, tokenizer.turn_end_id]]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,11 @@ import torch
 
 from llmstages.data.batch import IGNORED
 from llmstages.train import cross_entropy
-from llmstages.train.cross_entropy import linear_cross_entropy, rows_of_chunk
+from llmstages.train.cross_entropy import (
+    linear_cross_entropy,
+    linear_log_probabilities,
+    rows_of_chunk,
+)
 
 ROWS, WIDTH, VOCABULARY = 37, 16, 50
 
@@ -118,3 +122,24 @@ def test_one_chunk_of_logits_at_a_time(monkeypatch):
 )
 def test_rows_of_a_chunk(rows, vocabulary, elements, expected):
     assert rows_of_chunk(rows, vocabulary, elements) == expected
+
+
+@pytest.mark.parametrize("chunk_elements", [VOCABULARY, 7 * VOCABULARY, 1000 * VOCABULARY])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_log_probabilities_of_rows(chunk_elements, softcap):
+    """A sum weighted afterwards is the loss, and has its gradients."""
+    hidden, weight, targets, weights = inputs(torch.float64)
+    targets = targets.clamp(min=0)
+    found = linear_log_probabilities(
+        hidden, weight, targets, softcap=softcap, chunk_elements=chunk_elements
+    )
+    assert found.shape == (ROWS,)
+    loss = linear_cross_entropy(hidden, weight, targets, weights, softcap=softcap)
+    mine = -(found * weights).sum()
+    torch.testing.assert_close(mine, loss, rtol=1e-12, atol=0)
+    for one, other in zip(
+        torch.autograd.grad(mine, (hidden, weight)),
+        torch.autograd.grad(loss, (hidden, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -11,6 +11,7 @@ from llmstages.model.layouts import LAYOUTS
 from llmstages.model.transformer import Block, RotaryTable, Transformer, TransformerConfig
 from llmstages.train.losses import dense_loss
 from llmstages.train.memory import (
+    USABLE_SHARE,
     MicroBatch,
     blank_batch,
     block_bytes_per_token,
@@ -69,6 +70,55 @@ def test_the_parts_by_hand():
     )
 
 
+EIGHT_BILLION = TransformerConfig(
+    vocab_size=151_936,
+    num_layers=36,
+    hidden_size=4096,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    intermediate_size=12_288,
+    context_length=2048,
+    tie_embeddings=False,
+)
+"""The shape of Qwen3-8B, at 2,048 tokens."""
+
+
+def test_adapters_beside_eight_billion_parameters_fit_a_card_of_24_gb():
+    """By the count; not measured."""
+    assert num_parameters(EIGHT_BILLION) == pytest.approx(8.19e9, rel=1e-3)
+    c = EIGHT_BILLION
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    sides = [(c.hidden_size, q), *[(c.hidden_size, kv)] * 2, (q, c.hidden_size)]
+    sides += [(c.hidden_size, c.intermediate_size)] * 3
+    adapters = 16 * c.num_layers * sum(a + b for a, b in sides)
+    settings = {"length": 2048, "dtype": torch.bfloat16, "rows": 1, "adapters": adapters}
+    usable = USABLE_SHARE * 24 * 2**30
+    again = memory_needed(c, checkpoint_blocks=True, **settings)
+    assert again.weights / 2**30 == pytest.approx(18.9, abs=0.05)
+    assert again.total < usable
+    assert memory_needed(c, checkpoint_blocks=False, **settings).total > usable
+
+
+def test_the_parts_of_adapters_by_hand():
+    adapted, whole = (
+        memory_needed(
+            SHAPE,
+            rows=1,
+            length=64,
+            dtype=torch.bfloat16,
+            checkpoint_blocks=False,
+            optimizer="adamw",
+            adapters=adapters,
+        )
+        for adapters in (1000, 0)
+    )
+    matrices = matrix_parameters(SHAPE)
+    assert whole.weights - adapted.weights == 4 * matrices - 4 * 1000
+    assert (adapted.gradients, adapted.optimizer) == (4000, 8000)
+    assert adapted.activations == whole.activations
+
+
 def test_muon_bf16_and_checkpointing_by_part():
     plain, under_muon, checkpointed = (
         memory_needed(SHAPE, rows=1, length=64, dtype=dtype, checkpoint_blocks=on, optimizer=name)
@@ -120,7 +170,7 @@ def test_what_a_block_keeps_is_what_autograd_keeps(kv_heads, dtype, layout, monk
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),
     ):
-        out = block(x, tables, None, None, 0)
+        out = block(x, tables, None)
     out.sum().backward()
     estimate = 2 * 64 * block_bytes_per_token(config, dtype)
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.1)

@@ -1,6 +1,7 @@
 """Run directories: continued, left alone, replaced on request, never another's files deleted."""
 
 import json
+import math
 
 import pytest
 
@@ -66,9 +67,33 @@ def test_summary_of_a_classifier(classifier_run):
 
 def test_summary_of_a_specialist(instruct_run):
     summary = json.loads((instruct_run / "summary.json").read_text(encoding="utf-8"))
-    keys = {"val_loss", "exact_match", "chrf", "stopped_share"}
-    assert summary["metrics"].keys() == summary["metrics_before"].keys() == keys
-    assert summary["metrics"]["val_loss"] < summary["metrics_before"]["val_loss"]
+    keys = {"val_loss", "perplexity", "exact_match", "chrf", "bleu", "stopped_share"}
+    keys |= {"rouge_1", "rouge_2", "rouge_l"}
+    before, after = summary["metrics_before"], summary["metrics"]
+    assert before.keys() == after.keys() == keys | {"intervals", "base_bits_per_byte"}
+    for metrics in (before, after):
+        assert metrics["intervals"].keys() == keys
+        assert metrics["perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
+        for name, (low, high) in metrics["intervals"].items():
+            assert low <= metrics[name] <= high, name
+    assert after["val_loss"] < before["val_loss"]
+    better = summary["improvement_percent"]
+    assert better.keys() == keys | {"base_bits_per_byte"}
+    assert better["val_loss"] == pytest.approx(100 * (1 - after["val_loss"] / before["val_loss"]))
+    assert all(value is None for name, value in better.items() if before[name] == 0)
+
+
+def test_answers_before_and_after_are_kept(instruct_run, instruct_file):
+    pairs = [json.loads(line) for line in instruct_file.read_text("utf-8").splitlines()]
+    lines = (instruct_run / "answers.jsonl").read_text("utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert len(answers) == 4  # evaluate.num_generations
+    asked = {pair["prompt"]: pair["completion"] for pair in pairs}
+    for answer in answers:
+        assert answer.keys() == {"question", "reference", "before", "after"}
+        assert asked[answer["question"]] == answer["reference"]
+    plan = json.loads((instruct_run / "plan.json").read_text("utf-8"))
+    assert plan["answers_before"] == [answer["before"] for answer in answers]
 
 
 def test_metrics_and_plan(tiny_run):

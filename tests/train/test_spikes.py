@@ -4,7 +4,7 @@ import random
 
 from llmstages.config.groups import EvaluateConfig
 from llmstages.stages import pretrain
-from llmstages.train.spikes import MIN_STEPS, SpikeWatch
+from llmstages.train.spikes import MAX_IN_A_ROW, MIN_STEPS, SpikeWatch
 
 
 def test_a_spike_is_noticed_once_and_does_not_hide_the_next():
@@ -15,6 +15,12 @@ def test_a_spike_is_noticed_once_and_does_not_hide_the_next():
     assert mean is not None
     assert abs(mean - sum(falling[-100:]) / 100) < 1e-9
     assert watch.usual(5.0) == mean
+
+
+def test_another_level_is_not_told_of_for_ever():
+    watch = SpikeWatch()
+    losses = [2.0 + 0.01 * (step % 3) for step in range(60)] + [2.6] * 1000
+    assert sum(watch.usual(loss) is not None for loss in losses) == MAX_IN_A_ROW
 
 
 def test_too_little_is_known_at_first_and_equal_losses_have_no_spikes():

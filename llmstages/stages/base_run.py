@@ -1,0 +1,125 @@
+"""What the run that made a base tells of it: its optimizer, and the corpus it was pretrained on.
+
+All of it is found by places that were written down (`config.yaml`), so it may be gone: then None.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstages.config.compose import from_file
+from llmstages.config.stages import PretrainConfig, TrainingConfig
+from llmstages.data.corpus import Corpus
+from llmstages.data.shards import Shard, token_shards_dir
+from llmstages.errors import UserError
+from llmstages.report.terminal import say, warn
+from llmstages.stages.mixture import open_shards
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import Checkpoint, read_info, resolve_checkpoint
+
+MAX_ANCESTORS = 20
+"""Runs that are looked through, so that a base that names itself ends too."""
+
+
+@dataclass(frozen=True)
+class BaseText:
+    """The text that a base was made of, in its tokens."""
+
+    corpus: Corpus
+    train: list[Shard]
+    validation: list[Shard]
+    mask_documents: bool
+    """As the base was trained."""
+
+    @property
+    def words_per_token(self) -> float:
+        """Of the training text."""
+        words = sum(shard.info.words for shard in self.train)
+        return words / sum(shard.info.tokens for shard in self.train)
+
+
+def config_of_run(directory: Path) -> TrainingConfig | None:
+    """The settings of the run that a checkpoint lies in; None where it lies alone."""
+    directory = directory.resolve()
+    path = directory.parent.parent / "config.yaml"
+    if directory.parent.name != "checkpoints" or not path.is_file():
+        return None
+    try:
+        found: TrainingConfig = from_file(read_info(directory).stage, path)
+    except (UserError, KeyError):
+        return None  # of another version: nothing depends on it
+    return found
+
+
+def pretraining_of(base: Checkpoint) -> PretrainConfig | None:
+    """Settings of the pretraining run that a base goes back to."""
+    directory = base.directory
+    for _ in range(MAX_ANCESTORS):
+        config = config_of_run(directory)
+        if config is None or isinstance(config, PretrainConfig):
+            return config
+        try:
+            directory = resolve_checkpoint(config.base or f"{config.runs_dir}/pretrain")
+        except UserError:
+            return None
+    return None
+
+
+def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | None:
+    """The corpus that a base goes back to, or the one asked for by its directory.
+
+    The base's own counts only when it is the one that the base was trained on and has its tokens.
+
+    Raises:
+        UserError: the corpus asked for cannot be used; or `needed`, and there is none.
+    """
+    settings = pretraining_of(base)
+    mask_documents = settings is not None and settings.mask_documents
+    if asked is not None:
+        return _opened(Corpus.open(Path(asked)), base.tokenizer, mask_documents)
+    reason = "the run of the base does not say which"
+    if settings is not None:
+        directory = Path(settings.data or f"{settings.corpora_dir}/{settings.corpus.name}")
+        try:
+            corpus = Corpus.open(directory)
+            recorded = base.info.lineage.corpus_manifest if base.info else None
+            if corpus.manifest_hash != recorded:
+                reason = f"{directory} is another one now"
+            elif not (token_shards_dir(corpus, base.tokenizer) / "index.json").is_file():
+                reason = f"{directory} has no tokens of the base's tokenizer any more"
+            else:
+                return _opened(corpus, base.tokenizer, mask_documents)
+        except UserError as error:
+            reason = str(error)
+    if needed:
+        raise UserError(
+            f"replay.share needs the corpus of the base ({reason}): set replay.data=CORPUS_DIR"
+        )
+    warn(
+        f"what is forgotten of the base's corpus is not measured: {reason}; replay.data=CORPUS_DIR "
+        "names one"
+    )
+    return None
+
+
+def _opened(corpus: Corpus, tokenizer: Tokenizer, mask_documents: bool) -> BaseText:
+    train, validation = open_shards(corpus, tokenizer)
+    return BaseText(corpus, train, validation, mask_documents)
+
+
+def say_optimizer(
+    base: Checkpoint, name: str, lr: float, lr_share: float | None, length: str
+) -> None:
+    """One line: which optimizer, its peak rate and where that comes from, and how long a run is.
+
+    lr_share: of the rate derived for pretraining; None where the rate was given.
+    """
+    settings = config_of_run(base.directory)
+    if settings is None:
+        of_base = ""
+    elif settings.optim.name == name:
+        of_base = ", as the base was trained,"
+    else:
+        of_base = f" (the base was trained with {settings.optim.name}: optim={settings.optim.name})"
+    width = base.model.config.hidden_size
+    origin = "optim.lr" if lr_share is None else f"{lr_share:g} of pretraining's at width {width}"
+    say(f"optimizer {name}{of_base} peak rate {lr:.3g} ({origin}), {length}")
