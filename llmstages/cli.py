@@ -140,17 +140,28 @@ def _run(argv: list[str]) -> int:
 
 
 def _finetune_stage(arguments: Arguments) -> str:
-    """The fine-tuning subcommand that the labelled file asks for."""
+    """The fine-tuning subcommand that the labelled files ask for."""
     from llmstages.data.labelled import detect_kind
+    from llmstages.data.labelled_files import data_files
 
-    # Reading the words first refuses too many of them before the file is opened.
+    # Reading the words first refuses a file given twice before it is opened.
     words_to_overrides("finetune", arguments)
-    typed = arguments.words[0] if arguments.words else arguments.value_of("data")
-    if typed is None:
-        raise UserError(f"data is missing: {usage_line('finetune')}")
-    path = typed if arguments.words else typed.strip("'\"")
-    stage = f"finetune-{detect_kind(Path(path))}"
-    print(visible(f"{path} is for {stage}"), file=sys.stderr)
+    typed = arguments.words
+    if not typed:
+        given = arguments.value_of("data")
+        if given is None:
+            raise UserError(f"data is missing: {usage_line('finetune')}")
+        listed = given[1:-1].split(",") if given.startswith("[") else [given]
+        typed = [path.strip().strip("'\"") for path in listed]
+    kinds = {path: {detect_kind(file) for file in data_files(path)} for path in typed}
+    found = set().union(*kinds.values())
+    if len(found) > 1:
+        raise UserError(
+            f"{', '.join(kinds)}: labelled texts and prompts with answers cannot be mixed: give "
+            "files of one kind"
+        )
+    stage = f"finetune-{found.pop()}"
+    print(visible(f"{', '.join(kinds)} is for {stage}"), file=sys.stderr)
     return stage
 
 

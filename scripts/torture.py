@@ -85,6 +85,7 @@ def make_data(folder: Path, seed: int) -> dict[str, list[str]]:
     instruct = [
         *("finetune-instruct", str(folder / "pairs.jsonl"), runs, base, *COMMON),
         *("batch_tokens=256", "max_new_tokens=4", "evaluate.num_generations=4"),
+        "max_cut_share=0.5",
     ]
     classify = [
         *("finetune-classify", str(folder / "rows.jsonl"), runs, base, *COMMON),

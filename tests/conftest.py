@@ -171,6 +171,7 @@ def instruct_config(tiny_run: Path, instruct_file: Path) -> Callable[..., Finetu
             "batch_tokens": 256,
             "micro_batch_tokens": 128,
             "max_new_tokens": 4,
+            "max_cut_share": 0.5,
             "dtype": "float32",
             "device": "cpu",
             "compile": "off",

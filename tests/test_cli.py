@@ -258,6 +258,32 @@ def test_finetune_takes_the_stage_that_fits_the_file(
     assert said == ("a,b c.jsonl is for finetune-classify\npairs.jsonl is for finetune-instruct\n")
 
 
+def test_finetune_takes_several_files_of_one_kind(
+    received: Received, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels.csv").write_text("text,label\na,b\nc,d\n")
+    Path("folder").mkdir()
+    for name in ("a,b.jsonl", "folder/c.jsonl"):
+        Path(name).write_text('{"prompt": "say", "completion": "so"}\n')
+    assert main(["finetune", "a,b.jsonl", "folder", "data_weights=[3,1]"]) == 0
+    assert main(["finetune-instruct", "data=[x.csv,folder]"]) == 0
+    assert main(["finetune-instruct", "data=12"]) == 0
+    assert [config.data for config in received] == [
+        ["a,b.jsonl", "folder"],
+        ["x.csv", "folder"],
+        "12",
+    ]
+    assert received[0].data_weights == [3.0, 1.0]
+    assert received[2].data_paths == ["12"]
+    capsys.readouterr()
+    assert main(["finetune", "labels.csv", "folder"]) == 2
+    assert "cannot be mixed" in capsys.readouterr().err
+    assert main(["finetune-instruct", "a,b.jsonl", "folder", "data_weights=[1]"]) == 2
+    assert "data_weights has 1 numbers and data 2" in capsys.readouterr().err
+    assert main(["finetune-instruct", "data={a:1}"]) == 2
+    assert "data is a path, or a list of paths" in capsys.readouterr().err
+
+
 # --- one line for every mistake
 
 
@@ -351,8 +377,8 @@ MISTAKES = [
         "top=0 must be between 1 and 1000; data=c and prompt=b are given: keep one; "
         "data=c and top=0 are given: keep one",
     ),
-    ("finetune", "data is missing: llmstages finetune FILE [key=value ...]"),
-    ("finetune-instruct", "data missing: llmstages finetune-instruct FILE [key=value ...]"),
+    ("finetune", "data is missing: llmstages finetune FILE ... [key=value ...]"),
+    ("finetune-instruct", "data missing: llmstages finetune-instruct FILE ... [key=value ...]"),
     ("inspect", "path missing: llmstages inspect PATH [key=value ...]"),
     ("inspect --cfg jb", "--cfg jb is unknown: did you mean job?"),
     ("inspect --cfg", "--cfg needs a value after it"),

@@ -6,7 +6,7 @@
 
 import re
 from decimal import Decimal
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from llmstages.config.schema import find_key
 from llmstages.config.stages import SUBCOMMANDS
@@ -49,7 +49,7 @@ def _text(schema: type, dotted: str, override: str) -> str:
     """A text that looks like a number in quotes: `id=12e345` is hexadecimal, no infinity."""
     key = find_key(schema, dotted)
     start, _, value = override.partition("=")
-    if key is None or key.type is not str or not _NUMBER.fullmatch(value):
+    if key is None or key.type not in (str, Any) or not _NUMBER.fullmatch(value):
         return override
     return f"{start}={quote(value)}"
 

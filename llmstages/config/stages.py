@@ -4,6 +4,7 @@ Only the standard library is imported here. Keys that mean the same have the sam
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 from llmstages.config.collect_groups import (
@@ -154,6 +155,13 @@ class TrainingConfig:
             )
         return problems
 
+    @property
+    def data_paths(self) -> list[str]:
+        """The paths in `data`; none where it is missing, or holds anything else."""
+        data: Any = self.data
+        listed: list[Any] = data if isinstance(data, list) else [data]
+        return listed if all(isinstance(path, str) for path in listed) else []
+
 
 @dataclass
 class PretrainConfig(TrainingConfig):
@@ -210,16 +218,25 @@ class FinetuneConfig(TrainingConfig):
 class FinetuneInstructConfig(FinetuneConfig):
     """`llmstages finetune-instruct FILE`: base model + instruction-answer pairs -> specialist."""
 
+    data: Any = None
+    """What is trained on: a file, a folder of files, or a list of these."""
+    data_weights: list[float] = field(default_factory=list)
+    """Share of an epoch's rows drawn from each of several `data`; empty reads every row once."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     prompt_column: str | None = None
     """Column of the prompt; found by its name when null."""
     answer_column: str | None = None
     """Column of the answer; found by its name when null."""
+    max_cut_share: float = 0.2
+    """Share of the answers the context may cut off: without their ends a model learns to go on; above this a longer
+    base or shorter rows are needed."""
     max_new_tokens: int = 128
     """Longest answer generated when measuring, in tokens."""
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("max_new_tokens", self.max_new_tokens, 1)
+        problems += range_problem("max_cut_share", self.max_cut_share, 0.0, 1.0)
+        problems += self._data_problems()
         if self.method.name == "head":
             problems.append("method=head trains a classifier's head: choose full, lora or last")
         if self.method.objective == "preferences":
@@ -233,6 +250,19 @@ class FinetuneInstructConfig(FinetuneConfig):
                     f"answer_column={self.answer_column} is not used by method=dpo, whose answers "
                     "are chosen and rejected"
                 )
+        return problems
+
+    def _data_problems(self) -> list[str]:
+        if self.data is not None and not self.data_paths:
+            return ["data is a path, or a list of paths, as [a.jsonl,b.csv]"]
+        problems: list[str] = []
+        for number, weight in enumerate(self.data_weights):
+            problems += range_problem(f"data_weights[{number}]", weight, 1e-6, 1e6)
+        if self.data_weights and len(self.data_weights) != len(self.data_paths):
+            problems.append(
+                f"data_weights has {len(self.data_weights)} numbers and data "
+                f"{len(self.data_paths)}: give one for each"
+            )
         return problems
 
 
@@ -385,6 +415,8 @@ class InspectConfig:
     """Id of a document of a corpus: show it, or why it was dropped."""
     num_examples: int = 3
     """Documents or rows shown."""
+    base: str | None = None
+    """Of a file of conversations: checkpoint as which they are read; null takes runs/pretrain where it is."""
     prove: bool = False
     """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
     prove_steps: int = 20

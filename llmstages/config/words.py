@@ -72,8 +72,8 @@ class Usage:
 USAGES = {
     "collect": Usage(("paths",), "[PATH ...]", rest_is_list=True),
     "pretrain": Usage(("data",), "[CORPUS_DIR]"),
-    "finetune": Usage(("data",), "FILE", ("data",)),
-    "finetune-instruct": Usage(("data",), "FILE", ("data",)),
+    "finetune": Usage(("data",), "FILE ...", ("data",), rest_is_list=True),
+    "finetune-instruct": Usage(("data",), "FILE ...", ("data",), rest_is_list=True),
     "finetune-classify": Usage(("data",), "FILE", ("data",)),
     "generate": Usage(
         ("checkpoint_dir", "prompt"),
@@ -200,7 +200,7 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
                 f"{key} is given twice, as the word {words[usage.keys.index(key)]!r} and as "
                 f"{key}={arguments.value_of(key)}: keep one"
             )
-    if usage.rest_is_list:
+    if usage.rest_is_list and (subcommand == "collect" or len(words) > 1):
         overrides = [f"{usage.keys[0]}=[{','.join(quote(word) for word in words)}]"]
         if subcommand == "collect" and arguments.value_of("corpus") is None:
             # Whoever names paths means these, not the default corpus and these.

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,7 +29,7 @@ from llmstages.data.columns import (
     TEXT_NAMES,
     column_key,
 )
-from llmstages.data.rows import Row, fault_of, shown
+from llmstages.data.rows import BadRows, Row, fault_of, shown
 from llmstages.data.table import Table, read_rows
 from llmstages.errors import UserError
 from llmstages.text.chat import Message
@@ -44,9 +44,13 @@ KIND_ROWS = 5000
 LABEL_SHARE = 0.1
 COLUMNS_LISTED = 30
 COLUMNS_COMPARED = 1000
+ATTRIBUTION = re.compile(r"\bCC[ -]?(?:BY|0)\b|\bAttribution:|\btatoeba\.org\b", re.IGNORECASE)
+# A last column of which this share of the rows names a licence or a source is no part of a pair.
+ATTRIBUTION_SHARE = 0.95
 # Names that chat files in use give to the three roles.
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -55,6 +59,8 @@ ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "bot": "assistant",
     "model": "assistant",
 }
+# What calls of tools and their results are named; nothing of them is learnt or shown to a model.
+TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "observation", "ipython")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +74,11 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns, of which the last is the assistant's, and the line they start on."""
+    """Turns, of which the last is the assistant's, and the line and file they start on."""
 
     messages: list[Message]
     line: int
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,57 +224,82 @@ def read_conversations(
     """Read a file with a prompt and an answer, or a list of messages, in each row.
 
     Known are Alpaca (`instruction`, `input`, `output`: the user's turn is the instruction, a blank
-    line and the input where there is one), prompt/completion, question/answer, `messages` with
-    `role` and `content`, the same as `conversations` with `from` and `value`, Self-Instruct's
-    `instances`, and pairs in a file of two columns without header. Turns after the last answer are
-    left out.
+    line and the input where there is one; `history` holds the pairs before it), prompt/completion,
+    question/answer, `messages` with `role` and `content`, the same as `conversations` with `from`
+    and `value`, Self-Instruct's `instances`, and pairs in a file of two columns without header; a
+    third one that names licences or sources is passed over. Beside all of them a column `system`
+    may hold the system prompt. Turns after the last answer are left out.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
     """
+    conversations, _ = conversations_and_bad_rows(path, prompt_column, answer_column, bad_rows)
+    if not conversations:
+        raise UserError(f"{path}: no row with a prompt and an answer in it")
+    return conversations
+
+
+def conversations_and_bad_rows(
+    path: Path | str,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    bad_rows: str = "refuse",
+    quiet: bool = False,
+) -> tuple[list[Conversation], BadRows]:
+    """Conversations, possibly none, and the rows left out; `quiet` refuses and says nothing."""
     path = Path(path)
     named = [name for name in (prompt_column, answer_column) if name is not None]
     if not named and (shape := _headerless(path, [])):
-        if len(shape) != 2:
+        columns = _without_attribution(shape)
+        if len(columns) != 2:
             raise UserError(
                 f"{path}: no header and {len(shape)} columns: name two of them, "
                 "such as prompt_column=1 answer_column=2"
             )
-        prompt_column, answer_column = "1", "2"
-    table = _open(path, bad_rows, named)
+        prompt_column, answer_column = columns
+    table = _open(path, bad_rows, named, quiet)
     if not named and _only_preferences(table.columns):
         raise UserError(
             f"{path}: rows of chosen and rejected answers: set method=dpo to train on them"
         )
-    messages = None if named else _find(table.columns, MESSAGES_NAMES)
-    instances = None if named or messages else _find(table.columns, ("instances",))
-    prompt = answer = ""
-    if messages is None:
-        prompt = _column(table, "prompt", prompt_column, PROMPT_NAMES)
-        if instances is None:
-            answer = _column(table, "answer", answer_column, ANSWER_NAMES, taken=prompt)
-    system = _find(table.columns, SYSTEM_NAMES)
-    context = _find(table.columns, INPUT_NAMES) if column_key(prompt) == "instruction" else None
-
+    read = _conversation_reader(table, prompt_column, answer_column)
     conversations: list[Conversation] = []
     for row in table.rows:
         try:
-            if messages is not None:
-                turns = [_messages(row, messages)]
-            elif instances is not None:
-                turns = [
-                    _pair(part, prompt, "input", "output", None)
-                    for part in _instances(row, prompt, instances)
-                ]
-            else:
-                turns = [_pair(row.values, prompt, context, answer, system)]
+            found = read(row)
         except _Unusable as reason:
             table.bad.add(row.line, str(reason))
         else:
-            conversations += [Conversation(turn, row.line) for turn in turns]
-    if not conversations:
-        raise UserError(f"{path}: no row with a prompt and an answer in it")
-    return conversations
+            conversations += [Conversation(turns, row.line, str(path)) for turns in found]
+    return conversations, table.bad
+
+
+def _conversation_reader(
+    table: Table, prompt_column: str | None, answer_column: str | None
+) -> Callable[[Row], list[list[Message]]]:
+    """What makes conversations, mostly one, out of a row of this table."""
+    named = prompt_column is not None or answer_column is not None
+    system = _find(table.columns, SYSTEM_NAMES)
+    messages = None if named else _find(table.columns, MESSAGES_NAMES)
+    if messages is not None:
+        return lambda row: [_messages(row, messages, system)]
+    prompt = _column(table, "prompt", prompt_column, PROMPT_NAMES)
+    instances = None if named else _find(table.columns, ("instances",))
+    if instances is not None:
+        return lambda row: [
+            _pair(part, prompt, "input", "output", system)
+            for part in _instances(row, prompt, instances)
+        ]
+    answer = _column(table, "answer", answer_column, ANSWER_NAMES, taken=prompt)
+    context, history = _beside_prompt(table.columns, prompt)
+    return lambda row: [_pair(row.values, prompt, context, answer, system, history)]
+
+
+def _beside_prompt(columns: Sequence[str], prompt: str) -> tuple[str | None, str | None]:
+    """Alpaca's columns of the input and of the turns before; None where there are none."""
+    if column_key(prompt) != "instruction":
+        return None, None
+    return _find(columns, INPUT_NAMES), _find(columns, ("history",))
 
 
 def read_prompts(
@@ -290,15 +322,15 @@ def read_prompts(
     if messages is None:
         prompt = _column(table, "prompt", prompt_column or only, PROMPT_NAMES + TEXT_NAMES)
     system = _find(table.columns, SYSTEM_NAMES)
-    context = _find(table.columns, INPUT_NAMES) if column_key(prompt) == "instruction" else None
+    context, history = _beside_prompt(table.columns, prompt)
 
     def prompts() -> Iterator[tuple[int, list[Message]]]:
         for row in table.rows:
             try:
                 if messages is not None:
-                    turns = _questions(row, messages)
+                    turns = _questions(row, messages, system)
                 else:
-                    turns = _request(row.values, prompt, context, system)
+                    turns = _request(row.values, prompt, context, system, history)
             except _Unusable as reason:
                 table.bad.add(row.line, str(reason))
                 continue
@@ -308,9 +340,9 @@ def read_prompts(
     return prompts()
 
 
-def _questions(row: Row, name: str) -> list[Message]:
+def _questions(row: Row, name: str, system: str | None) -> list[Message]:
     """The turns of a row up to the user's last."""
-    turns = _all_messages(row, name)
+    turns = _all_messages(row, name, system)
     while turns and turns[-1].role != "user":
         turns.pop()
     if not turns:
@@ -319,27 +351,59 @@ def _questions(row: Row, name: str) -> list[Message]:
 
 
 def _request(
-    values: dict[str, Any], prompt: str, context: str | None, system: str | None
+    values: dict[str, Any],
+    prompt: str,
+    context: str | None,
+    system: str | None,
+    history: str | None = None,
 ) -> list[Message]:
     """The turns before an answer."""
     parts = [_cell(values, name) for name in (prompt, context) if name is not None]
     request = "\n\n".join(part for part in parts if part.strip())
     if not request:
         raise _Unusable(f"{prompt!r} is empty")
-    opening = _cell(values, system) if system is not None else ""
-    first = [Message("system", opening)] if opening.strip() else []
-    return [*first, Message("user", request)]
+    before = [] if history is None else _history(values.get(history), history)
+    return _with_system([*before, Message("user", request)], values, system)
 
 
 def _pair(
-    values: dict[str, Any], prompt: str, context: str | None, answer: str, system: str | None
+    values: dict[str, Any],
+    prompt: str,
+    context: str | None,
+    answer: str,
+    system: str | None,
+    history: str | None = None,
 ) -> list[Message]:
     """The turns of a row with a prompt and an answer."""
-    turns = _request(values, prompt, context, system)
+    turns = _request(values, prompt, context, system, history)
     reply = _cell(values, answer)
     if not reply.strip():
         raise _Unusable(f"{answer!r} is empty: there is no answer to learn")
     return [*turns, Message("assistant", reply)]
+
+
+def _history(value: object, name: str) -> list[Message]:
+    """The turns before a row's prompt: a list of pairs of prompt and answer."""
+    if value is None or value == "":
+        return []
+    turns: list[Message] = []
+    for pair in _listed_in(value, name, "pairs"):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(said, str) and said.strip() for said in pair)
+        ):
+            raise _Unusable(f"{name!r} is no list of pairs of prompt and answer")
+        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return turns
+
+
+def _with_system(turns: list[Message], values: dict[str, Any], system: str | None) -> list[Message]:
+    """The turns after the system prompt of the row's own column, unless they begin with one."""
+    opening = "" if system is None else _cell(values, system)
+    if not opening.strip() or turns[0].role == "system":
+        return turns
+    return [Message("system", opening), *turns]
 
 
 def _cell(values: dict[str, Any], name: str) -> str:
@@ -360,9 +424,23 @@ def _instances(row: Row, prompt: str, name: str) -> list[dict[str, Any]]:
     return [{**part, prompt: row.values.get(prompt)} for part in parts]
 
 
-def _messages(row: Row, name: str) -> list[Message]:
+def _listed_in(value: object, name: str, what: str) -> list[Any]:
+    """A list, or a string that holds one as JSON, as in delimited files."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise _Unusable(f"{name!r} is no JSON list of {what}") from None
+        if (fault := fault_of(value)) is not None:
+            raise _Unusable(f"{name!r} holds {fault}")
+    if not isinstance(value, list):
+        raise _Unusable(f"{name!r} is no list of {what}")
+    return value
+
+
+def _messages(row: Row, name: str, system: str | None) -> list[Message]:
     """The turns of a row up to its last answer."""
-    turns = _all_messages(row, name)
+    turns = _all_messages(row, name, system)
     # What is said after the last answer teaches nothing.
     while turns and turns[-1].role != "assistant":
         turns.pop()
@@ -371,39 +449,58 @@ def _messages(row: Row, name: str) -> list[Message]:
     return turns
 
 
-def _all_messages(row: Row, name: str) -> list[Message]:
+def _all_messages(row: Row, name: str, system: str | None) -> list[Message]:
     """The turns of a row with a list of messages (a string that holds JSON in delimited files)."""
-    listed = row.values.get(name)
-    if isinstance(listed, str):
-        try:
-            listed = json.loads(listed)
-        except (ValueError, RecursionError):
-            raise _Unusable(f"{name!r} is no JSON list of messages") from None
-        if (fault := fault_of(listed)) is not None:
-            raise _Unusable(f"{name!r} holds {fault}")
-    if not isinstance(listed, list) or not listed:
+    listed = _listed_in(row.values.get(name), name, "messages")
+    if not listed:
         raise _Unusable(f"{name!r} is no list of messages")
-    return _turns_of(listed)
+    return _with_system(_turns_of(listed), row.values, system)
 
 
-def _turns_of(listed: list[Any]) -> list[Message]:
+def _turns_of(listed: Sequence[object]) -> list[Message]:
     """Messages with role and content, or from and value."""
-    turns: list[Message] = []
-    for number, part in enumerate(listed, 1):
-        if not isinstance(part, dict):
-            raise _Unusable(f"message {number} is no object with role and content")
-        speaker = part.get("role", part.get("from"))
-        content = part.get("content", part.get("value"))
-        role = ROLES.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
-        if role is None:
-            given = shown(repr(speaker)) if isinstance(speaker, str) else _kind_of(speaker)
-            raise _Unusable(f"message {number} has the role {given}: user, assistant or system")
-        if not isinstance(content, str):
-            raise _Unusable(f"message {number} has no text in its content")
-        if role == "assistant" and not content.strip():
-            raise _Unusable(f"message {number} is empty: there is no answer to learn")
-        turns.append(Message(role, content))
-    return turns
+    return [_message(part, number) for number, part in enumerate(listed, 1)]
+
+
+def _message(part: object, number: int) -> Message:
+    """One turn out of a list of messages."""
+    if not isinstance(part, dict):
+        raise _Unusable(f"message {number} is no object with role and content")
+    speaker = part.get("role", part.get("from"))
+    name = speaker.strip().casefold() if isinstance(speaker, str) else None
+    if name in TOOL_ROLES:
+        raise _Unusable(
+            f"message {number} has the role {name!r}: calls of tools and their results are not "
+            "learnt here"
+        )
+    if name is None or name not in ROLES:
+        given = shown(repr(speaker)) if isinstance(speaker, str) else _kind_of(speaker)
+        raise _Unusable(f"message {number} has the role {given}: user, assistant or system")
+    if part.get("tool_calls") or part.get("function_call"):
+        raise _Unusable(f"message {number} calls a tool: calls of tools are not learnt here")
+    content = _content(part.get("content", part.get("value")), number)
+    if ROLES[name] == "assistant" and not content.strip():
+        raise _Unusable(f"message {number} is empty: there is no answer to learn")
+    return Message(ROLES[name], content)
+
+
+def _content(value: object, number: int) -> str:
+    """The text of a message: itself, or parts that follow each other, all of them texts."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise _Unusable(f"message {number} has no text in its content")
+    texts: list[str] = []
+    for part in value:
+        text = part.get("text") if isinstance(part, dict) else part
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind not in ("text", "input_text", "output_text"):
+            given = shown(repr(kind)) if isinstance(kind, str) else _kind_of(kind)
+            raise _Unusable(f"message {number} has a part of the type {given}: only text is learnt")
+        if not isinstance(text, str):
+            raise _Unusable(f"message {number} has a part without text in its content")
+        texts.append(text)
+    return "".join(texts)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -436,11 +533,11 @@ def read_preferences(
     else:
         prompt = _find(columns, MESSAGES_NAMES) or _find(columns, PROMPT_NAMES)
     system = _find(columns, SYSTEM_NAMES)
-    context = _find(columns, INPUT_NAMES) if column_key(prompt or "") == "instruction" else None
+    context, history = _beside_prompt(columns, prompt or "")
     preferences = []
     for row in table.rows:
         try:
-            asked = _asked(row.values, prompt, context, system)
+            asked = _asked(row.values, prompt, context, system, history)
             better, worse = (_answered(row.values, name, asked) for name in (chosen, rejected))
             if better[:-1] != worse[:-1]:
                 raise _Unusable(f"{chosen!r} and {rejected!r} differ before the last answer")
@@ -449,9 +546,8 @@ def read_preferences(
         except _Unusable as reason:
             table.bad.add(row.line, str(reason))
         else:
-            preferences.append(
-                Preference(Conversation(better, row.line), Conversation(worse, row.line))
-            )
+            both = (Conversation(turns, row.line, str(path)) for turns in (better, worse))
+            preferences.append(Preference(*both))
     if not preferences:
         raise UserError(f"{path}: no row with a chosen and a rejected answer in it")
     return preferences
@@ -464,21 +560,19 @@ def _only_preferences(columns: Sequence[str]) -> bool:
 
 
 def _asked(
-    values: dict[str, Any], prompt: str | None, context: str | None, system: str | None
+    values: dict[str, Any],
+    prompt: str | None,
+    context: str | None,
+    system: str | None,
+    history: str | None,
 ) -> list[Message]:
     """The turns in front of the two answers that stand in columns of their own; may be none."""
     if prompt is None:
         return []
     listed = _as_list(values.get(prompt))
     if listed is not None:
-        return _turns_of(listed)
-    parts = [_cell(values, name) for name in (prompt, context) if name is not None]
-    request = "\n\n".join(part for part in parts if part.strip())
-    if not request:
-        raise _Unusable(f"{prompt!r} is empty")
-    opening = _cell(values, system) if system is not None else ""
-    first = [Message("system", opening)] if opening.strip() else []
-    return [*first, Message("user", request)]
+        return _with_system(_turns_of(listed), values, system)
+    return _request(values, prompt, context, system, history)
 
 
 def _answered(values: dict[str, Any], name: str, asked: list[Message]) -> list[Message]:
@@ -590,6 +684,8 @@ class _ColumnShape:
     num_rows: int
     num_distinct: int
     mean_length: float
+    attributed_share: float
+    """Of the rows that name a licence or a source."""
 
 
 def _headerless(path: Path, column_names: Sequence[str]) -> dict[str, _ColumnShape] | None:
@@ -602,8 +698,18 @@ def _headerless(path: Path, column_names: Sequence[str]) -> dict[str, _ColumnSha
     for column in table.columns:
         values = [row.values[column] for row in rows]
         length = sum(map(len, values)) / max(1, len(values))
-        shapes[column] = _ColumnShape(len(rows), len(set(values)), length)
+        attributed = sum(ATTRIBUTION.search(value) is not None for value in values)
+        share = attributed / max(1, len(values))
+        shapes[column] = _ColumnShape(len(rows), len(set(values)), length, share)
     return shapes
+
+
+def _without_attribution(shape: Mapping[str, _ColumnShape]) -> list[str]:
+    """The columns but the last of three that says where each row comes from, as Tatoeba's do."""
+    columns = list(shape)
+    if len(columns) == 3 and shape[columns[-1]].attributed_share >= ATTRIBUTION_SHARE:
+        return columns[:2]
+    return columns
 
 
 def _headerless_label(
@@ -670,12 +776,13 @@ def _headerless_kind(path: Path, choose: str) -> Kind:
     shape = _headerless(path, [])
     if shape is None:
         raise UserError(f"{path}: plain text without columns: labelled rows are needed")
-    if len(shape) != 2:
+    columns = _without_attribution(shape)
+    if len(columns) != 2:
         raise UserError(
             f"{path}: no header and {len(shape)} column{'s' if len(shape) > 1 else ''}: {choose}, "
             "and name the columns by their numbers, such as prompt_column=1 answer_column=2"
         )
-    few = [column.num_distinct < LABEL_SHARE * column.num_rows for column in shape.values()]
+    few = [shape[name].num_distinct < LABEL_SHARE * shape[name].num_rows for name in columns]
     if all(few):
         raise UserError(
             f"{path}: no header, and both columns have few different values: {choose}, and name "

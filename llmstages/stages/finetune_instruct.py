@@ -50,14 +50,14 @@ SHOWN_ANSWERS = 10
 def run(config: FinetuneInstructConfig) -> float:
     """Tune a base model on pairs; returns the loss on held-out answers, in nats a token."""
     clock = Clock()
-    if config.data is None:
-        raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE")
+    if not config.data_paths:
+        raise UserError("finetune-instruct needs a file: llmstages finetune-instruct FILE ...")
     require_text_metrics()
     rows = read_rows(config)
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
-    directory = run_dir(config, f"{Path(config.data).stem}-instruct")
+    directory = run_dir(config, f"{Path(config.data_paths[0]).stem}-instruct")
     text = base_text(base, config.replay.data, needed=config.replay.share > 0)
     hashes = input_hashes(config, base)
     if text is not None and config.replay.share:
@@ -133,8 +133,9 @@ def run(config: FinetuneInstructConfig) -> float:
     keep_answers(the_run, answered)
     shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
     show_answers([answered[index] for index in sorted(shown)])
+    names = ", ".join(Path(path).name for path in config.data_paths)
     improvement = improvement_percent(metrics_before, metrics)
-    show_improvement(metrics_before, metrics, f"test rows of {Path(config.data).name}")
+    show_improvement(metrics_before, metrics, f"test rows of {names}")
     epochs = result.progress.step / objective.data.steps_per_epoch
     write_summary(
         the_run,

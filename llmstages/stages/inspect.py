@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table
 
@@ -19,13 +19,13 @@ from llmstages.data.json_files import read_object
 from llmstages.data.labelled import (
     Conversation,
     LabelledText,
+    conversations_and_bad_rows,
     detect_kind,
-    read_conversations,
     read_labelled_texts,
 )
 from llmstages.data.opening import check_file
-from llmstages.data.rows import Row
-from llmstages.data.split import normalised_text
+from llmstages.data.rows import BadRows, Row
+from llmstages.data.split import alike_rows, normalised_text
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport
@@ -33,8 +33,13 @@ from llmstages.report.classification import render_classification
 from llmstages.report.corpus import show_corpus
 from llmstages.report.terminal import cell_text, output_console, plain, progress, table
 
+if TYPE_CHECKING:
+    from llmstages.stages.see_conversations import Reader
+
 MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
+MAX_REASONS_SHOWN = 10
+DEFAULT_BASE = "runs/pretrain"
 # Distinct values of a column are counted up to this many; more is "many".
 MAX_DISTINCT = 100_000
 MAX_LEDGER_ROWS = 20_000
@@ -63,8 +68,10 @@ def run(config: InspectConfig) -> None:
         raise UserError(f"{path}: prove=true is for the directory of a run, and this is none")
     if config.id is not None:
         raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
+    if config.base is not None and path.is_dir():
+        raise UserError(f"{path}: base={config.base} is for a file of conversations")
     if not path.is_dir():
-        inspect_data_file(path, config.num_examples)
+        inspect_data_file(path, config.num_examples, config.base)
     elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
         if config.prove:
             from llmstages.stages.prove import prove
@@ -85,7 +92,7 @@ def run(config: InspectConfig) -> None:
 # data files
 
 
-def inspect_data_file(path: Path, num_examples: int) -> None:
+def inspect_data_file(path: Path, num_examples: int, base: str | None = None) -> None:
     """Print format, columns and rows of a file, and what it would train."""
     check_file(path)
     opened = read_rows(path, bad_rows="skip", quiet=True)
@@ -131,11 +138,13 @@ def inspect_data_file(path: Path, num_examples: int) -> None:
         ],
         to_output=True,
     )
+    reader = _reader(base) if kind == "instruct" else None
     try:
         if kind == "classify":
             _show_labelled(read_labelled_texts(path, bad_rows="skip"), num_examples)
         elif kind == "instruct":
-            _show_conversations(read_conversations(path, bad_rows="skip"), num_examples)
+            conversations, bad = conversations_and_bad_rows(path, quiet=True)
+            _show_conversations(conversations, bad, num_examples, reader)
         else:
             for row in first:
                 shown = json.dumps(row.values, ensure_ascii=False, default=str)
@@ -206,6 +215,7 @@ def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
             "labelled rows": len(examples),
             "different texts": len(labels_of),
             "rows that repeat a text": len(examples) - len(labels_of),
+            "texts that nearly repeat another": _num_near([row.text for row in examples]),
             "texts with different labels": sum(len(found) > 1 for found in labels_of.values()),
             "empty texts": sum(not example.text.strip() for example in examples),
             "words": sum(len(example.text.split()) for example in examples),
@@ -215,33 +225,87 @@ def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
         _passage(f"line {example.line}: {example.label}", example.text)
 
 
-def _show_conversations(conversations: Sequence[Conversation], num_examples: int) -> None:
-    """Sizes, duplicates and a few conversations."""
+def _reader(base: str | None) -> "Reader | None":
+    """How the base named reads conversations, or the usual one where it is there."""
+    if base is None and not Path(DEFAULT_BASE).is_dir():
+        return None
+    from llmstages.stages.see_conversations import reader_of
+
+    try:
+        return reader_of(base or DEFAULT_BASE)
+    except UserError as error:
+        if base is not None:
+            raise
+        _line(f"shown as text only, since {DEFAULT_BASE} cannot be used: {error}")
+        return None
+
+
+def _num_near(texts: Sequence[str]) -> int:
+    """How many different texts are a near duplicate of one before them."""
+    return len({normalised_text(text) for text in texts}) - len(set(alike_rows(texts)))
+
+
+def _show_conversations(
+    conversations: Sequence[Conversation],
+    bad: BadRows,
+    num_examples: int,
+    reader: "Reader | None",
+) -> None:
+    """Sizes, duplicates, rows set aside, and a few conversations, as the base reads them."""
+    _show_set_aside(bad)
+    if not conversations:
+        _line("not usable for training: no row with a prompt and an answer in it")
+        return
     answers = [
         turn.content
         for conversation in conversations
         for turn in conversation.messages
         if turn.role == "assistant"
     ]
-    prompts = Counter(
-        normalised_text("\n".join(turn.content for turn in conversation.messages[:-1]))
+    prompts = [
+        "\n".join(turn.content for turn in conversation.messages[:-1])
         for conversation in conversations
-    )
+    ]
     turns = sum(len(conversation.messages) for conversation in conversations)
-    _facts(
-        "conversations",
-        {
-            "conversations": len(conversations),
-            "messages": turns,
-            "answers": len(answers),
-            "words in answers": sum(len(answer.split()) for answer in answers),
-            "longest answer, characters": max(len(answer) for answer in answers),
-            "rows that repeat a prompt": len(conversations) - len(prompts),
-        },
-    )
-    for conversation in _spread(conversations, num_examples):
-        text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
-        _passage(f"line {conversation.line}", text)
+    facts: dict[str, object] = {
+        "conversations": len(conversations),
+        "messages": turns,
+        "with a system prompt": sum(row.messages[0].role == "system" for row in conversations),
+        "with several answers": sum(
+            sum(turn.role == "assistant" for turn in row.messages) > 1 for row in conversations
+        ),
+        "answers": len(answers),
+        "words in answers": sum(len(answer.split()) for answer in answers),
+        "longest answer, characters": max(len(answer) for answer in answers),
+        "rows that repeat a prompt": len(prompts) - len({normalised_text(p) for p in prompts}),
+        "prompts that nearly repeat another": _num_near(prompts),
+        "empty answers": sum("no answer to learn" in reason for _, reason in bad.rows),
+    }
+    chosen = _spread(conversations, num_examples)
+    if reader is None:
+        _facts("conversations", facts)
+        for conversation in chosen:
+            text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
+            _passage(f"line {conversation.line}", text)
+        return
+    from llmstages.stages import see_conversations as see
+
+    rendered = see.rendered_rows(conversations, reader)
+    _facts("conversations", facts | see.supervision_facts(rendered, reader))
+    if rendered.refused:
+        reasons = rendered.refused.most_common(MAX_REASONS_SHOWN)
+        table("refused by the base's template", ("reason", "rows"), reasons, to_output=True)
+    see.show_rendered(rendered, reader, chosen)
+    see.show_packing(rendered, reader)
+
+
+def _show_set_aside(bad: BadRows) -> None:
+    """Why rows cannot be used, the commonest reason first."""
+    if not bad.count:
+        return
+    reasons = Counter(reason for _, reason in bad.rows).most_common(MAX_REASONS_SHOWN)
+    of = f" (reasons of the first {len(bad.rows):,})" if bad.count > len(bad.rows) else ""
+    table(f"{bad.count:,} rows set aside{of}", ("reason", "rows"), reasons, to_output=True)
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:

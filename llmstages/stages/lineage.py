@@ -14,6 +14,7 @@ from llmstages.config.compose import from_file
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
+from llmstages.stages.training import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
     complete_checkpoints,
@@ -55,9 +56,9 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
         tokens = plan.get("tokens")
         yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
-        path = Path(config.data)
-        found = file_hash(path) if path.is_file() else None
-        yield checked("labelled rows", path, lineage.data, found)
+        paths = [Path(path) for path in config.data_paths]
+        found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
+        yield checked("labelled rows", paths[0], lineage.data, found)
     if lineage.parent is not None:
         base = config.base or f"{config.runs_dir}/pretrain"
         yield from check_parent(base, lineage.parent)

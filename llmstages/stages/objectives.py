@@ -26,15 +26,17 @@ from llmstages.data.labelled import (
     read_conversations,
     read_preferences,
 )
+from llmstages.data.labelled_files import data_files
 from llmstages.data.replay import ReplayedData
+from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio
 from llmstages.evaluate.perplexity import row_likelihoods, row_values
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.stages.base_run import BaseText
-from llmstages.stages.training import Machine, Rows, finetune_rows
-from llmstages.text.chat import render
+from llmstages.stages.training import Machine, Rows, described, finetune_rows
+from llmstages.text.chat import answer_end_id, render
 from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.losses import LossFn, preference_loss, preference_margins, sparse_loss
@@ -84,10 +86,10 @@ class Objective:
 
 
 def read_rows(config: FinetuneInstructConfig) -> Rows[Row]:
-    """The rows of the file, split; pairs of answers with `method=dpo`."""
+    """The rows of the files, split; pairs of answers with `method=dpo`."""
     bad_rows = config.bad_rows
 
-    def read(path: Path) -> list[Row]:
+    def read_file(path: Path) -> list[Row]:
         if config.method.objective == "preferences":
             preferences = read_preferences(path, config.prompt_column, bad_rows)
             return [Row(preference.chosen, preference.rejected) for preference in preferences]
@@ -95,7 +97,11 @@ def read_rows(config: FinetuneInstructConfig) -> Rows[Row]:
         return [Row(conversation) for conversation in read_conversations(path, *columns, bad_rows)]
 
     return finetune_rows(
-        config, read, lambda row: "\n".join(m.content for m in row.conversation.messages[:-1])
+        config,
+        lambda path: [row for file in data_files(path) for row in read_file(file)],
+        lambda row: "\n".join(m.content for m in row.conversation.messages[:-1]),
+        answer=lambda row: row.conversation.messages[-1].content,
+        weights=config.data_weights,
     )
 
 
@@ -113,7 +119,8 @@ def without_refused(
                 if conversation is not None:
                     render(conversation.messages, tokenizer)
         except ConversationRefused as error:
-            refused.append(f"line {row.conversation.line}: {error}")
+            file = row.conversation.path or described(config)
+            refused.append(f"{file}:{row.conversation.line}: {error}")
             return False
         return True
 
@@ -121,7 +128,7 @@ def without_refused(
     kept = Rows(*([row for row in part if accepted(row)] for part in parts))
     if refused:
         warn(
-            f"{config.data}: {len(refused):,} rows are refused by the chat template and were "
+            f"{described(config)}: {len(refused):,} rows are refused by the chat template and were "
             f"skipped; the first, {refused[0]}"
         )
     return kept
@@ -139,16 +146,14 @@ def objective_of(
 
     text: the corpus that is replayed when the config says so.
     """
-    assert config.data is not None
+    data_path = described(config)
     parts = (
-        (rows.train, config.data),
-        (rows.validation, config.validation_data or config.data),
-        (rows.test, config.test_data or config.data),
+        (rows.train, data_path),
+        (rows.validation, config.validation_data or data_path),
+        (rows.test, config.test_data or data_path),
     )
     context_length = model.config.context_length
-    too_few = UserError(
-        f"{config.data}: too few pairs fit into {context_length} tokens to train on"
-    )
+    too_few = UserError(f"{data_path}: too few pairs fit into {context_length} tokens to train on")
     num_words = float(
         sum(len(m.content.split()) for row in rows.train for m in row.conversation.messages)
     )
@@ -157,9 +162,16 @@ def objective_of(
         if not all(pairs):
             raise too_few
         return preferences(pairs, num_words, config, model, machine)
+    max_cut_shares = (config.max_cut_share, None, None)  # of what is trained on
     examples = [
-        to_examples([row.conversation for row in part], tokenizer, context_length, path)
-        for part, path in parts
+        to_examples(
+            [row.conversation for row in part],
+            tokenizer,
+            context_length,
+            path,
+            max_cut_share=max_cut_share,
+        )
+        for (part, path), max_cut_share in zip(parts, max_cut_shares, strict=True)
     ]
     if not all(examples):
         raise too_few
@@ -239,13 +251,25 @@ def perplexity(sums: Figures) -> float:
 
 
 def to_examples(
-    conversations: Sequence[Conversation], tokenizer: Tokenizer, context_length: int, path: str
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    context_length: int,
+    path: str,
+    *,
+    max_cut_share: float | None = None,
 ) -> list[Example]:
-    """Rendered conversations; says how many had to be cut or left out."""
+    """Rendered conversations; says how many had to be cut or left out.
+
+    Raises `UserError` where no answer keeps its end, or more than `max_cut_share` lose it.
+    """
     examples = []
     num_cut = num_lost = 0
-    for conversation in conversations:
-        example, is_cut = rendered_example(conversation, tokenizer, context_length, path)
+    rendered = [rendered_ids(conversation, tokenizer, path) for conversation in conversations]
+    if max_cut_share is not None:
+        found = supervision_of(rendered, context_length, answer_end_id(tokenizer))
+        refuse_cut_answers(found, max_cut_share, context_length, path)
+    for conversation, (ids, learnt) in zip(conversations, rendered, strict=True):
+        example, is_cut = cut_example(conversation, ids, learnt, context_length, path)
         if example is None:
             num_lost += 1
             continue
@@ -260,16 +284,27 @@ def to_examples(
     return examples
 
 
-def rendered_example(
-    conversation: Conversation, tokenizer: Tokenizer, context_length: int, path: str
-) -> tuple[Example | None, bool]:
-    """A conversation in tokens, None without an answer left, and whether it was cut."""
+def rendered_ids(
+    conversation: Conversation, tokenizer: Tokenizer, path: str
+) -> tuple[list[int], list[bool]]:
+    """The tokens of a conversation, and whether each is learnt; `path` where it knows no file."""
     try:
-        ids, supervised = render(conversation.messages, tokenizer)
+        return render(conversation.messages, tokenizer)
     except ConversationRefused as error:
-        raise UserError(f"{path}:{conversation.line}: {error}") from error
-    reference = f"{Path(path).name}:{conversation.line}"
-    example = conversation_example(ids, supervised, context_length, reference)
+        file = conversation.path or path
+        raise UserError(f"{file}:{conversation.line}: {error}") from error
+
+
+def cut_example(
+    conversation: Conversation,
+    ids: list[int],
+    learnt: list[bool],
+    context_length: int,
+    path: str,
+) -> tuple[Example | None, bool]:
+    """A conversation within the context, None without an answer left, and whether it was cut."""
+    reference = f"{Path(conversation.path or path).name}:{conversation.line}"
+    example = conversation_example(ids, learnt, context_length, reference)
     return example, len(ids) > context_length + 1
 
 
@@ -355,7 +390,12 @@ def to_pairs(
     for row in rows:
         assert row.rejected is not None
         both = [
-            rendered_example(conversation, tokenizer, context_length, path)
+            cut_example(
+                conversation,
+                *rendered_ids(conversation, tokenizer, path),
+                context_length,
+                path,
+            )
             for conversation in (row.conversation, row.rejected)
         ]
         chosen, rejected = (example for example, _ in both)

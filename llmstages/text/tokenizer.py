@@ -99,6 +99,7 @@ class Tokenizer:
         self._pad_token = pad_token
         self._special_tokens = dict(special_tokens or {})
         self.templated_chat = templated_chat
+        self._control_ids = {backend.vocabulary[name] for name in backend.control_names}
         self.vocab_size = backend.vocab_size
         self.id_dtype = id_dtype(backend.vocab_size)
         self.end_id = backend.vocabulary[end_token]
@@ -239,6 +240,10 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, control ids left out; bytes that are no UTF-8 become U+FFFD."""
         return self._backend.decode(ids)
+
+    def is_control(self, id: int) -> bool:
+        """Whether no text produces this id."""
+        return id in self._control_ids
 
     def token_text(self, id: int) -> str:
         """One token for display: a leading space is a space, byte and control pieces are named."""

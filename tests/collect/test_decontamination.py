@@ -18,8 +18,8 @@ from llmstages.collect.duplicates.decontamination import (
     common_ngrams,
     cut,
 )
-from llmstages.collect.duplicates.words import word_spans
 from llmstages.config.collect_groups import DecontaminateConfig
+from llmstages.duplicates.words import word_spans
 from llmstages.errors import UserError
 
 CONFIG = DecontaminateConfig()

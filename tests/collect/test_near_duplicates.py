@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmstages.collect.duplicates.minhash import band_hashes, jaccard, shingles
 from llmstages.collect.duplicates.near_duplicates import (
     NearDuplicates,
     find_near_duplicates,
 )
 from llmstages.config.collect_groups import DedupConfig
+from llmstages.duplicates.minhash import band_hashes, jaccard, shingles
 
 CONFIG = DedupConfig()
 Pairs = dict[tuple[int, int], float]

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from llmstages.collect.duplicates.words import (
+from llmstages.duplicates.words import (
     CHUNK_CHARACTERS,
     hash_words,
     hashes_at,

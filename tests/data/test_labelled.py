@@ -20,6 +20,7 @@ from llmstages.data.labelled import (
     read_preferences,
     read_texts,
 )
+from llmstages.data.labelled_files import data_files
 from llmstages.errors import UserError
 
 
@@ -287,6 +288,44 @@ class TestConversations:
         rows = read_conversations(path, prompt_column="2", answer_column="1")
         assert turns(rows[0]) == [("user", "Va !"), ("assistant", "Go.")]
 
+    def test_a_column_of_attributions_is_no_part_of_a_pair(self, tmp_path: Path) -> None:
+        by = "CC-BY 2.0 (France) Attribution: tatoeba.org #1 (CM) & #2 (Aiji)"
+        rows = "".join(f"word {n}\tmot {n}\t{by}\n" for n in range(40))
+        path = write(tmp_path, "x.txt", rows)
+        assert detect_kind(path) == "instruct"
+        assert turns(read_conversations(path)[7]) == [("user", "word 7"), ("assistant", "mot 7")]
+        # Of 40 rows 37 are not enough to tell.
+        path = write(tmp_path, "y.txt", rows.replace(by, "none", 3))
+        assert "prompt_column=1 answer_column=2" in refusal(read_conversations, path)
+
+    def test_history_and_system_of_a_row(self, tmp_path: Path) -> None:
+        alpaca = {"instruction": "c", "input": "", "output": "d", "history": [["a", "b"]]}
+        rows = [alpaca | {"system": "s"}, alpaca | {"history": [], "system": ""}]
+        assert [turns(row) for row in read_conversations(jsonl(tmp_path, *rows))] == [
+            [("system", "s"), *zip(["user", "assistant"] * 2, "abcd", strict=True)],
+            [("user", "c"), ("assistant", "d")],
+        ]
+        said = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+        own = [{"from": "system", "value": "own"}, *said]
+        path = jsonl(
+            tmp_path,
+            {"conversations": said, "system": "s"},
+            {"conversations": own, "system": "s"},
+        )
+        firsts = [turns(row)[0] for row in read_conversations(path)]
+        assert firsts == [("system", "s"), ("system", "own")]
+        wrong = jsonl(tmp_path, alpaca | {"history": [["a"]]})
+        assert "'history' is no list of pairs" in refusal(read_conversations, wrong)
+
+    def test_content_in_parts(self, tmp_path: Path) -> None:
+        messages = [
+            {"role": "developer", "content": "s"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"text": " b"}, " c"]},
+            {"role": "assistant", "content": [{"type": "text", "text": "d"}]},
+        ]
+        (conversation,) = read_conversations(jsonl(tmp_path, {"messages": messages}))
+        assert turns(conversation) == [("system", "s"), ("user", "a b c"), ("assistant", "d")]
+
     @pytest.mark.parametrize(
         ("row", "reason"),
         [
@@ -311,6 +350,17 @@ class TestConversations:
             ([{"role": "assistant", "content": ""}], "message 1 is empty"),
             ([{"role": "assistant", "content": None}], "no text in its content"),
             (["a"], "message 1 is no object"),
+            (
+                [{"from": "function_call", "value": "{}"}],
+                "the role 'function_call': calls of tools",
+            ),
+            (
+                [{"role": "assistant", "content": None, "tool_calls": [{}]}],
+                "message 1 calls a tool",
+            ),
+            ([{"role": "user", "content": [{"type": "image_url"}]}], "the type 'image_url': only"),
+            ([{"role": "user", "content": [{"type": "text"}]}], "a part without text"),
+            ([{"role": "user", "content": []}], "no text in its content"),
         ],
     )
     def test_bad_messages(self, tmp_path: Path, messages: Any, reason: str) -> None:
@@ -405,6 +455,11 @@ class TestRealData:
         ("name", "rows"),
         [
             ("rasbt/instruction-data.json", 1100),
+            ("rasbt/instruction-data-with-preference.json", 1100),
+            ("rasbt/instruction-data-with-response.json", 110),
+            ("llamafactory/identity.json", 91),
+            ("self_instruct/user_oriented_instructions.jsonl", 252),
+            ("eng_fra_tatoeba/eng-fra.txt", 5000),
             ("llamafactory/alpaca_en_demo.json", 999),
             ("sharegpt_format/dummy_conversation.json", 500),
             ("self_instruct/seed_tasks.jsonl", 175),
@@ -415,6 +470,17 @@ class TestRealData:
         path = Path(os.environ["LLMSTAGES_DATA"]) / "instruct" / name
         assert detect_kind(path) == "instruct"
         assert len(read_conversations(path)) == rows
+
+    def test_a_folder_of_all_shapes(self) -> None:
+        """No file of instructions is left out, and all but preferences are read without method."""
+        folder = Path(os.environ["LLMSTAGES_DATA"]) / "instruct"
+        files = data_files(folder)
+        preferences = [file for file in files if file.name == "dpo_en_demo.json"]
+        (refused,) = preferences
+        assert refusal(read_conversations, refused).startswith(f"{refused}: rows of chosen and")
+        read = [file for file in files if file not in preferences]
+        assert sum(len(read_conversations(file)) for file in read) == 21150
+        assert {path.suffix for path in folder.rglob("*.*")} - {p.suffix for p in files} == {".md"}
 
     @pytest.mark.parametrize(
         ("name", "rows"),

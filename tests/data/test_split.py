@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmstages.data.split import Split, normalised_text, split_examples
+from llmstages.data.split import Split, alike_rows, normalised_text, split_examples
 from llmstages.errors import UserError
 
 GOLDEN = Split(train=[0, 1, 3, 5, 6, 7, 8, 9], validation=[2, 11], test=[4, 10])
@@ -48,6 +48,40 @@ def test_equal_texts_stay_together() -> None:
     found = [{normalised_text(keys[n]) for n in part} for part in parts(split)]
     assert [len(texts) for texts in found] == [12, 4, 4]
     assert not found[0] & found[1] | found[0] & found[2] | found[1] & found[2]
+
+
+LONG = "one two three four five six seven eight nine ten eleven twelve"
+
+
+def test_rows_that_are_alike() -> None:
+    texts = [f"{LONG} a", f"{LONG.upper()}  b", "what?", "What?", "why?", f"{LONG} thirteen c d e"]
+    assert alike_rows(texts) == [0, 0, 2, 2, 4, 5]
+    # The answers tie "what?" to "why?", and short ones tie nothing.
+    assert alike_rows(texts, ["x", "x", f"{LONG} y", "x", f"{LONG} z", "x"]) == [0, 0, 2, 2, 2, 5]
+    # Neither does a stock phrase.
+    stock = [f"question {n}" for n in range(100)]
+    assert alike_rows(stock, [LONG] * 100) == list(range(100))
+    assert alike_rows(stock[:20], [LONG] * 20) == [0] * 20
+
+
+def test_texts_that_are_alike_stay_together() -> None:
+    keys = [f"{LONG} number {n // 4} {n}" for n in range(200)]
+    alike = [n - n % 4 for n in range(200)]
+    split = split_examples(keys, None, 0.1, 0.2, 0, alike)
+    assert [len(part) for part in parts(split)] == [140, 20, 40]
+    assert all({n - n % 4 + i for i in range(4)} <= set(p) for p in parts(split) for n in p)
+    backwards = split_examples(keys[::-1], None, 0.1, 0.2, 0, [-number for number in alike[::-1]])
+    assert {keys[n] for n in split.test} == {keys[::-1][n] for n in backwards.test}
+
+
+def test_a_group_larger_than_a_part_stays_in_training() -> None:
+    keys = [f"t{n}" for n in range(100)]
+    split = split_examples(keys, None, 0.1, 0.1, 0, [0] * 60 + list(range(60, 100)))
+    assert set(range(60)) <= set(split.train)
+    assert [len(part) for part in parts(split)] == [80, 10, 10]
+    # Of three groups of 4 each part gets one, though each owes a single text.
+    split = split_examples(keys[:12], None, 0.1, 0.1, 0, [n % 3 for n in range(12)])
+    assert [len(part) for part in parts(split)] == [4, 4, 4]
 
 
 def test_small_classes_stay_in_training() -> None:
@@ -102,12 +136,18 @@ def test_nothing_left_for_training() -> None:
     st.floats(0, 0.45),
     st.floats(0, 0.45),
     st.integers(0, 5),
+    st.integers(1, 9),
 )
 def test_promises(
-    rows: list[tuple[str, str]], validation_share: float, test_share: float, seed: int
+    rows: list[tuple[str, str]], validation_share: float, test_share: float, seed: int, size: int
 ) -> None:
     keys, labels = [key for key, _ in rows], [label for _, label in rows]
-    split = split_examples(keys, labels, validation_share, test_share, seed)
+    alike = [normalised_text(key)[:1] for key in keys] if size > 5 else None
+    numbers = None if alike is None else [alike.index(text) for text in alike]
+    split = split_examples(keys, labels, validation_share, test_share, seed, numbers)
+    if numbers is not None:
+        together = [{numbers[n] for n in part} for part in parts(split)]
+        assert sum(map(len, together)) == len(set(numbers))
     assert sorted(n for part in parts(split) for n in part) == list(range(len(rows)))
     sets = [{normalised_text(keys[n]) for n in part} for part in parts(split)]
     assert not sets[0] & sets[1]

@@ -2,10 +2,12 @@
 
 import json
 
+import pytest
 import torch
 
 from llmstages.data.batch import IGNORED
 from llmstages.data.labelled import Conversation
+from llmstages.errors import UserError
 from llmstages.model.generation import Generated
 from llmstages.stages import finetune_instruct
 from llmstages.stages.finetune_instruct import answer_all
@@ -42,6 +44,16 @@ def test_long_conversations_are_cut_and_counted(tiny_corpus, capfd):
     err = " ".join(capfd.readouterr().err.split())
     assert "of 3 conversations 1 are longer" in err
     assert "1 had no answer left" in err
+
+
+def test_a_run_that_would_cut_the_answers_does_not_start(instruct_config, tmp_path):
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": f"why {n}", "completion": f"because{n} " * 100} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = instruct_config(tmp_path / "runs", data=str(path))
+    with pytest.raises(UserError, match=r"long\.jsonl: all 16 answers are cut"):
+        finetune_instruct.run(config)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_answers_come_in_the_order_of_the_questions(instruct_run, instruct_config, tmp_path):

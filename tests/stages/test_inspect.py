@@ -58,6 +58,54 @@ def test_conversations(tmp_path, look):
     assert "line 2" not in shown
 
 
+def test_conversations_as_a_base_reads_them(tmp_path, look, tiny_run):
+    long = " ".join(f"word{n} speaks" for n in range(12))
+    path = tmp_path / "x.jsonl"
+    rows = [
+        {"prompt": "Say", "completion": "so", "system": "Be brief."},
+        {"prompt": long, "completion": "so"},
+        {"prompt": f"{long} again", "completion": "so"},
+        {"prompt": "Long", "completion": "because " * 60},
+        {"prompt": "Nothing", "completion": " "},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = look(path, base=str(tiny_run), num_examples=4)
+    for expected in (
+        "1 rows set aside",
+        "│ 'completion' is empty: there is no answer to learn │ 1 │",
+        "│ prompts that nearly repeat another │ 1 │",
+        "│ with a system prompt │ 1 │",
+        "│ empty answers │ 1 │",
+        "│ context, tokens │ 64 │",
+        "│ answers end in │ <|im_end|> │",
+        "marks: ⟦learnt⟧, ⟨cut: cut by the context⟩",
+        "<|im_start|>system Be brief.<|im_end|> <|im_start|>user Say<|im_end|> "
+        "<|im_start|>assistant ⟦so<|im_end|>⟧",
+        "packed rows of 64 tokens",
+        "line 1 [",
+    ):
+        assert expected in shown, expected
+    assert shown.count("⟨cut: ") >= 2
+    with pytest.raises(UserError, match="no such checkpoint or run"):
+        look(path, base=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="is for a file of conversations"):
+        look(tiny_run, base=str(tiny_run))
+
+
+def test_the_usual_base_is_used_where_it_is(tmp_path, look, tiny_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "Say", "completion": "so"}\n')
+    assert "user: Say assistant: so" in look(path)
+    (tmp_path / "runs" / "pretrain").mkdir(parents=True)
+    shown = look(path)
+    assert "shown as text only, since runs/pretrain cannot be used" in shown
+    assert "user: Say assistant: so" in shown
+    (tmp_path / "runs" / "pretrain").rmdir()
+    (tmp_path / "runs" / "pretrain").symlink_to(tiny_run)
+    assert "assistant ⟦so<|im_end|>⟧" in look(path)
+
+
 def test_bad_rows_and_other_files(tmp_path, look):
     path = tmp_path / "x.jsonl"
     path.write_text('{"foo": "[/]", "bar": 1}\n{"foo"\n')

@@ -577,7 +577,7 @@ def test_a_refused_row_is_skipped_and_counted(
     assert kept == Rows(rows[1:], [rows[1]], [rows[1]])
     said = " ".join(capsys.readouterr().err.split())
     assert "rows.jsonl: 2 rows are refused by the chat template" in said
-    assert "the first, line 7:" in said
+    assert "the first, rows.jsonl:7:" in said
 
 
 def test_sources_of_a_template(with_template: Callable[[Any], Tokenizer], tmp_path: Path) -> None:

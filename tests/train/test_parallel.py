@@ -102,6 +102,7 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
     tuning += ["compile='off'", "report.curves=false", "evaluate.every_steps=2"]
     dora = ["method=lora", "method.rank=4", "method.decomposed=true"]
     pairs = ["finetune-instruct", str(instruct_file), *tuning, "evaluate.num_generations=2"]
+    pairs += ["max_cut_share=0.5"]
     pairs += ["max_new_tokens=2", "evaluate.num_samples=0", "batch_tokens=256"]
     rows = ["finetune-classify", str(labelled_file), *tuning, *dora, "baselines=false"]
     mixed = ["dtype=bfloat16", "steps=4", "evaluate.every_steps=2"]

@@ -21,7 +21,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmstages.collect.duplicates.evaluation_texts import read_evaluation_rows, row_blocks
-from llmstages.collect.duplicates.words import (
+from llmstages.collect.sources.records import Note
+from llmstages.config.collect_groups import DecontaminateConfig
+from llmstages.duplicates.words import (
     Hashes,
     blocks,
     hash_words,
@@ -29,8 +31,6 @@ from llmstages.collect.duplicates.words import (
     rolling_hashes,
     word_spans,
 )
-from llmstages.collect.sources.records import Note
-from llmstages.config.collect_groups import DecontaminateConfig
 
 BITS_PER_NGRAM = 16
 """Size of the table of bits, at least: one place in a hundred of a clean text passes it."""

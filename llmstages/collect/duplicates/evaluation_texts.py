@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from llmstages.collect.duplicates.words import BLOCK_CHARACTERS
 from llmstages.data.encodings import decode_bytes
 from llmstages.data.opening import check_file, inner_suffix, open_bytes
 from llmstages.data.table import SUFFIXES, read_rows
+from llmstages.duplicates.words import BLOCK_CHARACTERS
 from llmstages.errors import UserError
 
 FOLDER_SUFFIXES = (*SUFFIXES, ".txt")

@@ -22,13 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.collect.duplicates.minhash import (
-    NO_SIGNATURE,
-    jaccard,
-    shingle_sets,
-)
-from llmstages.collect.duplicates.words import BLOCK_CHARACTERS
 from llmstages.config.collect_groups import DedupConfig
+from llmstages.duplicates.minhash import ends, jaccard, pairs_of_band, shingle_sets
+from llmstages.duplicates.words import BLOCK_CHARACTERS
 
 Positions = NDArray[np.int64]
 Bands = Callable[[int], NDArray[np.uint64]]
@@ -68,9 +64,9 @@ def find_near_duplicates(
     try:
         is_candidate = np.zeros(num_documents, bool)
         for band, path in enumerate(pair_files):
-            pairs = _pairs_of_band(bands(band)[order])
-            for end in _ends(pairs):
-                is_candidate[end] = True
+            pairs = pairs_of_band(bands(band)[order])
+            for documents in ends(pairs):
+                is_candidate[documents] = True
             pairs.tofile(path)
             del pairs
         place = np.empty(num_documents, np.int64)
@@ -92,34 +88,6 @@ def find_near_duplicates(
     component[order] = order[parent]
     similarity[order] = np.where(parent == np.arange(num_documents), np.nan, best)
     return NearDuplicates(component, similarity)
-
-
-def _pairs_of_band(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The pairs to compare, sorted, as `first << 32 | second` with first < second.
-
-    In each bucket of equal values every document is paired with the first and with its neighbour.
-    """
-    by_value = np.argsort(values, kind="stable")
-    values = values[by_value]
-    same = (values[1:] == values[:-1]) & (values[1:] != NO_SIGNATURE)
-    second = np.flatnonzero(same) + 1
-    begins_bucket = np.ones(len(values), bool)
-    begins_bucket[1:] = ~same
-    bucket_start = np.flatnonzero(begins_bucket)[np.cumsum(begins_bucket)[second] - 1]
-    documents = by_value.astype(np.uint64)
-    pairs = [
-        documents[first] << np.uint64(32) | documents[second]
-        for first in (bucket_start, second - 1)
-    ]
-    return np.unique(np.concatenate(pairs))
-
-
-def _ends(pairs: NDArray[np.uint64]) -> tuple[Positions, Positions]:
-    """First and second documents of pairs."""
-    return (
-        (pairs >> np.uint64(32)).astype(np.int64),
-        (pairs & np.uint64(2**32 - 1)).astype(np.int64),
-    )
 
 
 class StoredShingles(NamedTuple):
@@ -202,7 +170,7 @@ def _join(
             return np.frombuffer(file.read(4 * int(lengths[document])), np.uint32)
 
         for pairs in runs:
-            firsts, seconds = _ends(pairs)
+            firsts, seconds = ends(pairs)
             # Sets of too different sizes cannot be similar enough.
             sizes = lengths[firsts], lengths[seconds]
             possible = np.minimum(*sizes) / np.maximum(*sizes) >= min_similarity

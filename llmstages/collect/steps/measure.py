@@ -32,13 +32,13 @@ from llmstages.collect.cleaning.personal import replace_personal_data
 from llmstages.collect.cleaning.repair import repair
 from llmstages.collect.duplicates.decontamination import ARROW_HITS, EvaluationIndex
 from llmstages.collect.duplicates.folding import folded_hash
-from llmstages.collect.duplicates.minhash import band_hashes
 from llmstages.collect.engine import Engine
 from llmstages.collect.quality.language import identify_language
 from llmstages.collect.quality.statistics import COUNTS, STATISTICS, measure_both
 from llmstages.collect.steps.read import Reading
 from llmstages.collect.work import complete
 from llmstages.config.collect_groups import DedupConfig, PiiConfig, QualityConfig
+from llmstages.duplicates.minhash import band_hashes
 
 SLICE_ROWS = 1024
 SLICE_BYTES = 8_000_000

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.collect.duplicates.words import (
+from llmstages.config.collect_groups import DedupConfig
+from llmstages.duplicates.words import (
     WORD_BASE,
     Hashes,
     Words,
@@ -22,7 +23,6 @@ from llmstages.collect.duplicates.words import (
     mixed,
     ngram_hashes,
 )
-from llmstages.config.collect_groups import DedupConfig
 
 NO_SIGNATURE = 0
 """Band of a text without words."""
@@ -33,7 +33,8 @@ def band_hashes(texts: Sequence[str | None], config: DedupConfig) -> Hashes:
     result = np.zeros((config.num_bands, len(texts)), np.uint64)
     for start, end in blocks(texts):
         block = [text or "" for text in texts[start:end]]
-        result[:, start:end] = _bands(ngram_hashes(hash_words(block), config.ngram_words), config)
+        ngrams = ngram_hashes(hash_words(block), config.ngram_words)
+        result[:, start:end] = bands_of(ngrams, config.num_bands, config.rows_per_band)
     return result
 
 
@@ -60,19 +61,48 @@ def jaccard(a: NDArray[np.unsignedinteger], b: NDArray[np.unsignedinteger]) -> f
     return num_shared / (len(both) - num_shared)
 
 
-def _bands(ngrams: Words, config: DedupConfig) -> Hashes:
+def pairs_of_band(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The pairs to compare, sorted, as `first << 32 | second` with first < second.
+
+    In each bucket of equal values every document is paired with the first and with its neighbour.
+    """
+    by_value = np.argsort(values, kind="stable")
+    values = values[by_value]
+    same = (values[1:] == values[:-1]) & (values[1:] != NO_SIGNATURE)
+    second = np.flatnonzero(same) + 1
+    begins_bucket = np.ones(len(values), bool)
+    begins_bucket[1:] = ~same
+    bucket_start = np.flatnonzero(begins_bucket)[np.cumsum(begins_bucket)[second] - 1]
+    documents = by_value.astype(np.uint64)
+    pairs = [
+        documents[first] << np.uint64(32) | documents[second]
+        for first in (bucket_start, second - 1)
+    ]
+    return np.unique(np.concatenate(pairs))
+
+
+def ends(pairs: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and second documents of pairs."""
+    return (
+        (pairs >> np.uint64(32)).astype(np.int64),
+        (pairs & np.uint64(2**32 - 1)).astype(np.int64),
+    )
+
+
+def bands_of(ngrams: Words, num_bands: int, rows_per_band: int) -> Hashes:
+    """The bands of each text's n-grams, as `band_hashes` gives them."""
     hashes = (ngrams.hashes >> np.uint64(32)).astype(np.uint32)
     counts = np.diff(ngrams.offsets)
-    result = np.zeros((config.num_bands, len(counts)), np.uint64)
+    result = np.zeros((num_bands, len(counts)), np.uint64)
     filled = np.flatnonzero(counts)
     if not len(filled):
         return result
     starts = ngrams.offsets[:-1][filled]
-    xors, factors = _orders(config.num_bands * config.rows_per_band)
+    xors, factors = _orders(num_bands * rows_per_band)
     scrambled = np.empty_like(hashes)
-    for band in range(config.num_bands):
+    for band in range(num_bands):
         band_hash = np.zeros(len(filled), np.uint64)
-        for row in range(band * config.rows_per_band, (band + 1) * config.rows_per_band):
+        for row in range(band * rows_per_band, (band + 1) * rows_per_band):
             np.bitwise_xor(hashes, xors[row], out=scrambled)
             np.multiply(scrambled, factors[row], out=scrambled)
             band_hash *= np.uint64(WORD_BASE)
