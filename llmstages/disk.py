@@ -33,8 +33,8 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(nearest_directory(path)).free
 
 
-def lock_directory(directory: Path, doing: str) -> None:
-    """Keep other processes from writing into a directory until this one ends.
+def lock_directory(directory: Path, doing: str) -> int:
+    """Keep other processes from writing into a directory; closing the descriptor lets them.
 
     The lock is a POSIX record lock on a file that stays there: it goes with the process, however
     that ends, and the same process may take it again. Raises `UserError` when another holds it;
@@ -49,3 +49,4 @@ def lock_directory(directory: Path, doing: str) -> None:
             f"{directory}: another process is {doing}: wait for it, or set name=... for another "
             "place"
         ) from None
+    return descriptor

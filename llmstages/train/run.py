@@ -176,6 +176,8 @@ class Run:
         self.plan: dict[str, Any] = {}
         self.resume_from: Path | None = None
         self.observers: Observers | None = None
+        self.locked: int | None = None
+        """Descriptor of the lock, while this process has it."""
         if config.report.tensorboard:
             check_tensorboard()
         if parallel.is_first():
@@ -237,8 +239,8 @@ class Run:
         if finished:
             self.summary = read_record(self.directory / "summary.json")
             return
+        self.lock()
         if parallel.is_first():
-            self.lock()
             restore_replaced(self.directory)
             self.resume_from = newest_sound(self.directory)
         self.resume_from = parallel.from_first(self.resume_from)
@@ -250,16 +252,34 @@ class Run:
 
     def lock(self) -> None:
         """Raise `UserError` when another process is at this run; keep others from it."""
-        lock_directory(self.directory, "at this run")
+        problem = None
+        if parallel.is_first():
+            self.release()
+            try:
+                self.locked = lock_directory(self.directory, "at this run")
+            except UserError as error:
+                problem = str(error)
+        problem = parallel.from_first(problem)
+        if problem is not None:
+            raise UserError(problem)
+
+    def release(self) -> None:
+        """Let other processes at this run: it has ended, or was given up."""
+        locked, self.locked = self.locked, None
+        if locked is not None:
+            os.close(locked)
 
     def begin(self, plan: Mapping[str, Any]) -> None:
         """Make the directory; the plan is what a resumed run must find again."""
-        if self.resume_from is None and parallel.is_first():
-            if self.directory.exists():
+        if self.resume_from is None:
+            if parallel.from_first(self.directory.exists()):
                 self.lock()
-                clear_run(self.directory)
-            (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            if parallel.is_first():
+                if self.directory.exists():
+                    clear_run(self.directory)
+                (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.lock()
+        if self.resume_from is None and parallel.is_first():
             text = yaml.safe_dump(asdict(self.config), sort_keys=False, allow_unicode=True)
             (self.directory / "config.yaml").write_text(text, encoding="utf-8")
         self.write_plan(plan)
@@ -313,6 +333,9 @@ class Run:
         self.observers = observers
         try:
             yield observers.chart
+        except BaseException:
+            self.release()
+            raise
         finally:
             self.observers = None
             observers.close()
@@ -364,6 +387,7 @@ class Run:
         temporary = self.directory / "summary.json.tmp"
         write_sealed(temporary, {"format_version": FORMAT_VERSION, **summary})
         temporary.replace(self.directory / "summary.json")
+        self.release()
 
 
 def clear_run(directory: Path) -> None:
