@@ -67,14 +67,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"llmstages {__version__}\n" * 2
 
 
-def fastest_seconds(argv: list[str], tries: int = 7) -> float:
-    """Best of several runs of the command in a process of its own: what it needs undisturbed."""
+def fastest_seconds(argv: list[str], tries: int = 7, code: str | None = None) -> float:
+    """Best of several runs of the command in a process of its own: what it needs undisturbed.
+
+    code: Python to run instead.
+    """
+    what = ["-m", "llmstages", *argv] if code is None else ["-c", code]
     seconds = []
     for _ in range(tries):
         start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "llmstages", *argv], check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([sys.executable, *what], check=True, stdout=subprocess.DEVNULL)
         seconds.append(time.perf_counter() - start)
         if min(seconds) < 0.2:
             break
@@ -87,7 +89,9 @@ def test_help_and_version_answer_at_once(argv: list[str]) -> None:
 
 
 def test_a_config_is_shown_at_once() -> None:
-    assert fastest_seconds(["pretrain", "--cfg", "job"]) < 0.6
+    """In 0.6 s; where the machine is slow for a while, in twice what importing Hydra takes."""
+    hydra = fastest_seconds([], code="import hydra.main, hydra._internal.hydra, omegaconf")
+    assert fastest_seconds(["pretrain", "--cfg", "job"]) < max(0.6, 2 * hydra)
 
 
 @pytest.mark.parametrize(
