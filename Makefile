@@ -20,6 +20,10 @@ ALL_GPU_PACKAGES := hydra-core omegaconf sentencepiece tokenizers safetensors py
 	markdown-it-py mdurl pygments charset-normalizer jinja2 markupsafe pyyaml packaging
 GPU_PYTHON ?= 3.12
 
+# One of two processes, each about half of the time; most tests keep to one core.
+HALF_OF_THE_TESTS := tests/data tests/evaluate tests/hostile tests/model tests/report tests/scripts \
+	tests/stages tests/text tests/train
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo smoke test check pytest bench torture fuzz gpu-wheels
 
@@ -50,8 +54,10 @@ check: $(INSTALLED) ## lint, format, types, and which module may import which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-pytest: $(INSTALLED) ## the tests alone
-	$(BIN)/python -m pytest
+pytest: $(INSTALLED) ## the tests alone, in two processes
+	@$(BIN)/python -m pytest $(HALF_OF_THE_TESTS) & half=$$!; \
+	$(BIN)/python -m pytest tests $(HALF_OF_THE_TESTS:%=--ignore=%); rest=$$?; \
+	wait $$half && exit $$rest
 
 bench: $(INSTALLED) ## pretraining speed of this machine
 	$(BIN)/python scripts/bench_pretrain.py
