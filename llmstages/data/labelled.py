@@ -342,12 +342,7 @@ def read_prompts(
 
 def _questions(row: Row, name: str, system: str | None) -> list[Message]:
     """The turns of a row up to the user's last."""
-    turns = _all_messages(row, name, system)
-    while turns and turns[-1].role != "user":
-        turns.pop()
-    if not turns:
-        raise _Unusable("no message of the user")
-    return turns
+    return _up_to_last("user", _all_messages(row, name, system))
 
 
 def _request(
@@ -439,13 +434,16 @@ def _listed_in(value: object, name: str, what: str) -> list[Any]:
 
 
 def _messages(row: Row, name: str, system: str | None) -> list[Message]:
-    """The turns of a row up to its last answer."""
-    turns = _all_messages(row, name, system)
-    # What is said after the last answer teaches nothing.
-    while turns and turns[-1].role != "assistant":
+    """The turns of a row up to its last answer: what is said after it teaches nothing."""
+    return _up_to_last("assistant", _all_messages(row, name, system))
+
+
+def _up_to_last(role: str, turns: list[Message]) -> list[Message]:
+    """The turns without those after the last of a role."""
+    while turns and turns[-1].role != role:
         turns.pop()
     if not turns:
-        raise _Unusable("no message of the assistant")
+        raise _Unusable(f"no message of the {role}")
     return turns
 
 

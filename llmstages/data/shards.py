@@ -29,8 +29,8 @@ from llmstages.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 DTYPES = ("<u2", "<u4")
-VERIFIED_BYTES = 2 * 2**30
-"""Of tokens that are read through before training, which takes a second or two; larger ones are
+VERIFIED_BYTES = 2**29
+"""Of tokens that are read through before training; so many take seconds at most. Larger ones are
 checked by `inspect RUN prove=true` alone."""
 GROUP_CHARACTERS = 2_000_000
 """Text that one thread tokenizes at once: enough for a new word to be rare, some 100 MB of work."""
@@ -80,7 +80,6 @@ class Shard:
         dtype: np.dtype[Any],
         vocab_size: int | None = None,
     ) -> None:
-        self.directory = directory
         self.info = info
         self.stem = shard_stem(info.split, info.source)
         self.path = directory / f"{self.stem}.bin"
@@ -150,8 +149,8 @@ def verify_shards(shards: Sequence[Shard]) -> None:
         known = shard.info.sha256
         if known is not None and hashlib.sha256(shard.ids.data).hexdigest() != known:
             raise UserError(
-                f"{shard.directory / shard.stem}.bin: changed since it was written: delete "
-                f"{shard.directory} and it will be made again"
+                f"{shard.path}: changed since it was written: delete {shard.path.parent} and it "
+                "will be made again"
             )
 
 

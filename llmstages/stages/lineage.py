@@ -27,6 +27,7 @@ from llmstages.train.checkpoint import (
 from llmstages.train.run import read_plan
 
 MISSING = "not there"
+WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def check_corpus(
             "list of tokens", tokens / "index.json", recorded_tokens, tokens_sha256(shards)
         )
     for shard in shards:
-        path = tokens / f"{shard.stem}.bin"
         known = shard.info.sha256  # shards of an older version have none
-        yield checked("tokens", path, known, None if known is None else file_hash(path))
+        found = None if known is None else file_hash(shard.path)
+        yield checked("tokens", shard.path, known, found)
 
 
 def check_parent(base: str, recorded: str) -> Iterator[Link]:
@@ -121,12 +122,9 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
         chosen = resolve_checkpoint(base)
         run_dir = chosen.parent.parent if chosen.parent.name == "checkpoints" else None
         candidates = [chosen] if run_dir is None else complete_checkpoints(run_dir)
-        for directory in candidates:
-            if is_complete(directory):
-                verify_files(directory, read_info(directory), trainer=True)
+        hashes = {verified_hash(directory): directory for directory in candidates}
     except UserError as error:
         raise CheckFailed(f"not proved: {error}") from error
-    hashes = {file_hash(path / "model.safetensors"): path for path in candidates}
     if recorded in hashes:
         yield checked("base model", hashes[recorded], recorded, recorded)
     elif run_dir is not None:
@@ -135,3 +133,15 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
         yield checked("base model", chosen, recorded, next(iter(hashes)))
     if run_dir is not None and (run_dir / "plan.json").is_file():
         yield from check_lineage(run_dir)
+
+
+def verified_hash(directory: Path) -> str:
+    """Hash of a checkpoint's weights; all its files are compared with theirs, if it has any.
+
+    Raises `UserError` for a damaged one.
+    """
+    if not is_complete(directory):  # another program's
+        return file_hash(directory / WEIGHTS_NAME)
+    info = read_info(directory)
+    verify_files(directory, info, trainer=True)
+    return info.files[WEIGHTS_NAME]

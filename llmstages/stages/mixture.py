@@ -27,7 +27,8 @@ def _open_shards(corpus: Corpus, tokenizer: Tokenizer) -> tuple[list[Shard], lis
         with progress("tokenizing", total=total, unit="documents") as advance:
             shards = write_token_shards(corpus, tokenizer, advance)
     train_shards, validation = shards.of_split("train"), shards.of_split("validation")
-    verify_shards([*train_shards, *validation])
+    if parallel.is_first():  # the others read the same files
+        verify_shards([*train_shards, *validation])
     if not train_shards or not validation:
         raise UserError(
             f"{corpus.directory}: no {'validation' if train_shards else 'training'} text: "

@@ -20,7 +20,7 @@ from llmstages.report.terminal import say, table, warn
 from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
 from llmstages.train.records import SEAL, read_record, read_sealed
-from llmstages.train.run import flatten, read_plan
+from llmstages.train.run import OtherRun, flatten, read_plan
 
 TRAINING_STAGES = ("pretrain", "finetune-classify", "finetune-instruct")
 COMPARED_FILES = ("model.safetensors", "trainer/state.safetensors")
@@ -108,12 +108,10 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
     except KeyboardInterrupt:
         if not (again / "last").is_symlink():  # the user's own
             raise
-    except UserError as error:
-        if str(again) not in str(error):
-            raise
-        found = str(error).partition("(")[2].partition("): name=")[0] or str(error)
+    except OtherRun as error:
         raise CheckFailed(
-            f"{run_dir}: not proved: its config.yaml or an input is not that of the run ({found})"
+            f"{run_dir}: not proved: its config.yaml or an input is not that of the run "
+            f"({error.difference})"
         ) from error
 
 

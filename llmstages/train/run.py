@@ -158,6 +158,14 @@ def read_plan(directory: Path) -> Plan:
     return Plan(path, contents)
 
 
+class OtherRun(UserError):
+    """A directory holds a run of another stage or with other settings; `difference` says which."""
+
+    def __init__(self, message: str, difference: str) -> None:
+        super().__init__(message)
+        self.difference = difference
+
+
 class Run:
     """One run directory.
 
@@ -231,9 +239,10 @@ class Run:
                 else f"its stage is {plan['stage']}"
             )
             state = "finished" if finished else "unfinished"
-            raise UserError(
+            raise OtherRun(
                 f"{self.directory}: holds {'a' if finished else 'an'} {state} run with other "
-                f"settings ({what}): name=... for another place, overwrite=true to replace it"
+                f"settings ({what}): name=... for another place, overwrite=true to replace it",
+                what,
             )
         self.plan = plan
         if finished:
