@@ -30,6 +30,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.compose import from_file
 from llmstages.config.stages import InspectConfig, PretrainConfig
+from llmstages.data.conversations import read_conversations
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,
     FORMAT_VERSION,
@@ -39,12 +40,8 @@ from llmstages.data.corpus import (
     Manifest,
     SourceManifest,
 )
-from llmstages.data.labelled import (
-    detect_kind,
-    read_conversations,
-    read_labelled_texts,
-    read_texts,
-)
+from llmstages.data.file_kind import detect_kind
+from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.shards import write_token_shards
 from llmstages.errors import UserError
 from llmstages.model.layouts import make_config

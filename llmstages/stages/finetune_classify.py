@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.batch import IGNORED
 from llmstages.data.examples import Example, ShuffledData, by_length, labelled_example
-from llmstages.data.labelled import LabelledText, read_labelled_texts
+from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import ClassificationReport, classification_report

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llmstages.config.stages import FinetuneInstructConfig
-from llmstages.data.labelled import Conversation
+from llmstages.data.conversations import Conversation
 from llmstages.data.order import permutation
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import mean, summarised

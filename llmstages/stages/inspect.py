@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.table import Table
 
 from llmstages.config.stages import InspectConfig
+from llmstages.data.conversations import Conversation, conversations_and_bad_rows
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
+from llmstages.data.file_kind import detect_kind
 from llmstages.data.json_files import read_object
-from llmstages.data.labelled import (
-    Conversation,
-    LabelledText,
-    conversations_and_bad_rows,
-    detect_kind,
-    read_labelled_texts,
-)
+from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.data.opening import check_file
 from llmstages.data.rows import BadRows, Row
 from llmstages.data.split import alike_rows, normalised_text

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llmstages.config.stages import FinetuneInstructConfig
+from llmstages.data.conversations import Conversation, read_conversations
 from llmstages.data.examples import (
     Example,
     PackedData,
@@ -21,12 +22,8 @@ from llmstages.data.examples import (
     make_batch,
     pair_batches,
 )
-from llmstages.data.labelled import (
-    Conversation,
-    read_conversations,
-    read_preferences,
-)
 from llmstages.data.labelled_files import data_files
+from llmstages.data.preferences import read_preferences
 from llmstages.data.replay import ReplayedData
 from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmstages.data.conversations import Conversation
 from llmstages.data.examples import Example, conversation_example, pack
-from llmstages.data.labelled import Conversation
 from llmstages.data.order import permutation
 from llmstages.data.supervision import Supervision, supervision_of
 from llmstages.errors import UserError

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmstages.data.labelled import detect_kind, read_conversations, read_labelled_texts, read_texts
+from llmstages.data.conversations import read_conversations
+from llmstages.data.file_kind import detect_kind
+from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.rows import DEEPEST, KEPT_BAD_ROWS, BadRows, fault_of
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
