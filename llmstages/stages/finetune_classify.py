@@ -18,14 +18,14 @@ from llmstages.evaluate.classification import ClassificationReport, classificati
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
+from llmstages.stages.finetune_rows import finetune_rows
+from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
-    choose_weights,
     fine_tune,
     finetune_base,
-    finetune_rows,
     finished_before,
     input_hashes,
     place,

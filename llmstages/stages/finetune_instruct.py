@@ -21,12 +21,12 @@ from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say
 from llmstages.stages.base_run import BaseText, base_text
+from llmstages.stages.methods import choose_weights
 from llmstages.stages.objectives import objective_of, read_rows, without_refused
 from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
-    choose_weights,
     fine_tune,
     finetune_base,
     finished_before,

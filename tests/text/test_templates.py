@@ -565,8 +565,8 @@ def test_a_refused_row_is_skipped_and_counted(
 ) -> None:
     from llmstages.config.stages import FinetuneInstructConfig
     from llmstages.data.conversations import Conversation
+    from llmstages.stages.finetune_rows import Rows
     from llmstages.stages.objectives import Row, without_refused
-    from llmstages.stages.training import Rows
 
     turns = ([PAIR[0], *PAIR], PAIR, PAIR * 3)
     rows = [Row(Conversation(messages, line)) for line, messages in enumerate(turns, 7)]
