@@ -52,9 +52,9 @@ from llmstages.report.terminal import say, table
 from llmstages.stages.inspect import (
     inspect_checkpoint,
     inspect_corpus,
-    inspect_data_file,
     inspect_run,
 )
+from llmstages.stages.see_data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
