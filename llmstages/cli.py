@@ -141,7 +141,7 @@ def _run(argv: list[str]) -> int:
 
 def _finetune_stage(arguments: Arguments) -> str:
     """The fine-tuning subcommand that the labelled files ask for."""
-    from llmstages.data.labelled import detect_kind
+    from llmstages.data.file_kind import detect_kind
     from llmstages.data.labelled_files import data_files
 
     # Reading the words first refuses a file given twice before it is opened.

@@ -1,4 +1,4 @@
-"""Whether a result can be written, found out before anything is computed for it."""
+"""Whether a result can be written, and by one process alone, before anything is computed for it."""
 
 import fcntl
 import os

@@ -30,6 +30,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.compose import from_file
 from llmstages.config.stages import InspectConfig, PretrainConfig
+from llmstages.data.conversations import read_conversations
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,
     FORMAT_VERSION,
@@ -39,12 +40,8 @@ from llmstages.data.corpus import (
     Manifest,
     SourceManifest,
 )
-from llmstages.data.labelled import (
-    detect_kind,
-    read_conversations,
-    read_labelled_texts,
-    read_texts,
-)
+from llmstages.data.file_kind import detect_kind
+from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.shards import write_token_shards
 from llmstages.errors import UserError
 from llmstages.model.layouts import make_config
@@ -55,9 +52,9 @@ from llmstages.report.terminal import say, table
 from llmstages.stages.inspect import (
     inspect_checkpoint,
     inspect_corpus,
-    inspect_data_file,
     inspect_run,
 )
+from llmstages.stages.see_data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint

@@ -12,7 +12,6 @@ step before. So a run that was killed finds what it had finished, and a run with
 finds the text and the statistics, and decides anew. Files appear under their names when complete.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +20,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from llmstages.disk import lock_directory
 from llmstages.errors import UserError
 
 
@@ -63,7 +63,7 @@ def open_work(directory: Path) -> Iterator[Work]:
     """Make or reopen a work directory, for one process at a time.
 
     Raises:
-        UserError: another run is using it.
+        UserError: another process is using it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -71,19 +71,11 @@ def open_work(directory: Path) -> Iterator[Work]:
         raise UserError(
             f"{directory}: cannot be made ({error.strerror}): choose another corpora_dir="
         ) from error
-    with (directory / "lock").open("w") as lock:
-        _lock(lock, directory)
-        yield Work(directory)
-
-
-def _lock(lock: IO[str], directory: Path) -> None:
+    locked = lock_directory(directory, "collecting this corpus")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"{directory}: another run is collecting this corpus: wait for it, or choose another "
-            "name="
-        ) from None
+        yield Work(directory)
+    finally:
+        os.close(locked)
 
 
 @contextmanager

@@ -38,6 +38,10 @@ class Row:
     values: dict[str, Any]
 
 
+class Unusable(Exception):
+    """A row can be read and not used; the message is the reason."""
+
+
 @dataclass
 class BadRows:
     """Rows that cannot be used, and what happens to them."""

@@ -15,10 +15,10 @@ import io
 import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from llmstages.data.columns import HEADER_NAMES, column_key
 from llmstages.data.delimited import delimited_rows, find_layout
@@ -33,6 +33,7 @@ from llmstages.data.rows import (
     Limits,
     Opener,
     Row,
+    Unusable,
     fault_of,
     shown,
     text_lines,
@@ -40,6 +41,8 @@ from llmstages.data.rows import (
 from llmstages.errors import UserError
 
 logger = logging.getLogger("llmstages")
+
+T = TypeVar("T")
 
 Format = Literal["jsonl", "json", "csv", "tsv", "parquet", "lines"]
 
@@ -83,6 +86,20 @@ class Table:
         """Line and reason of the first rows left out so far; `bad.count` is their number."""
         return self.bad.rows
 
+    def usable(self, read: Callable[[Row], T]) -> Iterator[T]:
+        """What `read` makes of each row; one for which it raises `Unusable` is a bad row.
+
+        With `bad_rows="refuse"` nothing is handed out after the first bad row.
+        """
+        for row in self.rows:
+            try:
+                found = read(row)
+            except Unusable as reason:
+                self.bad.add(row.line, str(reason))
+                continue
+            if self.bad.policy == "skip" or not self.bad.count:
+                yield found
+
 
 def read_rows(
     path: Path | str,
@@ -122,6 +139,23 @@ def read_rows(
     if not quiet and table.encoding != "utf-8":
         logger.info("%s: read as %s", path, table.encoding)
     table.rows = _finished(table.rows, bad, quiet)
+    return table
+
+
+def table_with_columns(
+    path: Path | str, bad_rows: str, column_names: Sequence[str], quiet: bool = False
+) -> Table:
+    """Open a file of rows, of which at least one has a column; arguments are those of `read_rows`.
+
+    Raises:
+        UserError: no row has one; and whatever `read_rows` raises.
+    """
+    table = read_rows(path, bad_rows=bad_rows, column_names=column_names, quiet=quiet)
+    if not table.columns:
+        if table.skipped:
+            line, reason = table.skipped[0]
+            raise UserError(f"{path}:{line}: {reason}; none of the first rows can be used")
+        raise UserError(f"{path}: no rows in it")
     return table
 
 

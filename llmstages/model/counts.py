@@ -1,6 +1,6 @@
-"""Parameters and floating-point operations of a transformer, from its shape alone."""
+"""Parameters and floating-point operations of a transformer, from its shape and what is trained."""
 
-from llmstages.model.transformer import TransformerConfig
+from llmstages.model.transformer import Transformer, TransformerConfig
 
 
 def num_parameters(config: TransformerConfig) -> int:
@@ -39,3 +39,22 @@ def training_flops(num_parameters: int, attention_width: int, attended: int) -> 
     that a causal mask hides are counted, as usual.
     """
     return 6.0 * num_parameters + 12.0 * attention_width * attended
+
+
+def trained_flops_share(model: Transformer) -> float:
+    """FLOPs of training a token of this model, as a share of those of training all of it.
+
+    Of three equal parts the forward pass is one, gradients of activations, which go back to the
+    first block with anything to train, another, and gradients of weights the third.
+    """
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return 1.0
+    counts = [
+        (sum(p.numel() for p in block.parameters() if p.requires_grad), block)
+        for block in model.blocks
+    ]
+    first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
+    back = 1 - first / len(counts)
+    trained = sum(count for count, _ in counts)
+    total = sum(p.numel() for block in model.blocks for p in block.parameters())
+    return (1 + back + trained / max(1, total)) / 3

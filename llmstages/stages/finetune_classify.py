@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.batch import IGNORED
 from llmstages.data.examples import Example, ShuffledData, by_length, labelled_example
-from llmstages.data.labelled import LabelledText, read_labelled_texts
+from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
+from llmstages.stages.finetune_rows import finetune_rows
+from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
-    choose_weights,
     fine_tune,
     finetune_base,
-    finetune_rows,
     finished_before,
     input_hashes,
     place,

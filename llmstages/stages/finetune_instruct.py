@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from llmstages.config.stages import FinetuneInstructConfig
-from llmstages.data.labelled import Conversation
+from llmstages.data.conversations import Conversation
 from llmstages.data.order import permutation
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import mean, summarised
@@ -21,12 +21,12 @@ from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say
 from llmstages.stages.base_run import BaseText, base_text
+from llmstages.stages.methods import choose_weights
 from llmstages.stages.objectives import objective_of, read_rows, without_refused
 from llmstages.stages.training import (
     Clock,
     Machine,
     choose_machine,
-    choose_weights,
     fine_tune,
     finetune_base,
     finished_before,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from llmstages.config.stages import GenerateConfig
-from llmstages.data.labelled import read_prompts
+from llmstages.data.conversations import read_prompts
 from llmstages.errors import UserError
 from llmstages.evaluate.next_words import next_words
 from llmstages.model.generation import Generated, Pace, fit_prompt, generate, seeded

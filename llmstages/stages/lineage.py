@@ -14,7 +14,7 @@ from llmstages.config.compose import from_file
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
-from llmstages.stages.training import data_hash
+from llmstages.stages.finetune_rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
     complete_checkpoints,

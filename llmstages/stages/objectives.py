@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llmstages.config.stages import FinetuneInstructConfig
+from llmstages.data.conversations import Conversation, read_conversations
 from llmstages.data.examples import (
     Example,
     PackedData,
@@ -21,12 +22,8 @@ from llmstages.data.examples import (
     make_batch,
     pair_batches,
 )
-from llmstages.data.labelled import (
-    Conversation,
-    read_conversations,
-    read_preferences,
-)
 from llmstages.data.labelled_files import data_files
+from llmstages.data.preferences import read_preferences
 from llmstages.data.replay import ReplayedData
 from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
@@ -35,7 +32,8 @@ from llmstages.evaluate.perplexity import row_likelihoods, row_values
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.stages.base_run import BaseText
-from llmstages.stages.training import Machine, Rows, described, finetune_rows
+from llmstages.stages.finetune_rows import Rows, described, finetune_rows
+from llmstages.stages.training import Machine
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import torch
 
 from llmstages.config.stages import PredictConfig
 from llmstages.data.examples import Example, by_length, labelled_example
-from llmstages.data.labelled import read_texts
+from llmstages.data.labelled_texts import read_texts
 from llmstages.errors import UserError
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say

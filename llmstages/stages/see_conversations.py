@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmstages.data.conversations import Conversation
 from llmstages.data.examples import Example, conversation_example, pack
-from llmstages.data.labelled import Conversation
 from llmstages.data.order import permutation
 from llmstages.data.supervision import Supervision, supervision_of
 from llmstages.errors import UserError
 from llmstages.report.conversations import Piece, has_colours, legend, rendered_conversation
-from llmstages.report.terminal import output_console, plain, progress, table
+from llmstages.report.facts import show_heading
+from llmstages.report.terminal import output_console, progress, table
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer
@@ -99,9 +100,7 @@ def show_rendered(rendered: Rendered, reader: Reader, chosen: Sequence[Conversat
         if id(conversation) not in ids_of:
             continue
         ids, learnt = ids_of[id(conversation)]
-        console.print(
-            plain(f"── line {conversation.line}: {len(ids):,} tokens, as read", style="bold")
-        )
+        show_heading(f"line {conversation.line}: {len(ids):,} tokens, as read")
         shown = list(pieces(ids, learnt, reader))
         console.print(rendered_conversation(shown, colours=colours))
 

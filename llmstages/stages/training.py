@@ -1,12 +1,11 @@
 """What the three training stages share: from config to loop, and from loop to `summary.json`."""
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 
@@ -15,16 +14,15 @@ from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import FinetuneConfig, TrainingConfig
 from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
-from llmstages.data.labelled_files import data_files, weighted
 from llmstages.data.replay import ReplayedData
-from llmstages.data.split import alike_rows, normalised_text, split_examples
 from llmstages.errors import UserError
-from llmstages.model.counts import flops_per_token, num_parameters
-from llmstages.model.lora import Lora, add_lora, is_adapter
+from llmstages.model.counts import flops_per_token, num_parameters, trained_flops_share
+from llmstages.model.lora import is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.stages.base_run import say_optimizer
+from llmstages.stages.finetune_rows import data_hash
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     Checkpoint,
@@ -48,7 +46,6 @@ from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
-R = TypeVar("R")
 COMPILE_BLOCKS_FROM_FLOPS = {"cpu": 2e13, "cuda": 5e15}
 COMPILE_WHOLE_FROM_FLOPS = {"cpu": 1.2e14, "cuda": 5e15}
 """Training FLOPs from which `compile=auto` compiles, a block or the whole loss: the whole takes
@@ -181,204 +178,12 @@ def with_weight_decay(
     return replace(optim, weight_decay=derived_weight_decay(lr, steps, steps_per_epoch))
 
 
-@dataclass(frozen=True)
-class Rows(Generic[R]):
-    """The rows of a labelled file, by what they are for."""
-
-    train: list[R]
-    validation: list[R]
-    """Choose the best checkpoint."""
-    test: list[R]
-    """Give the final figures; the validation rows when no row is set apart for it."""
-
-
-def finetune_rows(
-    config: FinetuneConfig,
-    read: Callable[[Path], list[R]],
-    key: Callable[[R], str],
-    label: Callable[[R], str] | None = None,
-    answer: Callable[[R], str] | None = None,
-    weights: Sequence[float] = (),
-) -> Rows[R]:
-    """Read labelled data and split it, unless its validation or test rows are given in files.
-
-    key: the text by which rows are known that are equal or nearly so; they never stand in two
-    parts. answer: the same for what is learnt. label: for stratified splits. weights: of each path
-    in the data, for its share of the training rows.
-    """
-    parts = [read(Path(path)) for path in config.data_paths]
-    rows = [row for part in parts for row in part]
-    part_of = [number for number, part in enumerate(parts) for _ in part]
-    given_validation = read(Path(config.validation_data)) if config.validation_data else []
-    given_test = read(Path(config.test_data)) if config.test_data else []
-    every = [*rows, *given_validation, *given_test]
-    alike = alike_rows(
-        [key(row) for row in every], None if answer is None else [answer(row) for row in every]
-    )
-    kept = _apart(config, [key(row) for row in every], alike, len(rows), len(given_validation))
-    split = split_examples(
-        [key(rows[index]) for index in kept],
-        None if label is None else [label(rows[index]) for index in kept],
-        config.validation_share if not given_validation else 0.0,
-        config.test_share if not given_test else 0.0,
-        config.seed,
-        [alike[index] for index in kept],
-    )
-    validation = given_validation or [rows[kept[index]] for index in split.validation]
-    test = given_test or [rows[kept[index]] for index in split.test]
-    chosen = [kept[index] for index in split.train]
-    if bool(validation) != bool(test):
-        warn(
-            "validation and test rows are the same: the final figures are those by which the best "
-            "checkpoint was chosen"
-        )
-    validation = validation or test
-    test = test or validation
-    if not chosen or not validation:
-        groups = len(set(alike[: len(rows)]))
-        which = "" if groups == len(rows) else f", of which {groups} differ enough to be split,"
-        raise UserError(
-            f"{described(config)}: {len(rows)} rows{which} are too few to train on and to measure "
-            "with: add rows, or give validation_data=FILE"
-        )
-    if not weights:
-        return Rows([rows[index] for index in chosen], validation, test)
-    training: list[list[R]] = [[] for _ in parts]
-    for index in chosen:
-        training[part_of[index]].append(rows[index])
-    return Rows(_weighted_rows(config, training, weights), validation, test)
-
-
-def _apart(
-    config: FinetuneConfig,
-    texts: Sequence[str],
-    alike: Sequence[int],
-    num_rows: int,
-    num_validation: int,
-) -> list[int]:
-    """The rows of the data that no row of the given validation and test files is like.
-
-    Says how many are left out, and how many rows of the two files are alike. texts and alike are
-    those of the data, then of the validation file, then of the test file.
-    """
-    begin_test = num_rows + num_validation
-    in_validation = set(alike[num_rows:begin_test])
-    held_out = in_validation | set(alike[begin_test:])
-    kept = [index for index in range(num_rows) if alike[index] not in held_out]
-    if len(kept) < num_rows:
-        equal_texts = {normalised_text(text) for text in texts[num_rows:]}
-        equal = sum(normalised_text(text) in equal_texts for text in texts[:num_rows])
-        warn(
-            f"{described(config)}: {num_rows - len(kept):,} rows stand in the validation or test "
-            f"file too and are left out of training: {equal:,} are equal, "
-            f"{num_rows - len(kept) - equal:,} nearly so"
-        )
-    both = sum(number in in_validation for number in alike[begin_test:])
-    if both:
-        warn(
-            f"{config.test_data}: {both:,} of its {len(alike) - begin_test:,} rows are equal or "
-            f"nearly so to rows of {config.validation_data}, by which the best checkpoint is chosen"
-        )
-    return kept
-
-
-def _weighted_rows(
-    config: FinetuneConfig, training: Sequence[Sequence[R]], weights: Sequence[float]
-) -> list[R]:
-    """The rows of an epoch in which each path of the data has its weight's share; says how many."""
-    for path, part in zip(config.data_paths, training, strict=True):
-        if not part:
-            raise UserError(
-                f"{path}: no row of it is left for training, and data_weights wants some"
-            )
-    train_rows, counts = weighted(training, weights, config.seed)
-    for path, part, count in zip(config.data_paths, training, counts, strict=True):
-        say(
-            f"{path}: {count:,} rows an epoch, {count / len(train_rows):.0%} of all, from its "
-            f"{len(part):,} training rows ({count / len(part):.2f} times each)"
-        )
-    return train_rows
-
-
-def described(config: FinetuneConfig) -> str:
-    """The data of a run for a message."""
-    return ", ".join(config.data_paths)
-
-
-def data_hash(paths: Sequence[str]) -> str:
-    """Hash of all files of labelled data; of one file its sha256."""
-    files = [file for path in paths for file in data_files(path)]
-    if len(files) == 1:
-        return file_hash(files[0])
-    together = "\n".join(f"{file.name} {file_hash(file)}" for file in files)
-    return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()
-
-
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
     """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
     base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base}: a classifier; this stage needs a language model")
     return base
-
-
-def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine) -> None:
-    """Leave as they are all weights that `method` does not train, or put adapters beside them."""
-    method = config.method
-    if method.name == "lora":
-        lora = Lora(
-            rank=method.rank,
-            alpha=method.alpha,
-            targets=tuple(method.targets),
-            rank_stabilised=method.rank_stabilised,
-            decomposed=method.decomposed,
-        )
-        # Where memory is short, and unless FSDP wants one type in a block.
-        sharded = config.parallel == "fsdp" and parallel.size() > 1
-        rounded = machine.device.type == "cuda" and not sharded
-        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
-        if not any(is_adapter(name) for name, _ in model.named_parameters()):
-            raise UserError(
-                f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
-                "matrix: name others"
-            )
-    elif method.name != "full":
-        model.requires_grad_(False)
-        trained: list[torch.nn.Module] = [] if model.head is None else [model.head]
-        if method.name == "last":
-            if method.last_blocks > model.config.num_layers:
-                raise UserError(
-                    f"method.last_blocks={method.last_blocks}: the base has "
-                    f"{model.config.num_layers} blocks: method=full trains them all"
-                )
-            trained += [*model.blocks[-method.last_blocks :], model.norm]
-        for module in trained:
-            module.requires_grad_(True)
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = num_parameters(model.config)
-    if method.name != "full":
-        say(
-            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of {total:,}"
-        )
-
-
-def trained_flops_share(model: Transformer) -> float:
-    """FLOPs of training a token of this model, as a share of those of training all of it.
-
-    Of three equal parts the forward pass is one, gradients of activations, which go back to the
-    first block with anything to train, another, and gradients of weights the third.
-    """
-    if all(parameter.requires_grad for parameter in model.parameters()):
-        return 1.0
-    counts = [
-        (sum(p.numel() for p in block.parameters() if p.requires_grad), block)
-        for block in model.blocks
-    ]
-    first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
-    back = 1 - first / len(counts)
-    trained = sum(count for count, _ in counts)
-    total = sum(p.numel() for block in model.blocks for p in block.parameters())
-    return (1 + back + trained / max(1, total)) / 3
 
 
 def input_hashes(config: FinetuneConfig, base: Checkpoint) -> dict[str, str]:

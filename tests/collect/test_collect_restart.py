@@ -36,6 +36,15 @@ measure.BUCKET_BYTES, measure.PARALLEL_BYTES = 200_000, 10**12
 sys.exit(cli.main())
 """
 
+LOCK = """
+import sys
+from pathlib import Path
+from llmstages.disk import lock_directory
+locked = lock_directory(Path(sys.argv[1]), "at it")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
 
 def write_texts(folder: Path, count: int, seed: int = 0) -> Path:
     """Files of different texts, some of them duplicates, of 20 kB each."""
@@ -215,14 +224,14 @@ def test_a_mistake_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
-    import fcntl
-
     texts = write_texts(tmp_path / "texts", 20)
     work = tmp_path / "local.work"
     work.mkdir()
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is collecting this corpus"):
+    other = [sys.executable, "-c", LOCK, str(work)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(other, **pipes) as process:  # its input is closed at the end
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="another process is collecting this corpus: wait for"):
             run(config(texts, tmp_path))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmstages.data.labelled import read_labelled_texts
+from llmstages.data.labelled_texts import read_labelled_texts
 from llmstages.data.split import normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline

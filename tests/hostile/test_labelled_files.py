@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmstages.data.labelled import detect_kind, read_conversations, read_labelled_texts, read_texts
+from llmstages.data.conversations import read_conversations
+from llmstages.data.file_kind import detect_kind
+from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.rows import DEEPEST, KEPT_BAD_ROWS, BadRows, fault_of
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
-from llmstages.stages.inspect import inspect_data_file
+from llmstages.stages.see_data_file import inspect_data_file
 
 REAL = os.environ.get("LLMSTAGES_DATA")
 real_data = pytest.mark.skipif(REAL is None, reason="LLMSTAGES_DATA names no real data")
@@ -112,7 +114,7 @@ def test_many_columns_make_a_short_message(tmp_path: Path) -> None:
 def test_objects_with_keys_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("llmstages.stages.inspect.MAX_COLUMNS", 5)
+    monkeypatch.setattr("llmstages.stages.see_data_file.MAX_COLUMNS", 5)
     rows = "".join(json.dumps({f"key {n}": n}) + "\n" for n in range(50))
     inspect_data_file(write(tmp_path / "a.jsonl", rows), 1)
     printed = capsys.readouterr().out

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmstages.config.stages import ChatConfig
-from llmstages.data.labelled import read_conversations
+from llmstages.data.conversations import read_conversations
 from llmstages.model.generation import Sampling, generate
 from llmstages.stages import chat as stage
 from llmstages.stages.chat import Chat

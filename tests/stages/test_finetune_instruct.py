@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmstages.data.batch import IGNORED
-from llmstages.data.labelled import Conversation
+from llmstages.data.conversations import Conversation
 from llmstages.errors import UserError
 from llmstages.model.generation import Generated
 from llmstages.stages import finetune_instruct

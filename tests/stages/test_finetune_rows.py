@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmstages.config.stages import FinetuneClassifyConfig, FinetuneInstructConfig
-from llmstages.data.labelled import Conversation, read_conversations
+from llmstages.data.conversations import Conversation, read_conversations
 from llmstages.errors import UserError
-from llmstages.stages.training import Rows, data_hash, finetune_rows
+from llmstages.stages.finetune_rows import Rows, data_hash, finetune_rows
 from llmstages.train.checkpoint import file_hash
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"

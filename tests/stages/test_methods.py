@@ -11,10 +11,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from llmstages.config.groups import MethodConfig
 from llmstages.errors import UserError
+from llmstages.model.counts import trained_flops_share
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer
 from llmstages.stages import finetune_classify, finetune_instruct
-from llmstages.stages.training import choose_machine, choose_weights, trained_flops_share
+from llmstages.stages.methods import choose_weights
+from llmstages.stages.training import choose_machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.records import read_sealed, write_sealed
 

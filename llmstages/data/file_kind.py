@@ -1,0 +1,88 @@
+"""What a labelled file is for: labelled texts to classify, or conversations to learn answers from.
+
+Only names and shapes of the columns are looked at. Nothing here imports torch: the command line
+asks before Hydra starts.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from llmstages.data.columns import (
+    ANSWER_NAMES,
+    INSTANCES_NAMES,
+    LABEL_NAMES,
+    MESSAGES_NAMES,
+    PROMPT_NAMES,
+    TEXT_NAMES,
+    find_column,
+    listed_columns,
+    only_preferences,
+)
+from llmstages.data.headerless import column_shapes, without_attribution
+from llmstages.data.table import table_with_columns
+from llmstages.errors import UserError
+
+Kind = Literal["classify", "instruct"]
+
+# A column of a headerless file with fewer distinct values than this share of the rows is a label.
+LABEL_SHARE = 0.1
+CHOOSE = "say which with finetune-classify or finetune-instruct"
+
+
+def detect_kind(path: Path | str) -> Kind:
+    """What a labelled file is for: `classify` (text and label) or `instruct` (pairs or messages).
+
+    Only its first rows are looked at. A file of two columns without header is for classification
+    if exactly one column has fewer than 10 % distinct values, and holds pairs if neither has.
+
+    Raises:
+        UserError: it is neither, or could be both; says which columns were found.
+    """
+    path = Path(path)
+    table = table_with_columns(path, "skip", [], quiet=True)
+    if not table.has_header:
+        return _headerless_kind(path)
+    columns = table.columns
+    listed = listed_columns(columns)
+    if find_column(columns, MESSAGES_NAMES):
+        return "instruct"
+    prompt = find_column(columns, PROMPT_NAMES)
+    answer = find_column(columns, ANSWER_NAMES, prompt) or find_column(columns, INSTANCES_NAMES)
+    label = find_column(columns, LABEL_NAMES)
+    text = find_column(columns, TEXT_NAMES, label)
+    pairs = prompt is not None and answer is not None
+    if only_preferences(columns):
+        return "instruct"  # with method=dpo, as the stage says
+    # A question may be the text of a label or the prompt of an answer: with an answer beside it, it
+    # is a prompt.
+    if text is not None and label is not None and not (pairs and text in (prompt, answer)):
+        if pairs:
+            raise UserError(f"{path}: has both a text with a label and pairs ({listed}): {CHOOSE}")
+        return "classify"
+    if pairs:
+        return "instruct"
+    raise UserError(
+        f"{path}: neither text and label nor prompt and answer nor messages among its columns "
+        f"({listed}): {CHOOSE}, and name the columns with text_column=... label_column=... or "
+        "prompt_column=... answer_column=..."
+    )
+
+
+def _headerless_kind(path: Path) -> Kind:
+    shapes = column_shapes(path)
+    if shapes is None:
+        raise UserError(f"{path}: plain text without columns: labelled rows are needed")
+    columns = without_attribution(shapes)
+    if len(columns) != 2:
+        count = f"{len(shapes)} column{'s' if len(shapes) > 1 else ''}"
+        raise UserError(
+            f"{path}: no header and {count}: {CHOOSE}, "
+            "and name the columns by their numbers, such as prompt_column=1 answer_column=2"
+        )
+    few = [shapes[name].num_distinct < LABEL_SHARE * shapes[name].num_rows for name in columns]
+    if all(few):
+        raise UserError(
+            f"{path}: no header, and both columns have few different values: {CHOOSE}, and name "
+            "the columns, such as text_column=1 label_column=2"
+        )
+    return "classify" if any(few) else "instruct"

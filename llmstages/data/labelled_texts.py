@@ -1,0 +1,125 @@
+"""Texts, with labels to learn a classification from or without to apply it to.
+
+Columns are found by their names (case does not matter, see `TEXT_NAMES` and `LABEL_NAMES` in
+`llmstages.data.columns`) and can always be named. A row without a label is a bad row: refused or
+skipped like one that cannot be read. Nothing here imports torch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstages.data.cells import kind_of, number_text, required_text
+from llmstages.data.columns import LABEL_NAMES, TEXT_NAMES, require_column
+from llmstages.data.headerless import ColumnShape, column_shapes
+from llmstages.data.rows import Row, Unusable, shown
+from llmstages.data.table import table_with_columns
+from llmstages.errors import UserError
+
+logger = logging.getLogger("llmstages")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text, its label and the line it stands on."""
+
+    text: str
+    label: str
+    line: int
+
+
+def read_labelled_texts(
+    path: Path | str,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    bad_rows: str = "refuse",
+) -> list[LabelledText]:
+    """Read a file with a text and a label in each row.
+
+    Whole numbers and truth values become strings (`1`, `true`); an empty text is kept. A file
+    without header has the label in the column with fewer distinct values.
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
+            all rows have the same label.
+    """
+    path = Path(path)
+    named = [name for name in (text_column, label_column) if name is not None]
+    if len(named) < 2 and (shapes := column_shapes(path, named)):
+        text_column, label_column = _headerless_columns(path, shapes, text_column, label_column)
+    table = table_with_columns(path, bad_rows, named)
+    label = require_column(path, table.columns, "label", label_column, LABEL_NAMES)
+    text = require_column(path, table.columns, "text", text_column, TEXT_NAMES, taken=label)
+
+    def read(row: Row) -> LabelledText:
+        return LabelledText(required_text(row.values, text), _label(row, label), row.line)
+
+    examples = list(table.usable(read))
+    if not examples:
+        raise UserError(f"{path}: no row with a text and a label in it")
+    counts = Counter(example.label for example in examples)
+    if len(counts) == 1:
+        raise UserError(
+            f"{path}: all {len(examples):,} rows have the label {shown(repr(examples[0].label))}; "
+            "classification needs two labels (is label_column right?)"
+        )
+    if len(counts) > 50 and len(counts) > len(examples) / 2:
+        logger.warning(
+            "%s: column %r has %d labels in %d rows: is label_column right?",
+            *(path, label, len(counts), len(examples)),
+        )
+    return examples
+
+
+def read_texts(
+    path: Path | str, text_column: str | None = None, bad_rows: str = "refuse"
+) -> Iterator[tuple[int, str]]:
+    """Line and text of each row, streamed; a label column is not needed.
+
+    A plain text file has one text a line. With `bad_rows="refuse"` nothing is handed out after the
+    first bad row, and the `UserError` comes at the end of the file.
+    """
+    path = Path(path)
+    named = [] if text_column is None else [text_column]
+    if not named and (shapes := column_shapes(path)):
+        text_column = max(shapes, key=lambda name: shapes[name].mean_length)
+    table = table_with_columns(path, bad_rows, named)
+    only = table.columns[0] if len(table.columns) == 1 else None
+    text = require_column(path, table.columns, "text", text_column or only, TEXT_NAMES)
+    return table.usable(lambda row: (row.line, required_text(row.values, text)))
+
+
+def _label(row: Row, name: str) -> str:
+    """The label of a row, white space around it left out."""
+    value = row.values.get(name)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return number_text(value, name)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if value is None or isinstance(value, str):
+        raise Unusable(f"no label in {name!r}")
+    raise Unusable(f"label {name!r} is no text but {kind_of(value)}; one label a row is needed")
+
+
+def _headerless_columns(
+    path: Path, shapes: Mapping[str, ColumnShape], text: str | None, label: str | None
+) -> tuple[str, str]:
+    """Text and label of two columns without names: the label is the one with fewer values."""
+    advice = "name them, such as text_column=1 label_column=2"
+    if len(shapes) == 1:
+        raise UserError(f"{path}: one column only; a text and a label are needed")
+    if len(shapes) > 2:
+        raise UserError(f"{path}: no header and {len(shapes)} columns: {advice}")
+    first, second = shapes
+    if text is not None or label is not None:
+        given = text if text is not None else label
+        other = second if given == first else first
+        return (text or other), (label or other)
+    distinct = shapes[first].num_distinct, shapes[second].num_distinct
+    if distinct[0] == distinct[1]:
+        raise UserError(f"{path}: no header, and either column could be the label: {advice}")
+    return (second, first) if distinct[0] < distinct[1] else (first, second)

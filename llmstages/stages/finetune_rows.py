@@ -1,0 +1,149 @@
+"""The rows that fine-tuning reads: of which files, split into parts, weighted, known by a hash."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from llmstages.config.stages import FinetuneConfig
+from llmstages.data.labelled_files import data_files, weighted
+from llmstages.data.split import alike_rows, normalised_text, split_examples
+from llmstages.errors import UserError
+from llmstages.report.terminal import say, warn
+from llmstages.train.checkpoint import file_hash
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Rows(Generic[R]):
+    """The rows of a labelled file, by what they are for."""
+
+    train: list[R]
+    validation: list[R]
+    """Choose the best checkpoint."""
+    test: list[R]
+    """Give the final figures; the validation rows when no row is set apart for it."""
+
+
+def finetune_rows(
+    config: FinetuneConfig,
+    read: Callable[[Path], list[R]],
+    key: Callable[[R], str],
+    label: Callable[[R], str] | None = None,
+    answer: Callable[[R], str] | None = None,
+    weights: Sequence[float] = (),
+) -> Rows[R]:
+    """Read labelled data and split it, unless its validation or test rows are given in files.
+
+    key: the text by which rows are known that are equal or nearly so; they never stand in two
+    parts. answer: the same for what is learnt. label: for stratified splits. weights: of each path
+    in the data, for its share of the training rows.
+    """
+    parts = [read(Path(path)) for path in config.data_paths]
+    rows = [row for part in parts for row in part]
+    part_of = [number for number, part in enumerate(parts) for _ in part]
+    given_validation = read(Path(config.validation_data)) if config.validation_data else []
+    given_test = read(Path(config.test_data)) if config.test_data else []
+    every = [*rows, *given_validation, *given_test]
+    alike = alike_rows(
+        [key(row) for row in every], None if answer is None else [answer(row) for row in every]
+    )
+    kept = _apart(config, [key(row) for row in every], alike, len(rows), len(given_validation))
+    split = split_examples(
+        [key(rows[index]) for index in kept],
+        None if label is None else [label(rows[index]) for index in kept],
+        config.validation_share if not given_validation else 0.0,
+        config.test_share if not given_test else 0.0,
+        config.seed,
+        [alike[index] for index in kept],
+    )
+    validation = given_validation or [rows[kept[index]] for index in split.validation]
+    test = given_test or [rows[kept[index]] for index in split.test]
+    chosen = [kept[index] for index in split.train]
+    if bool(validation) != bool(test):
+        warn(
+            "validation and test rows are the same: the final figures are those by which the best "
+            "checkpoint was chosen"
+        )
+    validation = validation or test
+    test = test or validation
+    if not chosen or not validation:
+        groups = len(set(alike[: len(rows)]))
+        which = "" if groups == len(rows) else f", of which {groups} differ enough to be split,"
+        raise UserError(
+            f"{described(config)}: {len(rows)} rows{which} are too few to train on and to measure "
+            "with: add rows, or give validation_data=FILE"
+        )
+    if not weights:
+        return Rows([rows[index] for index in chosen], validation, test)
+    training: list[list[R]] = [[] for _ in parts]
+    for index in chosen:
+        training[part_of[index]].append(rows[index])
+    return Rows(_weighted_rows(config, training, weights), validation, test)
+
+
+def _apart(
+    config: FinetuneConfig,
+    texts: Sequence[str],
+    alike: Sequence[int],
+    num_rows: int,
+    num_validation: int,
+) -> list[int]:
+    """The rows of the data that no row of the given validation and test files is like.
+
+    Says how many are left out, and how many rows of the two files are alike. texts and alike are
+    those of the data, then of the validation file, then of the test file.
+    """
+    begin_test = num_rows + num_validation
+    in_validation = set(alike[num_rows:begin_test])
+    held_out = in_validation | set(alike[begin_test:])
+    kept = [index for index in range(num_rows) if alike[index] not in held_out]
+    if len(kept) < num_rows:
+        equal_texts = {normalised_text(text) for text in texts[num_rows:]}
+        equal = sum(normalised_text(text) in equal_texts for text in texts[:num_rows])
+        warn(
+            f"{described(config)}: {num_rows - len(kept):,} rows stand in the validation or test "
+            f"file too and are left out of training: {equal:,} are equal, "
+            f"{num_rows - len(kept) - equal:,} nearly so"
+        )
+    both = sum(number in in_validation for number in alike[begin_test:])
+    if both:
+        warn(
+            f"{config.test_data}: {both:,} of its {len(alike) - begin_test:,} rows are equal or "
+            f"nearly so to rows of {config.validation_data}, by which the best checkpoint is chosen"
+        )
+    return kept
+
+
+def _weighted_rows(
+    config: FinetuneConfig, training: Sequence[Sequence[R]], weights: Sequence[float]
+) -> list[R]:
+    """The rows of an epoch in which each path of the data has its weight's share; says how many."""
+    for path, part in zip(config.data_paths, training, strict=True):
+        if not part:
+            raise UserError(
+                f"{path}: no row of it is left for training, and data_weights wants some"
+            )
+    train_rows, counts = weighted(training, weights, config.seed)
+    for path, part, count in zip(config.data_paths, training, counts, strict=True):
+        say(
+            f"{path}: {count:,} rows an epoch, {count / len(train_rows):.0%} of all, from its "
+            f"{len(part):,} training rows ({count / len(part):.2f} times each)"
+        )
+    return train_rows
+
+
+def described(config: FinetuneConfig) -> str:
+    """The data of a run for a message."""
+    return ", ".join(config.data_paths)
+
+
+def data_hash(paths: Sequence[str]) -> str:
+    """Hash of all files of labelled data; of one file its sha256."""
+    files = [file for path in paths for file in data_files(path)]
+    if len(files) == 1:
+        return file_hash(files[0])
+    together = "\n".join(f"{file.name} {file_hash(file)}" for file in files)
+    return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,52 @@
+"""Which weights of the base a method of fine-tuning trains."""
+
+import torch
+
+from llmstages.config.stages import FinetuneConfig
+from llmstages.errors import UserError
+from llmstages.model.counts import num_parameters
+from llmstages.model.lora import Lora, add_lora, is_adapter
+from llmstages.model.transformer import Transformer
+from llmstages.report.terminal import say
+from llmstages.stages.training import Machine
+from llmstages.train import parallel
+
+
+def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine) -> None:
+    """Leave as they are all weights that `method` does not train, or put adapters beside them."""
+    method = config.method
+    if method.name == "lora":
+        lora = Lora(
+            rank=method.rank,
+            alpha=method.alpha,
+            targets=tuple(method.targets),
+            rank_stabilised=method.rank_stabilised,
+            decomposed=method.decomposed,
+        )
+        # Where memory is short, and unless FSDP wants one type in a block.
+        sharded = config.parallel == "fsdp" and parallel.size() > 1
+        rounded = machine.device.type == "cuda" and not sharded
+        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
+        if not any(is_adapter(name) for name, _ in model.named_parameters()):
+            raise UserError(
+                f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
+                "matrix: name others"
+            )
+    elif method.name != "full":
+        model.requires_grad_(False)
+        trained: list[torch.nn.Module] = [] if model.head is None else [model.head]
+        if method.name == "last":
+            if method.last_blocks > model.config.num_layers:
+                raise UserError(
+                    f"method.last_blocks={method.last_blocks}: the base has "
+                    f"{model.config.num_layers} blocks: method=full trains them all"
+                )
+            trained += [*model.blocks[-method.last_blocks :], model.norm]
+        for module in trained:
+            module.requires_grad_(True)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = num_parameters(model.config)
+    if method.name != "full":
+        say(
+            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of {total:,}"
+        )

@@ -1,0 +1,158 @@
+"""Texts and labels are found by their columns, and what cannot be used is said in one line."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llmstages.data.file_kind import detect_kind
+from llmstages.data.labelled_texts import LabelledText, read_labelled_texts, read_texts
+from llmstages.errors import UserError
+
+real_data = pytest.mark.skipif(
+    "LLMSTAGES_DATA" not in os.environ, reason="LLMSTAGES_DATA names no real data"
+)
+
+
+class TestLabelledTexts:
+    def test_columns_by_name_whatever_their_case(self, write: Callable[..., Path]) -> None:
+        path = write("x.csv", "ID,Review,Sentiment\n1,good,pos\n2,bad, neg \n")
+        assert read_labelled_texts(path) == [
+            LabelledText("good", "pos", 2),
+            LabelledText("bad", "neg", 3),
+        ]
+
+    def test_likelier_names_first(self, write: Callable[..., Path]) -> None:
+        path = write("x.csv", "title,text,topic,label\na,b,c,d\ne,f,g,h\n")
+        assert read_labelled_texts(path)[0] == LabelledText("b", "d", 2)
+
+    def test_named_columns(self, write: Callable[..., Path]) -> None:
+        path = write("x.tsv", "wert\tklasse\neins\ta\nzwei\tb\n")
+        rows = read_labelled_texts(path, text_column="wert", label_column="KLASSE")
+        assert rows == [LabelledText("eins", "a", 2), LabelledText("zwei", "b", 3)]
+
+    def test_labels_that_are_no_text(self, jsonl: Callable[..., Path]) -> None:
+        values = [1, 0, True, False, 2.0, 0.5, " x "]
+        path = jsonl(*({"text": "t", "label": value} for value in values))
+        labels = [row.label for row in read_labelled_texts(path)]
+        assert labels == ["1", "0", "true", "false", "2", "0.5", "x"]
+
+    def test_parquet_with_missing_labels(self, refusal: Callable[..., str], tmp_path: Path) -> None:
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"text": ["a", "b", "c"], "label": [1.0, None, 2.0]}), path)
+        assert "no label in 'label'" in refusal(read_labelled_texts, path)
+        rows = read_labelled_texts(path, bad_rows="skip")
+        assert rows == [LabelledText("a", "1", 1), LabelledText("c", "2", 3)]
+
+    def test_empty_text_is_kept_and_empty_label_is_not(
+        self, write: Callable[..., Path], refusal: Callable[..., str]
+    ) -> None:
+        path = write("x.csv", "text,label\n,a\nx,\ny,b\n")
+        assert refusal(read_labelled_texts, path).startswith(f"{path}:3: no label in 'label'")
+        rows = read_labelled_texts(path, bad_rows="skip")
+        assert rows == [LabelledText("", "a", 2), LabelledText("y", "b", 4)]
+
+    def test_first_bad_row_and_their_number(
+        self, write: Callable[..., Path], refusal: Callable[..., str]
+    ) -> None:
+        path = write("x.jsonl", '{"text":"a","label":1}\n{"text":"b"}\n{\n{"label":2}\n')
+        message = refusal(read_labelled_texts, path)
+        assert message.startswith(f"{path}:2: no label in 'label' (3 bad rows")
+
+    @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}])
+    def test_several_labels(
+        self, jsonl: Callable[..., Path], refusal: Callable[..., str], value: Any
+    ) -> None:
+        path = jsonl({"text": "t", "label": value}, {"text": "t", "label": "x"})
+        assert "one label a row" in refusal(read_labelled_texts, path)
+
+    def test_missing_column(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
+        path = write("x.csv", "text,foo\na,b\nc,d\n")
+        message = refusal(read_labelled_texts, path)
+        assert message == (
+            f"{path}: no column for the label; its columns: text, foo; "
+            "name it with label_column=..."
+        )
+        message = refusal(read_labelled_texts, path, label_column="fo")
+        assert message.endswith("its columns: text, foo; did you mean label_column=foo?")
+
+    def test_one_label_only(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
+        path = write("x.csv", "text,label\na,ham\nb,ham\n")
+        assert "all 2 rows have the label 'ham'" in refusal(read_labelled_texts, path)
+
+    def test_no_rows(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
+        path = write("x.csv", "text,label\n")
+        assert "no row with a text and a label" in refusal(read_labelled_texts, path)
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_headerless_label_is_the_column_with_fewer_values(
+        self, write: Callable[..., Path], flip: bool
+    ) -> None:
+        cells = [("the first", "1"), ("a second", "0"), ("third one", "1")]
+        lines = ["\t".join(reversed(pair) if flip else pair) for pair in cells]
+        path = write("x.tsv", "\n".join(lines))
+        assert read_labelled_texts(path)[1] == LabelledText("a second", "0", 2)
+        only_text_named = read_labelled_texts(path, text_column="2" if flip else "1")
+        assert only_text_named[1] == LabelledText("a second", "0", 2)
+
+    def test_headerless_in_doubt(
+        self, write: Callable[..., Path], refusal: Callable[..., str]
+    ) -> None:
+        path = write("x.tsv", "Go.\tVa !\nHi.\tSalut !\n")
+        assert "label_column=2" in refusal(read_labelled_texts, path)
+
+
+class TestTexts:
+    def test_no_label_is_needed(self, write: Callable[..., Path]) -> None:
+        path = write("x.csv", "id,message\n1,a\n2,\n")
+        assert list(read_texts(path)) == [(2, "a"), (3, "")]
+
+    def test_a_single_column_is_the_text(self, jsonl: Callable[..., Path]) -> None:
+        assert list(read_texts(jsonl({"foo": "a"}, {"foo": "b"}))) == [(1, "a"), (2, "b")]
+
+    def test_plain_lines(self, write: Callable[..., Path]) -> None:
+        path = write("x.txt", "one, two\n\nthree\n")
+        assert list(read_texts(path)) == [(1, "one, two"), (3, "three")]
+
+    def test_nothing_comes_after_a_bad_row(self, jsonl: Callable[..., Path]) -> None:
+        path = jsonl({"text": "a"}, {"text": None}, {"text": "b"}, {"text": [1]})
+        texts = read_texts(path)
+        assert next(texts) == (1, "a")
+        with pytest.raises(UserError, match=r":2: no 'text' \(2 bad rows"):
+            next(texts)
+        assert list(read_texts(path, bad_rows="skip")) == [(1, "a"), (3, "b")]
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("name", "rows", "labels"),
+    [
+        ("classify/sms_spam/SMSSpamCollection", 5574, 2),
+        ("classify/banking77/train.csv", 10003, 77),
+        ("classify/snips/train.csv", 13084, 7),
+        ("classify/korean_3i4k/fci_test.txt", 6121, 7),
+    ],
+)
+def test_classify(name: str, rows: int, labels: int) -> None:
+    path = Path(os.environ["LLMSTAGES_DATA"]) / name
+    assert detect_kind(path) == "classify"
+    examples = read_labelled_texts(path)
+    assert (len(examples), len(Counter(row.label for row in examples))) == (rows, labels)
+
+
+@real_data
+@pytest.mark.parametrize("encoding", ["cp949", "latin-1", "utf-16", "utf-8-sig"])
+def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+    name = "korean_3i4k/fci_test.txt" if encoding == "cp949" else "snips/test.csv"
+    path = Path(os.environ["LLMSTAGES_DATA"]) / "classify" / name
+    copy = tmp_path / path.name
+    text = path.read_text(encoding="utf-8").encode(encoding, errors="ignore").decode(encoding)
+    copy.write_bytes(text.encode(encoding))
+    plain = tmp_path / f"plain-{path.name}"
+    plain.write_text(text, encoding="utf-8")
+    assert read_labelled_texts(copy) == read_labelled_texts(plain)
