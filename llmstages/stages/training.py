@@ -17,6 +17,7 @@ from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
 from llmstages.data.labelled_files import data_files, weighted
 from llmstages.data.replay import ReplayedData
+from llmstages.data.shards import Shard, tokens_sha256
 from llmstages.data.split import alike_rows, normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
@@ -314,6 +315,17 @@ def data_hash(paths: Sequence[str]) -> str:
     return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()
 
 
+def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str | None:
+    """Hash of the tokens in a folder that a run reads; `UserError` where it began with others."""
+    found = tokens_sha256(shards)
+    if run.plan.get("tokens") not in (None, found):
+        raise UserError(
+            f"{directory}: not the tokens that {run.directory} began with: "
+            "delete that folder and it will be made again"
+        )
+    return found
+
+
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
     """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
     base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
@@ -455,6 +467,7 @@ def fine_tune(
                 tokenizer=base.tokenizer.hash,
                 parent=base.hash,
                 data=run.settings["inputs"]["data"],
+                replay=run.settings["inputs"].get("replay"),
             ),
             device=machine.device,
             dtype=machine.dtype,
