@@ -50,9 +50,8 @@ def config_of_run(directory: Path) -> TrainingConfig | None:
     return found
 
 
-def pretraining_of(base: Checkpoint) -> PretrainConfig | None:
-    """Settings of the pretraining run that a base goes back to."""
-    directory = base.directory
+def pretraining_of(directory: Path) -> PretrainConfig | None:
+    """Settings of the pretraining run that a checkpoint, by its directory, goes back to."""
     for _ in range(MAX_ANCESTORS):
         config = config_of_run(directory)
         if config is None or isinstance(config, PretrainConfig):
@@ -64,6 +63,11 @@ def pretraining_of(base: Checkpoint) -> PretrainConfig | None:
     return None
 
 
+def corpus_dir(settings: PretrainConfig) -> Path:
+    """The corpus that a pretraining run was made from."""
+    return Path(settings.data or f"{settings.corpora_dir}/{settings.corpus.name}")
+
+
 def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | None:
     """The corpus that a base goes back to, or the one asked for by its directory.
 
@@ -72,13 +76,13 @@ def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | N
     Raises:
         UserError: the corpus asked for cannot be used; or `needed`, and there is none.
     """
-    settings = pretraining_of(base)
+    settings = pretraining_of(base.directory)
     mask_documents = settings is not None and settings.mask_documents
     if asked is not None:
         return _opened(Corpus.open(Path(asked)), base.tokenizer, mask_documents)
     reason = "the run of the base does not say which"
     if settings is not None:
-        directory = Path(settings.data or f"{settings.corpora_dir}/{settings.corpus.name}")
+        directory = corpus_dir(settings)
         try:
             corpus = Corpus.open(directory)
             recorded = base.info.lineage.corpus_manifest if base.info else None
