@@ -20,6 +20,7 @@ from llmstages.data.replay import ReplayedData
 from llmstages.data.split import alike_rows, normalised_text, split_examples
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters
+from llmstages.model.four_bits import num_numbers, require_bitsandbytes
 from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
@@ -316,6 +317,8 @@ def data_hash(paths: Sequence[str]) -> str:
 
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
     """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
+    if config.method.quantised:
+        require_bitsandbytes()
     base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base}: a classifier; this stage needs a language model")
@@ -332,11 +335,13 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
             targets=tuple(method.targets),
             rank_stabilised=method.rank_stabilised,
             decomposed=method.decomposed,
+            quantised=method.quantised,
         )
         # Where memory is short, and unless FSDP wants one type in a block.
         sharded = config.parallel == "fsdp" and parallel.size() > 1
-        rounded = machine.device.type == "cuda" and not sharded
-        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
+        rounded = method.quantised or (machine.device.type == "cuda" and not sharded)
+        dtype = machine.dtype if rounded else torch.float32
+        add_lora(model, lora, config.seed, dtype, machine.device)
         if not any(is_adapter(name) for name, _ in model.named_parameters()):
             raise UserError(
                 f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
@@ -377,7 +382,7 @@ def trained_flops_share(model: Transformer) -> float:
     first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
     back = 1 - first / len(counts)
     trained = sum(count for count, _ in counts)
-    total = sum(p.numel() for block in model.blocks for p in block.parameters())
+    total = sum(num_numbers(p) for block in model.blocks for p in block.parameters())
     return (1 + back + trained / max(1, total)) / 3
 
 
@@ -466,6 +471,7 @@ def fine_tune(
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
                 adapters=sum(p.numel() for n, p in model.named_parameters() if is_adapter(n)),
+                quantised=config.method.quantised,
             ),
             dropout=config.dropout,
             lr=lr,
