@@ -3,8 +3,9 @@
 Promise: what `Transformer` computes without dropout, to rounding. Here nothing is trained, so the
 weights are laid out once for quick steps: the matrices that read the same input are one, adapters
 are merged, sharded weights are whole, and matrices are in the type of the products instead of being
-converted at each step. Those in 4 bits stay as they are, with their adapters beside them. Positions of several texts are rows of one product: a batch of prompts of
-any lengths is read without padding.
+converted at each step. Matrices in 4 bits stay as they are, with their adapters beside them.
+Positions of several texts are rows of one product: a batch of prompts of any lengths is read
+without padding.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,6 @@ from llmstages.model.cache import KVCache
 from llmstages.model.functions import turn
 from llmstages.model.lora import merged
 from llmstages.model.transformer import Block, Transformer
-
 
 Product = Callable[[Tensor], Tensor]
 """Input [N, in] to what a matrix, or several that read the same, make of it."""

@@ -179,9 +179,7 @@ def merged(
     """
     exact = adapted_weights or {}
     plain = {
-        name: exact[name] if name in exact else tensor
-        for name, tensor in weights.items()
-        if not is_adapter(name)
+        name: exact.get(name, tensor) for name, tensor in weights.items() if not is_adapter(name)
     }
     if lora is None:
         return plain

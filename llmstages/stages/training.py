@@ -362,8 +362,10 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = num_parameters(model.config)
     if method.name != "full":
+        beside = ", beside matrices in 4 bits" if method.quantised else ""
         say(
-            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of {total:,}"
+            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of "
+            f"{total:,}{beside}"
         )
 
 
