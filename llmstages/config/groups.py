@@ -157,6 +157,8 @@ class MethodConfig:
     """Multiply by `alpha / sqrt(rank)` instead, which suits high ranks (Kalajdzievski 2023, rsLoRA)."""
     decomposed: bool = False
     """Train the norms of the rows too (Liu et al. 2024, DoRA)."""
+    quantised: bool = False
+    """Keep the matrices of the blocks in 4 bits beside the adapters (Dettmers et al. 2023, QLoRA); needs the extra `qlora`."""
     last_blocks: int = 2
     """Blocks that `last` trains."""
     objective: str = "answers"
@@ -173,6 +175,11 @@ class MethodConfig:
         problems += range_problem("method.beta", self.beta, 1e-6, 100.0)
         for target in self.targets:
             problems += choice_problem("method.targets", target, LORA_TARGETS)
+        if self.quantised and self.name != "lora":
+            problems.append(
+                f"method.quantised=true goes with adapters, not with method.name={self.name}: "
+                "method=qlora"
+            )
         if not self.targets:
             problems.append("method.targets=[] leaves nothing to train: name some of the matrices")
         refuse(problems)

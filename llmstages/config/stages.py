@@ -211,6 +211,10 @@ class FinetuneConfig(TrainingConfig):
                 f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "
                 "leave less than a tenth of the rows for training"
             )
+        if self.method.quantised and self.parallel == "fsdp":
+            problems.append(
+                "parallel=fsdp cannot shard the 4 bits of method=qlora: parallel=ddp, or method=lora"
+            )
         return problems
 
 

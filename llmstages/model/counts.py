@@ -1,5 +1,6 @@
 """Parameters and floating-point operations of a transformer, from its shape and what is trained."""
 
+from llmstages.model.four_bits import num_numbers
 from llmstages.model.transformer import Transformer, TransformerConfig
 
 
@@ -56,5 +57,5 @@ def trained_flops_share(model: Transformer) -> float:
     first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
     back = 1 - first / len(counts)
     trained = sum(count for count, _ in counts)
-    total = sum(p.numel() for block in model.blocks for p in block.parameters())
+    total = sum(num_numbers(p) for block in model.blocks for p in block.parameters())
     return (1 + back + trained / max(1, total)) / 3

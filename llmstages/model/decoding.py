@@ -3,13 +3,15 @@
 Promise: what `Transformer` computes without dropout, to rounding. Here nothing is trained, so the
 weights are laid out once for quick steps: the matrices that read the same input are one, adapters
 are merged, sharded weights are whole, and matrices are in the type of the products instead of being
-converted at each step. Positions of several texts are rows of one product: a batch of prompts of
-any lengths is read without padding.
+converted at each step. Matrices in 4 bits stay as they are, with their adapters beside them.
+Positions of several texts are rows of one product: a batch of prompts of any lengths is read
+without padding.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +26,23 @@ from llmstages.model.transformer import Block, Transformer
 FEW_ROWS = 64
 """Up to this many rows a product takes about as long as reading its weight."""
 
+Product = Callable[[Tensor], Tensor]
+"""Input [N, in] to what a matrix, or several that read the same, make of it."""
+
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights of a block."""
+    """Weights and products of a block."""
 
     attention_norm: Tensor | None
-    query_key_value: Tensor
+    query_key_value: Product
     query_key_norm: Tensor | None
     """[heads + kv_heads, head_dim]."""
-    output: Tensor
+    output: Product
     feed_forward_norm: Tensor | None
-    inner: Tensor
+    inner: Product
     """Gate and up, or up alone."""
-    down: Tensor
+    down: Product
 
 
 class Decoder:
@@ -58,11 +63,17 @@ class Decoder:
 
     def _layer(self, block: nn.Module, model: Transformer) -> Layer:
         assert isinstance(block, Block)
-        weights = merged({name: whole(p) for name, p in block.named_parameters()}, model.lora)
+        weights = {name: whole(p) for name, p in block.named_parameters()}
+        quantised = model.lora is not None and model.lora.quantised
+        if not quantised:
+            weights = merged(weights, model.lora)
 
-        def joined(part: str, *names: str) -> Tensor:
+        def joined(part: str, *names: str) -> Product:
+            if quantised:
+                return partial(side_by_side, [block.get_submodule(f"{part}.{n}") for n in names])
             matrices = [weights[f"{part}.{name}.weight"] for name in names]
-            return (matrices[0] if len(matrices) == 1 else torch.cat(matrices)).to(self.dtype)
+            matrix = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+            return partial(product, weight=matrix.to(self.dtype))
 
         query_key_norm = None
         if self.config.norm_weights:
@@ -159,7 +170,7 @@ class Decoder:
         """Queries [N, heads, head_dim], keys and values [N, kv_heads, head_dim]."""
         heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         normed = self._normed(x, layer.attention_norm).to(self.dtype)
-        projected = product(normed, layer.query_key_value).contiguous()
+        projected = layer.query_key_value(normed).contiguous()
         projected = projected.view(len(x), heads + 2 * kv_heads, self.config.head_dim)
         query_key, value = torch.split(projected, [heads + kv_heads, kv_heads], dim=1)
         query_key = self._normed(query_key.float(), layer.query_key_norm).to(self.dtype)
@@ -168,14 +179,14 @@ class Decoder:
 
     def _leave(self, x: Tensor, mixed: Tensor, layer: Layer) -> Tensor:
         """x after the rest of a block; mixed: values that attention gave, by heads."""
-        x = x + product(mixed.reshape(len(x), -1), layer.output)
-        inner = product(self._normed(x, layer.feed_forward_norm).to(self.dtype), layer.inner)
+        x = x + layer.output(mixed.reshape(len(x), -1))
+        inner = layer.inner(self._normed(x, layer.feed_forward_norm).to(self.dtype))
         if self.config.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
             inner = F.silu(gate) * up
         else:
             inner = inner.relu().square()
-        return x + product(inner, layer.down)
+        return x + layer.down(inner)
 
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """x [..., size] over its root mean square: few operations, since each has its price."""
@@ -218,6 +229,12 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         return (weight @ x.t()).t()
     parts = math.gcd(torch.get_num_threads(), len(weight))
     return (x @ weight.view(parts, -1, x.shape[1]).transpose(1, 2)).view(1, -1)
+
+
+def side_by_side(matrices: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """What matrices in 4 bits make of one input, in its type."""
+    with torch.autocast(x.device.type, dtype=x.dtype, enabled=x.dtype != torch.float32):
+        return torch.cat([matrix(x) for matrix in matrices], dim=-1)
 
 
 def whole(weight: Tensor) -> Tensor:

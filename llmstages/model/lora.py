@@ -8,7 +8,8 @@ An adapted matrix gives
 
 with scale alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023, "rsLoRA"). B starts at zero
 and m at the norms of W, so an adapted model starts as the one it was made of. Names and arithmetic
-are those of the PEFT library, which reads what is written under `peft_name`.
+are those of the PEFT library, which reads what is written under `peft_name`. W may be in 4 bits
+(llmstages/model/four_bits.py).
 """
 
 import math
@@ -20,6 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmstages.model.four_bits import (
+    TakenOut,
+    in_four_bits,
+    is_in_four_bits,
+    product,
+    require_bitsandbytes,
+    taken_out,
+)
 from llmstages.model.layouts import disk_name
 from llmstages.model.transformer import Transformer, TransformerConfig
 
@@ -45,6 +54,8 @@ class Lora:
     """Names of the adapted matrices."""
     rank_stabilised: bool = False
     decomposed: bool = False
+    quantised: bool = False
+    """All matrices of the blocks are in 4 bits (Dettmers et al. 2023, "QLoRA")."""
 
     @property
     def scale(self) -> float:
@@ -52,15 +63,37 @@ class Lora:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
-class LoraLinear(nn.Linear):
-    """A linear layer without bias, its weight left as it is, with an adapter."""
+class FrozenLinear(nn.Linear):
+    """A linear layer without bias, its weight left as it is: float32, rounded, or in 4 bits."""
 
-    def __init__(self, layer: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
-        """Takes over the weight of `layer`; A is drawn as PEFT does."""
+    def __init__(self, layer: nn.Linear) -> None:
+        """Takes over the weight of `layer`."""
         with torch.device("meta"):
             super().__init__(layer.in_features, layer.out_features, bias=False)
         self.weight = layer.weight
         self.weight.requires_grad_(False)
+        self.quantised = is_in_four_bits(self.weight)
+        self.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight: Tensor = self.weight
+        if self.quantised:
+            return product(input, weight)
+        if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            weight = weight.to(input.dtype)
+        return F.linear(input, weight)
+
+    def whole_weight(self) -> Tensor:
+        """[out, in]."""
+        return taken_out(self.weight) if self.quantised else self.weight.detach()
+
+
+class LoraLinear(FrozenLinear):
+    """A frozen linear layer with an adapter."""
+
+    def __init__(self, layer: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
+        """Takes over the weight of `layer`; A is drawn as PEFT does."""
+        super().__init__(layer)
         self.scale = lora.scale
         bound = 1 / math.sqrt(layer.in_features)
         a = torch.empty(lora.rank, layer.in_features)
@@ -68,19 +101,15 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(torch.zeros(layer.out_features, lora.rank))
         self.magnitude: nn.Parameter | None = None
         if lora.decomposed:
-            self.magnitude = nn.Parameter(torch.linalg.vector_norm(layer.weight.detach(), dim=1))
-        self.train(layer.training)
+            self.magnitude = nn.Parameter(torch.linalg.vector_norm(self.whole_weight(), dim=1))
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight
-        if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-            weight = weight.to(input.dtype)
         low = F.linear(F.linear(input, self.lora_a), self.lora_b)
-        y = F.linear(input, weight) + self.scale * low
+        y = super().forward(input) + self.scale * low
         if self.magnitude is None:
             return y
         with torch.no_grad():  # the norm is taken for a constant, as the paper does
-            norms = row_norms(self.weight, self.lora_a, self.lora_b, self.scale)
+            norms = row_norms(self.whole_weight(), self.lora_a, self.lora_b, self.scale)
         scaled: Tensor = y * (self.magnitude / norms).to(y.dtype)
         return scaled
 
@@ -93,26 +122,44 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         return norms
 
 
-def add_lora(model: Transformer, lora: Lora, seed: int, dtype: torch.dtype = torch.float32) -> None:
+def add_lora(
+    model: Transformer,
+    lora: Lora,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> None:
     """Adapt the matrices of a model, and train nothing else but a classification head.
 
     dtype: of the matrix products. In a lower one the adapted matrices are kept in it: they are
     rounded once instead of in each product, to the same numbers, and take half the memory. What
-    they were stays on the host, in `model.adapted_weights`, for merging.
+    they were stays on the host, in `model.adapted_weights`, for merging. device: where a matrix is
+    quantised, and stays; None: where it lies. Of quantised ones that is merged which they became.
+    Raises `UserError` when they are to be quantised without bitsandbytes.
     """
+    if lora.quantised:
+        require_bitsandbytes()
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     if model.config.num_labels is not None:
         assert model.head is not None
         model.head.requires_grad_(True)
-    for place, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Linear) or place.rpartition(".")[2] not in lora.targets:
+    before: dict[str, Tensor] = {}
+    for place, layer in list(model.blocks.named_modules(prefix="blocks")):
+        if not isinstance(layer, nn.Linear):
             continue
-        adapted = LoraLinear(layer, lora, generator)
-        if dtype != torch.float32:
-            model.adapted_weights[f"{place}.weight"] = layer.weight.detach().cpu()
-            adapted.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
-        model.set_submodule(place, adapted)
+        if lora.quantised:
+            layer.weight = in_four_bits(layer.weight, device or layer.weight.device, dtype)
+            before[f"{place}.weight"] = layer.weight
+        if place.rpartition(".")[2] in lora.targets:
+            adapted = LoraLinear(layer, lora, generator)
+            if dtype != torch.float32 and not lora.quantised:
+                before[f"{place}.weight"] = layer.weight.detach().cpu()
+                adapted.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+            model.set_submodule(place, adapted)
+        elif lora.quantised:
+            model.set_submodule(place, FrozenLinear(layer))
+    model.adapted_weights = TakenOut(before) if lora.quantised else before
     model.lora = lora
 
 
@@ -130,7 +177,10 @@ def merged(
 
     adapted_weights: those of `Transformer.adapted_weights`, which stand for rounded ones.
     """
-    plain = {name: tensor for name, tensor in weights.items() if not is_adapter(name)}
+    exact = adapted_weights or {}
+    plain = {
+        name: exact.get(name, tensor) for name, tensor in weights.items() if not is_adapter(name)
+    }
     if lora is None:
         return plain
     for name in list(plain):
@@ -138,8 +188,7 @@ def merged(
         if f"{place}.lora_a" not in weights:
             continue
         a, b = weights[f"{place}.lora_a"], weights[f"{place}.lora_b"]
-        weight = (adapted_weights or {}).get(name, plain[name])
-        whole = weight.to(a.device) + lora.scale * (b @ a)
+        whole = plain[name].to(a.device) + lora.scale * (b @ a)
         if lora.decomposed:
             norms = torch.linalg.vector_norm(whole, dim=1).clamp_min(TINY)
             whole *= (weights[f"{place}.magnitude"] / norms)[:, None]

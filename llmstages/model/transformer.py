@@ -24,7 +24,7 @@ Initialisation:
 This module knows nothing of files or configs on disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -207,8 +207,8 @@ class Transformer(nn.Module):
         self.dropout = 0.0
         self.lora: Lora | None = None
         """The adapters that were put in (`llmstages.model.lora.add_lora`)."""
-        self.adapted_weights: dict[str, Tensor] = {}
-        """Adapted matrices in float32, on the host, where the model has them rounded."""
+        self.adapted_weights: Mapping[str, Tensor] = {}
+        """Matrices in float32, on the host, that the model has rounded or in 4 bits."""
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rotary = RotaryTable(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))

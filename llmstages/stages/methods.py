@@ -22,11 +22,13 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
             targets=tuple(method.targets),
             rank_stabilised=method.rank_stabilised,
             decomposed=method.decomposed,
+            quantised=method.quantised,
         )
         # Where memory is short, and unless FSDP wants one type in a block.
         sharded = config.parallel == "fsdp" and parallel.size() > 1
-        rounded = machine.device.type == "cuda" and not sharded
-        add_lora(model, lora, config.seed, machine.dtype if rounded else torch.float32)
+        rounded = method.quantised or (machine.device.type == "cuda" and not sharded)
+        dtype = machine.dtype if rounded else torch.float32
+        add_lora(model, lora, config.seed, dtype, machine.device)
         if not any(is_adapter(name) for name, _ in model.named_parameters()):
             raise UserError(
                 f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
@@ -47,6 +49,8 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = num_parameters(model.config)
     if method.name != "full":
+        beside = ", beside matrices in 4 bits" if method.quantised else ""
         say(
-            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of {total:,}"
+            f"method={method.name}: {count:,} weights are trained, {count / total:.1%} of "
+            f"{total:,}{beside}"
         )

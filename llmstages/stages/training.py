@@ -18,6 +18,7 @@ from llmstages.data.replay import ReplayedData
 from llmstages.data.shards import Shard, tokens_sha256
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters, trained_flops_share
+from llmstages.model.four_bits import require_bitsandbytes
 from llmstages.model.lora import is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
@@ -194,6 +195,8 @@ def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Chec
 
     From here on the config names the optimizer that is inherited from it.
     """
+    if config.method.quantised:
+        require_bitsandbytes()
     base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base}: a classifier; this stage needs a language model")
@@ -287,6 +290,7 @@ def fine_tune(
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
                 adapters=sum(p.numel() for n, p in model.named_parameters() if is_adapter(n)),
+                quantised=config.method.quantised,
             ),
             dropout=config.dropout,
             lr=lr,

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmstages.data.batch import Batch
 from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
+from llmstages.model.four_bits import BYTES_PER_NUMBER
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.train.cross_entropy import CHUNK_ELEMENTS, rows_of_chunk
 from llmstages.train.losses import LossFn
@@ -32,7 +33,8 @@ class MemoryNeeded:
     """Bytes of a training step by part, at the moment when most is held."""
 
     weights: int
-    """Float32 weights, and their copies in the type of the matrix products."""
+    """Float32 weights, and their copies in the type of the matrix products; of matrices in 4 bits
+    the largest is such a copy, for the time of its product."""
     gradients: int
     """Float32."""
     optimizer: int
@@ -98,11 +100,13 @@ def memory_needed(
     optimizer: str = "muon",
     device: str = "cuda",
     adapters: int = 0,
+    quantised: bool = False,
 ) -> MemoryNeeded:
     """Bytes for micro-batches of `rows` sequences of `length` tokens.
 
     dtype: of the matrix products. optimizer: `muon` or `adamw`. adapters: their number of weights,
-    where they alone are trained beside all matrices of the blocks, which are kept in `dtype` then.
+    where they alone are trained beside all matrices of the blocks, which are kept in `dtype` then,
+    or in 4 bits when quantised.
     """
     parameters = num_parameters(config)
     matrices = matrix_parameters(config)
@@ -113,7 +117,12 @@ def memory_needed(
     trained = adapters or parameters
     under_muon = (adapters or matrices) if optimizer == "muon" else 0
     if adapters:
-        weights = 4 * (parameters - matrices + adapters) + dtype.itemsize * matrices + copies * head
+        held = dtype.itemsize * matrices
+        if quantised:
+            widest = max(config.intermediate_size, config.num_heads * config.head_dim)
+            taken_out = dtype.itemsize * config.hidden_size * widest
+            held = round(BYTES_PER_NUMBER * matrices) + taken_out
+        weights = 4 * (parameters - matrices + adapters) + held + copies * head
     else:
         weights = 4 * parameters + copies * (matrices + head)
     block = tokens * block_bytes_per_token(config, dtype)
@@ -237,10 +246,11 @@ def checkpoint_blocks_here(
     tokens: int,
     optimizer: str,
     adapters: int = 0,
+    quantised: bool = False,
 ) -> bool:
     """Whether blocks are computed again: as set, or (`auto`) where the estimate exceeds the device.
 
-    tokens: of a micro-batch that is fixed already. adapters: as in `memory_needed`.
+    tokens: of a micro-batch that is fixed already. adapters, quantised: as in `memory_needed`.
     """
     if setting != "auto" or device.type != "cuda":
         return setting == "on"
@@ -253,5 +263,6 @@ def checkpoint_blocks_here(
         checkpoint_blocks=False,
         optimizer=optimizer,
         adapters=adapters,
+        quantised=quantised,
     )
     return needed.total > USABLE_SHARE * torch.cuda.mem_get_info(device)[1]

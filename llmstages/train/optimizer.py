@@ -5,6 +5,7 @@ import math
 import torch
 
 from llmstages.config.groups import OptimConfig, ScheduleConfig
+from llmstages.model.four_bits import num_numbers
 from llmstages.model.transformer import Transformer
 from llmstages.train import parallel
 from llmstages.train.muon import Muon
@@ -85,7 +86,7 @@ def checkpoint_bytes(model: Transformer, optimizers: list[torch.optim.Optimizer]
         for group in optimizer.param_groups
         for parameter in group["params"]
     )
-    return 4 * (moments + sum(parameter.numel() for parameter in model.parameters()))
+    return 4 * (moments + sum(num_numbers(parameter) for parameter in model.parameters()))
 
 
 def optimizer_tensors(

@@ -98,6 +98,9 @@ def test_adapters_beside_eight_billion_parameters_fit_a_card_of_24_gb():
     assert again.weights / 2**30 == pytest.approx(18.9, abs=0.05)
     assert again.total < usable
     assert memory_needed(c, checkpoint_blocks=False, **settings).total > usable
+    in_four_bits = memory_needed(c, checkpoint_blocks=True, quantised=True, **settings)
+    assert in_four_bits.weights / 2**30 == pytest.approx(9.4, abs=0.05)
+    assert in_four_bits.total / 2**30 == pytest.approx(12.2, abs=0.05)
 
 
 def test_the_parts_of_adapters_by_hand():
