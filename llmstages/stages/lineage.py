@@ -53,7 +53,7 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
     tokenizer = Tokenizer.load(newest)
     yield checked("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
     if stage == "pretrain":
-        directory = Path(config.data or f"{config.corpora_dir}/{config.corpus.name}")
+        directory = Path(config.corpus_dir)
         tokens = plan.get("tokens")
         yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
@@ -61,8 +61,7 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
         yield checked("labelled rows", paths[0], lineage.data, found)
     if lineage.parent is not None:
-        base = config.base or f"{config.runs_dir}/pretrain"
-        yield from check_parent(base, lineage.parent)
+        yield from check_parent(config.base_path, lineage.parent)
 
 
 def checked(what: str, where: Path, recorded: str | None, found: str | None) -> Link:
