@@ -1,13 +1,15 @@
 """Speed of generation: llmstages and transformers on the same model, prompts and device.
 
     python scripts/bench_generate.py [MODEL ...] [--new-tokens 128] [--batch 1,16] [--rounds 3]
-        [--threads N] [--device cpu] [--json FILE]
+        [--prompts FILE] [--threads N] [--device cpu] [--json FILE]
 
 MODEL is a checkpoint or run directory, or a size of conf/model with random weights (`tiny` with a
 vocabulary of 4,096; `small`, 124M parameters, of 50,304: both are the default). Transformers opens
-the same checkpoint with AutoModelForCausalLM. Both continue random prompts of unequal length by the
+the same checkpoint with AutoModelForCausalLM. Both continue prompts of unequal length by the
 likeliest token, in float32 and without stopping; a reading of the prompts is part of the time, the
-loading and the laying out of weights are not. Within a process the two take turns, so that what
+loading and the laying out of weights are not. Prompts are random tokens, or for a checkpoint the
+first lines of FILE; llmstages guesses ahead what stood in a text before, which random weights make
+rare. Within a process the two take turns, so that what
 else the machine does hits both: beside tokens a second the table has the ratio of each round. The
 answers must be the same tokens, and those of a batch the same as one prompt at a time: else it says
 so, and the exit status is 1.
@@ -94,6 +96,14 @@ def random_prompts(count: int, vocab_size: int) -> Tokens:
     ]
 
 
+def line_prompts(count: int, path: str, name: str) -> Tokens:
+    """The first lines of a file as a checkpoint's tokenizer has them, cut to `LONGEST_PROMPT`."""
+    tokenizer = load_checkpoint(name).tokenizer
+    with Path(path).open(encoding="utf-8") as file:
+        lines = [line.strip() for line in file if len(line.split()) >= SHORTEST_PROMPT]
+    return [tokenizer.encode(line)[:LONGEST_PROMPT] for line in lines[:count]]
+
+
 def our_way(decoder: Decoder, new_tokens: int) -> Callable[[Tokens], Tokens]:
     """Continues prompts with llmstages."""
 
@@ -128,7 +138,10 @@ def measure(name: str, batch: int, arguments: argparse.Namespace) -> dict[str, A
     model, foreign = open_both(name, device)
     room = model.config.context_length - LONGEST_PROMPT
     new_tokens = min(arguments.new_tokens, room)
-    prompts = random_prompts(batch, model.config.vocab_size)
+    if arguments.prompts:
+        prompts = line_prompts(batch, arguments.prompts, name)
+    else:
+        prompts = random_prompts(batch, model.config.vocab_size)
     ways = {
         "ours": our_way(Decoder(model), new_tokens),
         "theirs": their_way(foreign, new_tokens, device),
@@ -201,6 +214,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--batch", default="1,16", help="numbers of prompts, with commas")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", default=None, metavar="FILE", help="lines of text")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quick", action="store_true", help="leave out the check one by one")

@@ -357,7 +357,7 @@ class GenerateConfig(AnswerConfig):
     top: int | None = None
     """Print this many likeliest next words with their probabilities instead of text."""
     chat: str = "auto"
-    """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained."""
+    """`on`: the prompt is a user's turn; `off`: plain text to continue; `auto`: as the checkpoint was trained; another program's with a chat template speaks by that."""
 
     def problems(self) -> list[str]:
         problems = (

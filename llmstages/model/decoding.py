@@ -7,6 +7,7 @@ converted at each step. Positions of several texts are rows of one product: a ba
 any lengths is read without padding.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from llmstages.model.cache import KVCache
 from llmstages.model.functions import turn
 from llmstages.model.lora import merged
 from llmstages.model.transformer import Block, Transformer
+
+FEW_ROWS = 64
+"""Up to this many rows a product takes about as long as reading its weight."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,17 @@ class Decoder:
         return KVCache(self.config, lengths, capacity, dtype=self.dtype, device=self.device)
 
     @torch.inference_mode()
-    def read(self, cache: KVCache, texts: Sequence[Sequence[int]], known: int = 0) -> Tensor:
-        """Read texts, which fill the cache to its length; logits after the last token of each.
+    def read(
+        self, cache: KVCache, texts: Sequence[Sequence[int]], known: int = 0, last: int = 1
+    ) -> Tensor:
+        """Read texts, which fill the cache to its length.
 
         known: of a single text as many tokens are in the cache already, and are not read again.
+        Returns the logits after the last token of each text, [B, vocab_size]; of a single text
+        after each of its `last` tokens, [last, vocab_size].
         """
-        if known and len(texts) != 1:
-            raise ValueError("what is known can be left out of a single text only")
+        if (known or last > 1) and len(texts) != 1:
+            raise ValueError("`known` and `last` are for a single text")
         new = [len(text) - known for text in texts]
         tokens = torch.tensor([t for text in texts for t in text[known:]], device=self.device)
         positions = torch.cat([torch.arange(known, len(text)) for text in texts])
@@ -119,7 +127,7 @@ class Decoder:
                     )[0].transpose(0, 1)
                 )
             x = self._leave(x, torch.cat(mixed), layer)
-        return self._logits(x[ends.to(self.device)])
+        return self._logits(x[-last:] if len(texts) == 1 else x[ends.to(self.device)])
 
     @torch.inference_mode()
     def step(self, cache: KVCache, tokens: Tensor) -> Tensor:
@@ -134,7 +142,7 @@ class Decoder:
             keys, values = cache.append(index, key.unsqueeze(2), value.unsqueeze(2))
             # The heads that share a key are queries to it.
             grouped = query.view(batch, kv_heads, -1, head_dim)
-            mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+            mixed = look_back(grouped, keys, values, mask)
             x = self._leave(x, mixed, layer)
         return self._logits(x)
 
@@ -151,9 +159,8 @@ class Decoder:
         """Queries [N, heads, head_dim], keys and values [N, kv_heads, head_dim]."""
         heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
         normed = self._normed(x, layer.attention_norm).to(self.dtype)
-        projected = F.linear(normed, layer.query_key_value).view(
-            len(x), heads + 2 * kv_heads, self.config.head_dim
-        )
+        projected = product(normed, layer.query_key_value).contiguous()
+        projected = projected.view(len(x), heads + 2 * kv_heads, self.config.head_dim)
         query_key, value = torch.split(projected, [heads + kv_heads, kv_heads], dim=1)
         query_key = self._normed(query_key.float(), layer.query_key_norm).to(self.dtype)
         query, key = torch.split(turn(query_key, *rotary), [heads, kv_heads], dim=1)
@@ -161,14 +168,14 @@ class Decoder:
 
     def _leave(self, x: Tensor, mixed: Tensor, layer: Layer) -> Tensor:
         """x after the rest of a block; mixed: values that attention gave, by heads."""
-        x = x + F.linear(mixed.reshape(len(x), -1), layer.output)
-        inner = F.linear(self._normed(x, layer.feed_forward_norm).to(self.dtype), layer.inner)
+        x = x + product(mixed.reshape(len(x), -1), layer.output)
+        inner = product(self._normed(x, layer.feed_forward_norm).to(self.dtype), layer.inner)
         if self.config.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
             inner = F.silu(gate) * up
         else:
             inner = inner.relu().square()
-        return x + F.linear(inner, layer.down)
+        return x + product(inner, layer.down)
 
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """x [..., size] over its root mean square: few operations, since each has its price."""
@@ -178,9 +185,39 @@ class Decoder:
         return normed if weight is None else normed * weight
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = F.linear(self._normed(x, self.norm).to(self.dtype), self.head)
+        logits = product(self._normed(x, self.norm).to(self.dtype), self.head)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits.float() / cap)
+
+
+def look_back(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of one new position a text to what the cache holds.
+
+    query: [B, kv_heads, heads sharing a key, head_dim]; mask: added to the scores. On a CPU the
+    library's kernel for several texts and so few queries is slower than plain products.
+    """
+    if query.device.type != "cpu" or len(query) == 1:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    scores = torch.matmul(query * query.shape[-1] ** -0.5, keys.transpose(2, 3))
+    if mask is not None:
+        scores += mask
+    return torch.matmul(scores.softmax(dim=-1), values)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, inputs] times the transpose of weight [outputs, inputs]: [N, outputs].
+
+    On a CPU a product with few rows takes as long as reading the weight, and the library (MKL) does
+    one row with one thread and several by copying the weight into another order. So one row is
+    given parts of the weight, each for a thread; with several rows the weight stands on the left,
+    and the result is the transpose of one that is contiguous.
+    """
+    if x.device.type != "cpu" or len(x) > FEW_ROWS:
+        return F.linear(x, weight)
+    if len(x) > 1:
+        return (weight @ x.t()).t()
+    parts = math.gcd(torch.get_num_threads(), len(weight))
+    return (x @ weight.view(parts, -1, x.shape[1]).transpose(1, 2)).view(1, -1)
 
 
 def whole(weight: Tensor) -> Tensor:

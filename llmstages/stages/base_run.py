@@ -50,9 +50,8 @@ def config_of_run(directory: Path) -> TrainingConfig | None:
     return found
 
 
-def pretraining_of(base: Checkpoint) -> PretrainConfig | None:
-    """Settings of the pretraining run that a base goes back to."""
-    directory = base.directory
+def pretraining_of(directory: Path) -> PretrainConfig | None:
+    """Settings of the pretraining run that a checkpoint, by its directory, goes back to."""
     for _ in range(MAX_ANCESTORS):
         config = config_of_run(directory)
         if config is None or isinstance(config, PretrainConfig):
@@ -72,7 +71,7 @@ def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | N
     Raises:
         UserError: the corpus asked for cannot be used; or `needed`, and there is none.
     """
-    settings = pretraining_of(base)
+    settings = pretraining_of(base.directory)
     mask_documents = settings is not None and settings.mask_documents
     if asked is not None:
         return _opened(Corpus.open(Path(asked)), base.tokenizer, mask_documents)

@@ -38,7 +38,7 @@ def run(config: ChatConfig) -> None:
     """Answer line by line until the input ends."""
     speaker = open_speaker(config, "chat")
     chat = Chat(speaker, config)
-    if not chat.tuned:
+    if not speaker.is_tuned:
         say(
             f"{config.checkpoint_dir}: a base model, not tuned on instructions: "
             "it continues text rather than answers"
@@ -150,7 +150,7 @@ def command(chat: "Chat", line: str) -> bool:
         say("forgotten")
     elif name == "/system":
         if rest:
-            chat.system = rest
+            chat.system, chat.first = rest, 0  # it may leave room for more turns than the last
         say(f"system: {chat.system}" if chat.system else "there is no system prompt")
     elif name == "/save":
         if not rest:
@@ -173,8 +173,6 @@ class Chat:
         self.speaker = speaker
         self.config = config
         self.tokenizer = speaker.checkpoint.tokenizer
-        foreign = speaker.checkpoint.info is None and self.tokenizer.templated_chat is not None
-        self.tuned = speaker.is_tuned or foreign
         self.system = config.system
         self.messages: list[Message] = []
         """All turns but the system prompt."""
@@ -194,6 +192,7 @@ class Chat:
 
     def say(self, text: str) -> None:
         """Take the user's turn and print the answer to it."""
+        first = self.first
         self.messages.append(Message("user", text))
         pieces = TextStream(self.tokenizer)
         began = time.monotonic()
@@ -207,16 +206,21 @@ class Chat:
                 raise
             say("\n(stopped)")
         except UserError:
-            self.messages.pop()
+            self._take_back(first)
             raise
         seconds = time.monotonic() - began
         write(pieces.end() + "\n")
         if pieces.text.strip():
             self.messages.append(Message("assistant", pieces.text))
         else:
-            self.messages.pop()  # a turn without an answer is no part of a conversation
+            self._take_back(first)  # a turn without an answer is no part of a conversation
         count = len(pieces.ids)
         say(f"({count} tokens, {count / max(seconds, 1e-9):,.0f} tokens/s)")
+
+    def _take_back(self, first: int) -> None:
+        """Undo the user's last turn, before which the model read from turn `first` on."""
+        self.messages.pop()
+        self.first = first
 
     def _tokens(self) -> Iterator[int]:
         """The answer to the last turn, token by token."""
@@ -280,7 +284,7 @@ class Chat:
     def _rendered(self) -> list[int]:
         opening = [Message("system", self.system)] if self.system else []
         turns = [*opening, *self.messages[self.first :]]
-        return render(turns, self.tokenizer, open_answer=True, plain=not self.tuned)[0]
+        return render(turns, self.tokenizer, open_answer=True, plain=not self.speaker.is_tuned)[0]
 
     def save(self, path: Path) -> None:
         """Add the whole conversation to a JSON Lines file. Raises `UserError`."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.conversations import Conversation
 from llmstages.data.order import permutation
+from llmstages.data.shards import token_shards_dir
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import mean, summarised
 from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
@@ -33,6 +34,7 @@ from llmstages.stages.training import (
     input_hashes,
     place,
     run_dir,
+    tokens_begun_with,
     write_summary,
 )
 from llmstages.text.chat import answer_end_id, render
@@ -65,6 +67,9 @@ def run(config: FinetuneInstructConfig) -> float:
     the_run = Run(directory, "finetune-instruct", config, hashes)
     if (headline := finished_before(the_run)) is not None:
         return headline
+    replayed: dict[str, Any] = {}
+    if text is not None and config.replay.share:
+        text, replayed = begun_with(the_run, text, tokenizer)
     choose_weights(model, config, machine)
     place(model, config, machine)
     rows = without_refused(rows, config, tokenizer)
@@ -117,7 +122,7 @@ def run(config: FinetuneInstructConfig) -> float:
         lr_share=objective.lr_share,
         loss=objective.loss,
         evaluate=lambda: {"val_loss": objective.validate()},
-        plan={"metrics_before": metrics_before, "answers_before": texts_before},
+        plan={"metrics_before": metrics_before, "answers_before": texts_before, **replayed},
         last_evaluation=4.0,  # generating answers costs more than reading them
         show_samples=show_samples if config.evaluate.num_samples else None,
     )
@@ -179,6 +184,20 @@ def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
     lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(run.directory / "answers.jsonl")
+
+
+def begun_with(
+    the_run: Run, text: BaseText, tokenizer: Tokenizer
+) -> tuple[BaseText, dict[str, Any]]:
+    """The text to replay, and what the plan says of it: of a continued run what it began with.
+
+    Raises `UserError` where the tokens are others now.
+    """
+    directory = token_shards_dir(text.corpus, tokenizer)
+    tokens = tokens_begun_with(the_run, directory, [*text.train, *text.validation])
+    # As the base was trained, whose own run may be gone by now.
+    masked = bool(the_run.plan.get("mask_documents", text.mask_documents))
+    return replace(text, mask_documents=masked), {"tokens": tokens, "mask_documents": masked}
 
 
 def answer_all(

@@ -26,6 +26,11 @@ def run(config: GenerateConfig) -> None:
     if config.prompt is None and config.data is None:
         raise UserError("generate needs a checkpoint and a prompt: llmstages generate RUN PROMPT")
     speaker = open_speaker(config, "generate")
+    if config.chat == "auto" and speaker.is_tuned and speaker.checkpoint.info is None:
+        say(
+            f"{config.checkpoint_dir}: has a chat template, so a prompt is a user's turn; "
+            "chat=off continues it as text"
+        )
     if config.data is not None:
         answer_file(speaker, config)
     elif config.top is not None:
@@ -68,7 +73,7 @@ def print_samples(speaker: Speaker, config: GenerateConfig) -> None:
 
 
 def is_chat(speaker: Speaker, config: GenerateConfig) -> bool:
-    """Whether the prompt is a user's turn: as asked for, or as the checkpoint was trained."""
+    """Whether the prompt is a user's turn: as asked for, or as fits the checkpoint."""
     return speaker.is_tuned if config.chat == "auto" else config.chat == "on"
 
 

@@ -2,8 +2,9 @@
 
 A checkpoint names what it was made from by hashes (`lineage` in `llmstages.json`); where those
 things lay stands in the run's `config.yaml`. Each is looked for there and hashed again, and so on
-from the base's run to its base, down to the documents of a corpus. What is not there any more
-cannot be checked, and is said to be missing; what is there and differs is an error.
+from the base's run to its base, down to the documents of a corpus, a replayed one included. What is
+not there any more cannot be checked, and is said to be missing; what is there and differs is an
+error.
 """
 
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstages.config.compose import from_file
+from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
+from llmstages.stages.base_run import pretraining_of
 from llmstages.stages.finetune_rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
@@ -53,15 +56,28 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
     tokenizer = Tokenizer.load(newest)
     yield checked("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
     if stage == "pretrain":
-        directory = Path(config.corpus_dir)
-        tokens = plan.get("tokens")
+        directory, tokens = Path(config.corpus_dir), plan.get("tokens")
         yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
         paths = [Path(path) for path in config.data_paths]
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
         yield checked("labelled rows", paths[0], lineage.data, found)
+    if lineage.replay is not None:
+        directory = replayed_dir(config)
+        yield from check_corpus(directory, lineage.replay, plan.get("tokens"), tokenizer)
     if lineage.parent is not None:
         yield from check_parent(config.base_path, lineage.parent)
+
+
+def replayed_dir(config: FinetuneInstructConfig) -> Path:
+    """The corpus that was replayed; the base's place where it does not say which that is."""
+    if config.replay.data is not None:
+        return Path(config.replay.data)
+    try:
+        settings = pretraining_of(resolve_checkpoint(config.base_path))
+    except UserError:  # of the base more is said where it is looked for
+        settings = None
+    return Path(config.base_path if settings is None else settings.corpus_dir)
 
 
 def checked(what: str, where: Path, recorded: str | None, found: str | None) -> Link:

@@ -11,7 +11,7 @@ import torch
 from llmstages.config.groups import AUTO_MODEL, ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
-from llmstages.data.shards import Shard, token_shards_dir, tokens_sha256
+from llmstages.data.shards import Shard, token_shards_dir
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
@@ -44,6 +44,7 @@ from llmstages.stages.training import (
     finished_before,
     place,
     run_dir,
+    tokens_begun_with,
     with_weight_decay,
     write_summary,
 )
@@ -99,12 +100,9 @@ def run(config: PretrainConfig) -> float:
         return headline
     train_shards, validation_shards = open_shards(corpus, tokenizer)
     corpus_tokens = sum(shard.info.tokens for shard in train_shards)
-    tokens_hash = tokens_sha256([*train_shards, *validation_shards])
-    if the_run.plan.get("tokens") not in (None, tokens_hash):
-        raise UserError(
-            f"{token_shards_dir(corpus, tokenizer)}: not the tokens that {directory} began with: "
-            "delete that folder and it will be made again"
-        )
+    tokens_hash = tokens_begun_with(
+        the_run, token_shards_dir(corpus, tokenizer), [*train_shards, *validation_shards]
+    )
 
     def data_of(
         context_length: int, rows_per_step: int | None = None, rows_at_once: int | None = None

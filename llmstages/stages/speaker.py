@@ -32,9 +32,14 @@ class Speaker:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether the checkpoint was trained to answer."""
+        """Whether a prompt is a user's turn: the checkpoint was trained to answer.
+
+        Of another program's model a chat template of its own is taken for a sign of that.
+        """
         info = self.checkpoint.info
-        return info is not None and info.stage == "finetune-instruct"
+        if info is None:
+            return self.checkpoint.tokenizer.templated_chat is not None
+        return info.stage == "finetune-instruct"
 
 
 def open_speaker(config: AnswerConfig, subcommand: str) -> Speaker:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from llmstages.config.stages import FinetuneConfig, TrainingConfig
 from llmstages.data.examples import PackedData, PreferenceData, ShuffledData
 from llmstages.data.json_files import as_type
 from llmstages.data.replay import ReplayedData
+from llmstages.data.shards import Shard, tokens_sha256
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters, trained_flops_share
 from llmstages.model.lora import is_adapter
@@ -178,6 +179,17 @@ def with_weight_decay(
     return replace(optim, weight_decay=derived_weight_decay(lr, steps, steps_per_epoch))
 
 
+def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str | None:
+    """Hash of the tokens in a folder that a run reads; `UserError` where it began with others."""
+    found = tokens_sha256(shards)
+    if run.plan.get("tokens") not in (None, found):
+        raise UserError(
+            f"{directory}: not the tokens that {run.directory} began with: "
+            "delete that folder and it will be made again"
+        )
+    return found
+
+
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
     """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
     base = load_checkpoint(config.base_path, num_labels=num_labels)
@@ -260,6 +272,7 @@ def fine_tune(
                 tokenizer=base.tokenizer.hash,
                 parent=base.hash,
                 data=run.settings["inputs"]["data"],
+                replay=run.settings["inputs"].get("replay"),
             ),
             device=machine.device,
             dtype=machine.dtype,

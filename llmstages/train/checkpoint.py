@@ -49,6 +49,8 @@ class Lineage:
     parent: str | None = None
     data: str | None = None
     """Of the labelled file."""
+    replay: str | None = None
+    """Of the manifest of the corpus whose text was replayed."""
 
 
 @dataclass(frozen=True)

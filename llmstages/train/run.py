@@ -88,6 +88,7 @@ PLAN_TYPES: dict[str, Any] = {
     "num_evaluations": int,
     "evaluation_seconds": float,
     "tokens": str | None,
+    "mask_documents": bool,
     "model_shape": TransformerConfig,
     "expected_tokens": float,
     "context_length": int,

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from llmstages.model.decoding import Decoder
-from llmstages.model.generation import Generated, Sampling, draw, generate, seeded
+from llmstages.model.decoding import FEW_ROWS, Decoder, product
+from llmstages.model.generation import (
+    Generated,
+    Repetitions,
+    Sampling,
+    draw,
+    generate,
+    seeded,
+    stream,
+)
 from llmstages.model.lora import Lora, add_lora
 
 GREEDY = Sampling(temperature=0.0)
@@ -155,6 +163,92 @@ def test_cache_in_pieces(random_model):
         torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="single text"):
         decoder.read(cache, [text, text], 2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+def test_product_of_any_number_of_rows(rows):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 12, generator=generator) for n in (rows, 30))
+    torch.testing.assert_close(product(x, weight), x @ weight.t())
+
+
+def test_what_followed_before_is_guessed():
+    text = Repetitions([1, 2, 3, 4, 1, 2])
+    assert text.guess(3) == [3, 4, 1]
+    assert text.guess(0) == []
+    text.add(9)
+    assert text.guess(3) == []  # 2 9 is new
+    for token in (1, 2):
+        text.add(token)
+    assert text.guess(2) == [9, 1]  # the last time counts
+    assert Repetitions([]).guess(3) == Repetitions([7]).guess(3) == []
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.7, top_k=3)])
+def test_guesses_change_the_speed_alone(random_model, monkeypatch, sampling):
+    model = random_model(vocab_size=24, context_length=128)
+    prompts = [[1, 2, 3, 4, 5, 6, 7, 8] * 6, [3, 3, 3, 3], [9, 4, 9, 4, 9]]
+    passes = []
+    for name in ("read", "step"):
+        method = getattr(Decoder, name)
+
+        def counted(*arguments, method=method):
+            passes.append(method.__name__)
+            return method(*arguments)
+
+        monkeypatch.setattr(Decoder, name, counted)
+
+    def answers(stop_ids):
+        passes.clear()
+        return [
+            generate(
+                model,
+                [prompt],
+                max_new_tokens=70,
+                stop_ids=stop_ids,
+                sampling=sampling,
+                generator=torch.Generator().manual_seed(5),
+            )[0]
+            for prompt in prompts
+        ]
+
+    free, guessed = answers([]), len(passes)
+    stop = free[0].tokens[40]
+    stopped = answers([stop])
+    monkeypatch.setattr(Repetitions, "guess", lambda self, most: [])
+    assert free == answers([])
+    assert len(passes) == 3 * 70
+    assert guessed < len(passes)
+    assert stopped == answers([stop])
+    assert stopped[0].stopped
+
+
+def test_a_stream_says_how_much_of_it_is_in_the_cache(random_model):
+    model = random_model(vocab_size=12, context_length=96)
+    decoder = Decoder(model)
+    text = [1, 2, 3, 4, 5, 6] * 3
+    for taken in range(1, 40):
+        cache = decoder.empty_cache([0], 8)
+        tokens = stream(
+            decoder,
+            cache,
+            text,
+            0,
+            max_new_tokens=60,
+            stop_ids=[],
+            sampling=GREEDY,
+            generator=seeded(0),
+        )
+        given = [next(tokens) for _ in range(taken)]
+        held = [*text, *given][: cache.length]
+        assert len(text) <= len(held) <= len(text) + taken
+        # Going on from what is said to be there equals reading all of it.
+        whole = [*text, *given, 7]
+        cache.length = len(whole)
+        cache.reserve(cache.length)
+        logits = decoder.read(cache, [whole], len(held))
+        fresh = decoder.empty_cache([len(whole)], len(whole))
+        torch.testing.assert_close(logits, decoder.read(fresh, [whole]))
 
 
 def test_equal_prompts_are_read_once(random_model, monkeypatch):

@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
+import re
+import select
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -45,15 +49,28 @@ def talk(cli, monkeypatch):
 @pytest.fixture(scope="module")
 def speaking_run(instruct_run, tmp_path_factory):
     """The tuned checkpoint with noise in its weights: it says this and that."""
-    directory = tmp_path_factory.mktemp("run") / "best"
+    return speaking(instruct_run, tmp_path_factory.mktemp("run") / "best", 64)
+
+
+@pytest.fixture(scope="module")
+def patient_run(instruct_run, tmp_path_factory):
+    """The same with so long a context that it can speak for minutes."""
+    return speaking(instruct_run, tmp_path_factory.mktemp("run") / "best", 100_000)
+
+
+def speaking(instruct_run, directory, context_length):
     shutil.copytree(instruct_run / "best", directory)
     weights = load_file(directory / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
     for name in sorted(weights):
         weights[name] += 0.2 * torch.randn(weights[name].shape, generator=generator)
     save_file(weights, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text("utf-8"))
+    config["max_position_embeddings"] = context_length
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     info = read_sealed(directory / "llmstages.json")
-    info["files"]["model.safetensors"] = file_hash(directory / "model.safetensors")
+    for name in ("model.safetensors", "config.json"):
+        info["files"][name] = file_hash(directory / name)
     write_sealed(directory / "llmstages.json", info)
     return directory
 
@@ -114,24 +131,40 @@ def test_lines_joined_and_commands(talk, speaking_run, expected, tmp_path):
     ]
 
 
-def test_the_conversation_known_is_not_read_again(speaking_run, expected, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    config = ChatConfig(checkpoint_dir=str(speaking_run), temperature=0.0, max_new_tokens=2)
-    chat = Chat(open_speaker(config, "chat"), config)
-    questions = ["What is if?", "Why?"]
-    lengths, read = [], []
+@pytest.mark.parametrize("name", ["speaking_run", "patient_run"])
+def test_a_long_conversation_is_answered_as_if_read_anew(name, request, monkeypatch):
+    """Whether its oldest turns are dropped or not; where they are not, only news is read."""
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    run = request.getfixturevalue(name)
+    config = ChatConfig(checkpoint_dir=str(run), temperature=0.0, max_new_tokens=9)
+    speaker = open_speaker(config, "chat")
+    chat = Chat(speaker, config)
+    questions = ["What is if?", "Why?", "What is a list of lists?", "And for?", "A word?"]
     for question in questions:
+        first, read = chat.first, chat.num_read
+        anew = Chat(speaker, config)
+        anew.messages = list(chat.messages)
         chat.say(question)
-        lengths.append(len(chat.known))
-        read.append(chat.num_read)
-    assert chat.first == 0  # nothing was dropped
-    answers = expected(*questions, count=2)
-    assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in answers)
-    # Of the second prompt what went before is not read, but perhaps for the answer.
-    assert read[1] < lengths[1]
-    chat.reset()
-    chat.say(questions[0])
-    assert chat.num_read == read[1] + 1  # all of it is known but the token that is asked of
+        anew.say(question)
+        assert (chat.messages, chat.first) == (anew.messages, anew.first)
+        if question != questions[0] and chat.first == first:
+            assert chat.num_read - read < anew.num_read
+    first = chat.first
+    assert (first > 0) == (name == "speaking_run")
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    # A message without an answer is taken back, and drops nothing.
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "stream", interrupted)
+        chat.say("word " * 30)
+    assert (chat.messages, chat.first) == (anew.messages, first)
+    if first == 0:
+        read = chat.num_read
+        chat.reset()
+        chat.say(questions[0])
+        assert chat.num_read == read + 1  # all of it is known but the token that is asked of
 
 
 def test_the_oldest_turns_are_dropped(talk, speaking_run):
@@ -199,6 +232,60 @@ def test_an_interrupt_stops_the_answer_alone(talk, speaking_run, expected, monke
     # Through a pipe nobody is there who wants to go on.
     calls.clear()
     assert talk(speaking_run, "What is if?\nAnd for?\n", *GREEDY)[0] == 130
+
+
+def test_a_terminal(patient_run, tmp_path):
+    """Played by keys through a pseudo-terminal that controls the process."""
+    program = (
+        "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "from llmstages.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["chat", str(patient_run), "temperature=0", "max_new_tokens=20000"]
+    keys, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(terminal)
+
+    def told(pattern):
+        """What is shown until the pattern is."""
+        shown = ""
+        while not re.search(pattern, shown):
+            assert select.select([keys], [], [], 60)[0], shown
+            shown += os.read(keys, 4096).decode("utf-8", "replace")
+        return shown
+
+    def typed(text, pattern):
+        os.write(keys, text.encode())
+        return told(pattern)
+
+    try:
+        told(r"Ctrl-D leaves\)?\s+> $")
+        typed("/system Be brief.\n", r"system: Be brief\.\s+> $")
+        typed("What is if?\n", r"What is if\?\r\n.{9}")  # the answer has begun
+        typed("\x03", r"\(stopped\)(?s:.*)tokens/s\)\s+> $")
+        typed("\x03", r"\(Ctrl-D leaves\)\s+> $")
+        typed("/save kept.jsonl\n", r"added to kept\.jsonl\s+> $")
+        typed("/reset\n", r"forgotten\s+> $")
+        typed("/save kept.jsonl\n", r"nothing to save\s+> $")
+        os.write(keys, b"\x04")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(keys)
+    (conversation,) = read_conversations(tmp_path / "kept.jsonl")
+    assert conversation.messages[:2] == [
+        Message("system", "Be brief."),
+        Message("user", "What is if?"),
+    ]
+    assert conversation.messages[2].content.strip()
 
 
 @pytest.mark.parametrize("text", ["naïve — 한국어 🦁🦁\r\nnext", "plain words", "", "\ufffd end"])

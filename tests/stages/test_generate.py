@@ -1,7 +1,9 @@
 """Text and next words on standard output."""
 
+import io
 import json
 import re
+import shutil
 
 import pytest
 
@@ -59,6 +61,42 @@ def test_a_specialist_answers_a_users_turn(cli, instruct_run):
     assert status == 0, err
     assert out == loaded.tokenizer.decode(expected.tokens) + "\n"
     assert cli(*words, "chat='off'")[1].startswith("What is DEBUGGING?")
+
+
+def test_a_foreign_model_speaks_by_its_template(cli, tiny_run, tmp_path, monkeypatch):
+    directory = shutil.copytree(tiny_run / "best", tmp_path / "foreign")
+    for name in ("llmstages.json", "tokenizer.model"):
+        (directory / name).unlink()
+    path = directory / "tokenizer_config.json"
+    template = (
+        "{% for m in messages %}{{ m.role ~ ': ' ~ m.content ~ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    config = json.loads(path.read_text("utf-8")) | {"chat_template": template}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    loaded = load_checkpoint(directory)
+    tokenizer = loaded.tokenizer
+    (expected,) = generate(
+        loaded.model.eval(),
+        [
+            [
+                *tokenizer.encode("user: What?"),
+                tokenizer.end_id,
+                *tokenizer.encode("assistant: "),
+            ]
+        ],
+        max_new_tokens=5,
+        stop_ids=[tokenizer.end_id],
+        sampling=Sampling(0.0),
+    )
+    settings = ("temperature=0", "max_new_tokens=5")
+    status, out, err = cli("generate", directory, "What?", *settings)
+    assert status == 0, err
+    assert "has a chat template, so a prompt is a user's turn" in " ".join(err.split())
+    assert out == tokenizer.decode(expected.tokens) + "\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO("What?\n"))
+    assert cli("chat", directory, *settings)[1] == out
+    assert cli("generate", directory, "What?", "chat='off'", *settings)[1].startswith("What?")
 
 
 def test_next_words(cli, tiny_run):

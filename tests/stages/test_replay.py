@@ -9,11 +9,12 @@ import torch
 
 from llmstages.config.groups import EvaluateConfig, ReplayConfig
 from llmstages.data.batch import IGNORED
-from llmstages.data.corpus import Corpus
 from llmstages.data.examples import Example, PackedData
 from llmstages.data.replay import ReplayedData
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.stages import finetune_instruct
+from llmstages.stages.lineage import check_lineage
+from llmstages.stages.prove import prove
 from llmstages.train.losses import sparse_loss
 
 
@@ -73,11 +74,12 @@ def test_the_loss_is_one_per_token(make_shard, instruct_run):
 
 
 def test_replay_remembers(tmp_path, instruct_config, instruct_file, tiny_corpus, capfd):
-    """With half of the tokens from the corpus less of it is forgotten."""
+    """With half of the tokens from the corpus less of it is forgotten; and it can be proved."""
     summaries = {}
+    corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
     for share in (0.0, 0.5):
         config = instruct_config(
-            tmp_path, name=f"share-{share}", replay=ReplayConfig(share=share), steps=12
+            tmp_path, name=f"share-{share}", replay=ReplayConfig(share, str(corpus)), steps=12
         )
         finetune_instruct.run(config)
         path = tmp_path / f"share-{share}" / "summary.json"
@@ -88,8 +90,17 @@ def test_replay_remembers(tmp_path, instruct_config, instruct_file, tiny_corpus,
     after = [summary["metrics"]["base_bits_per_byte"] for summary in summaries.values()]
     assert before[0] == before[1]
     assert after[1] < after[0]
-    plan = json.loads((tmp_path / "share-0.5" / "plan.json").read_text("utf-8"))
-    assert plan["settings"]["inputs"]["replay"] == Corpus.open(tiny_corpus).manifest_hash
+    run = tmp_path / "share-0.5"
+    prove(run, 1)
+    links = [(link.what, link.where) for link in check_lineage(run)]
+    assert [where for what, where in links if what == "corpus manifest"] == [corpus, tiny_corpus]
+    path = next(corpus.glob("tokens/*/train-topics.bin"))
+    assert ("tokens", path) in links
+    ids = np.fromfile(path, "<u2")
+    ids[5] += 1
+    ids.tofile(path)
+    with pytest.raises(CheckFailed, match=r"train-topics\.bin: not what was recorded .tokens"):
+        list(check_lineage(run))
 
 
 def test_no_corpus_is_said(tmp_path, instruct_config, instruct_file, tiny_run, tiny_corpus, capfd):

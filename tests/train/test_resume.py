@@ -21,10 +21,12 @@ from llmstages.config.groups import (
     CheckpointConfig,
     EvaluateConfig,
     MethodConfig,
+    ReplayConfig,
 )
 from llmstages.errors import UserError
 from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
+from llmstages.stages.lineage import check_lineage
 from llmstages.train import checkpoint
 from llmstages.train.loop import Loop
 from llmstages.train.records import read_sealed, write_sealed
@@ -154,6 +156,17 @@ def test_where_few_weights_are_trained(stage, method, tmp_path, configs, run_kil
     run_killed(STAGES[stage], pieces, after_step=5)
     STAGES[stage].run(pieces)
     assert results(tmp_path / "pieces") == results(tmp_path / "whole")
+
+
+def test_where_corpus_text_is_replayed(tmp_path, instruct_config, run_killed):
+    whole = instruct_config(tmp_path, name="whole", replay=ReplayConfig(share=0.3))
+    finetune_instruct.run(whole)
+    pieces = instruct_config(tmp_path, name="pieces", replay=ReplayConfig(share=0.3))
+    run_killed(finetune_instruct, pieces, after_step=5)
+    finetune_instruct.run(pieces)
+    assert results(tmp_path / "pieces") == results(tmp_path / "whole")
+    links = list(check_lineage(tmp_path / "pieces"))  # the base's corpus, as its own and replayed
+    assert [link.what for link in links].count("corpus manifest") == 2
 
 
 @pytest.mark.parametrize(
