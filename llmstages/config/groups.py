@@ -101,7 +101,7 @@ class OptimConfig:
     """Optimizer."""
 
     name: str = "muon"
-    """`muon` (Jordan et al. 2024; AdamW for embeddings, heads and norms) or `adamw` (Loshchilov and Hutter 2019)."""
+    """`muon` (Jordan et al. 2024; AdamW for embeddings, heads and norms), `adamw` (Loshchilov and Hutter 2019), or `inherited`: as the base was trained."""
     lr: float | None = None
     """Peak learning rate; null derives it from the model's width, lower with `base=` (see docs/architecture.md)."""
     embedding_lr: float | None = None
@@ -127,7 +127,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         refuse(
-            choice_problem("optim.name", self.name, ("muon", "adamw"))
+            choice_problem("optim.name", self.name, ("muon", "adamw", "inherited"))
             + range_problem("optim.lr", self.lr, 0.0, 10.0)
             + range_problem("optim.embedding_lr", self.embedding_lr, 0.0, 10.0)
             + range_problem("optim.momentum", self.momentum, 0.0, 0.9999)

@@ -8,12 +8,14 @@ import numpy as np
 
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, mean
-from llmstages.evaluate.rouge import rouge
+from llmstages.evaluate.rouge import SPACELESS, rouge
 
 CHRF_ORDER = 6
 CHRF_BETA = 2
 """Character n-grams up to this length, recall counted twice as much (Popović 2015)."""
 BLEU_ORDER = 4
+HANGUL = (0xAC00, 0xD7A3)
+"""Syllables; a word of them carries its particles."""
 
 
 def require_text_metrics() -> None:
@@ -27,9 +29,9 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
 
     Returns:
         `exact_match`: share of answers equal to their reference, 0 to 1; `chrf`: character n-gram
-        F-score (Popović 2015) and `bleu` (Papineni et al. 2002), both of the whole set and as
-        sacrebleu computes them, 0 to 100; `rouge_1`, `rouge_2` and `rouge_l`: means of F1 (see
-        `llmstages.evaluate.rouge`), 0 to 1.
+        F-score (Popović 2015) and `bleu` (Papineni et al. 2002, see `bleu_signature`), both of the
+        whole set and as sacrebleu computes them, 0 to 100; `rouge_1`, `rouge_2` and `rouge_l`:
+        means of F1 (see `llmstages.evaluate.rouge`), 0 to 1.
 
     Raises:
         ValueError: different numbers of answers and references, or none.
@@ -48,7 +50,7 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     return {
         "exact_match": mean([left == right for left, right in pairs]),
         "chrf": Measure(np.array([_chrf_counts(*pair) for pair in pairs], float), _chrf),
-        "bleu": _bleu_measure(pairs),
+        "bleu": _bleu_measure(pairs, bleu_tokenizer(references)),
         **{name: mean([scores[name] for scores in by_rouge]) for name in by_rouge[0]},
     }
 
@@ -83,11 +85,35 @@ def _chrf(sums: Figures) -> float:
     return 100 * (1 + factor) * precision * recall / (factor * precision + recall)
 
 
-def _bleu_measure(pairs: Sequence[tuple[str, str]]) -> Measure:
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """What cuts texts into words for BLEU, by sacrebleu's name.
+
+    `char`, each character, where most letters of the references are of scripts that put no space
+    between words, or Korean: sacrebleu's own choices there are models to be installed for one
+    language each. `13a`, WMT's, elsewhere.
+    """
+    letters = [ord(character) for text in references for character in text if character.isalpha()]
+    ranges = (*SPACELESS, HANGUL)
+    joined = sum(any(low <= letter <= high for low, high in ranges) for letter in letters)
+    return "char" if 2 * joined > len(letters) else "13a"
+
+
+def bleu_signature(references: Sequence[str]) -> str:
+    """How BLEU is computed against these references, as sacrebleu writes it (Post 2018)."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(tokenize=bleu_tokenizer(references))
+    metric.corpus_score(references, [references])  # of which the signature knows how many there are
+    return str(metric.get_signature())
+
+
+def _bleu_measure(pairs: Sequence[tuple[str, str]], tokenizer: str) -> Measure:
     """BLEU of the set, from sacrebleu's counts of each pair."""
     from sacrebleu.metrics.bleu import BLEU
 
-    of_a_pair = BLEU(effective_order=True)  # which it wants for single texts; counts are the same
+    of_a_pair = BLEU(
+        tokenize=tokenizer, effective_order=True
+    )  # which it wants for single texts; counts are the same
     counts = []
     for answer, reference in pairs:
         found = of_a_pair.sentence_score(answer, [reference])

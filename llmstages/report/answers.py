@@ -40,7 +40,7 @@ def show_improvement(before: Mapping[str, Any], after: Mapping[str, Any], title:
     """A table of the figures with their intervals; the last column is `improvement_percent`."""
     rows: list[Sequence[object]] = [
         [
-            LABELS.get(name, name),
+            _label(name, after),
             _with_interval(before, name),
             _with_interval(after, name),
             _signed(change),
@@ -48,6 +48,15 @@ def show_improvement(before: Mapping[str, Any], after: Mapping[str, Any], title:
         for name, change in improvement_percent(before, after).items()
     ]
     table(title, ["metric", "before", "after", "better by %"], rows)
+
+
+def _label(name: str, metrics: Mapping[str, Any]) -> str:
+    """What a row is called; of BLEU with the tokenizer, without which the figure says little."""
+    label = LABELS.get(name, name)
+    if name != "bleu" or "bleu_signature" not in metrics:
+        return label
+    signature = dict(part.split(":", 1) for part in metrics["bleu_signature"].split("|"))
+    return f"{label} ({signature['tok']})"
 
 
 def _with_interval(metrics: Mapping[str, Any], name: str) -> str:

@@ -3,10 +3,11 @@
 All of it is found by places that were written down (`config.yaml`), so it may be gone: then None.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmstages.config.compose import from_file
+from llmstages.config.groups import OptimConfig
 from llmstages.config.stages import PretrainConfig, TrainingConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import Shard, token_shards_dir
@@ -15,6 +16,7 @@ from llmstages.report.terminal import say, warn
 from llmstages.stages.mixture import open_shards
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, read_info, resolve_checkpoint
+from llmstages.train.optimizer import derived_lr
 
 MAX_ANCESTORS = 20
 """Runs that are looked through, so that a base that names itself ends too."""
@@ -105,20 +107,40 @@ def _opened(corpus: Corpus, tokenizer: Tokenizer, mask_documents: bool) -> BaseT
     return BaseText(corpus, train, validation, mask_documents)
 
 
+def inherited(optim: OptimConfig, base: Checkpoint | None) -> OptimConfig:
+    """An optimizer's settings with the name of the one the base was pretrained with, if asked for.
+
+    Muon where the base does not say. Raises `UserError` where there is no base.
+    """
+    if optim.name != "inherited":
+        return optim
+    if base is None:
+        raise UserError("optim=inherited is for going on from base=: choose muon or adamw")
+    settings = pretraining_of(base.directory)
+    return replace(optim, name="muon" if settings is None else settings.optim.name)
+
+
+def pretraining_lr(base: Checkpoint, optimizer: str) -> float:
+    """Peak rate at which the base was pretrained, or would be with this optimizer."""
+    settings = pretraining_of(base.directory)
+    if settings is not None and settings.optim.name == optimizer and settings.optim.lr is not None:
+        return settings.optim.lr
+    return derived_lr(optimizer, base.model.config.hidden_size)
+
+
 def say_optimizer(
     base: Checkpoint, name: str, lr: float, lr_share: float | None, length: str
 ) -> None:
     """One line: which optimizer, its peak rate and where that comes from, and how long a run is.
 
-    lr_share: of the rate derived for pretraining; None where the rate was given.
+    lr_share: of `pretraining_lr`; None where the rate was given.
     """
-    settings = config_of_run(base.directory)
+    settings = pretraining_of(base.directory)
     if settings is None:
         of_base = ""
     elif settings.optim.name == name:
         of_base = ", as the base was trained,"
     else:
         of_base = f" (the base was trained with {settings.optim.name}: optim={settings.optim.name})"
-    width = base.model.config.hidden_size
-    origin = "optim.lr" if lr_share is None else f"{lr_share:g} of pretraining's at width {width}"
+    origin = "optim.lr" if lr_share is None else f"{lr_share:g} of pretraining's"
     say(f"optimizer {name}{of_base} peak rate {lr:.3g} ({origin}), {length}")

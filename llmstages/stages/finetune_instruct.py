@@ -16,7 +16,7 @@ from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import mean, summarised
 from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
 from llmstages.evaluate.improvement import improvement_percent
-from llmstages.evaluate.text_metrics import require_text_metrics, text_metrics
+from llmstages.evaluate.text_metrics import bleu_signature, require_text_metrics, text_metrics
 from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
@@ -91,6 +91,7 @@ def run(config: FinetuneInstructConfig) -> float:
             "stopped_share": mean([answer.stopped for answer in answers]),
         }
         metrics = summarised(measures, config.seed)
+        metrics["bleu_signature"] = bleu_signature(references)
         if text is not None:
             metrics["base_bits_per_byte"] = forgotten(text, model, config, machine)
         return metrics, texts

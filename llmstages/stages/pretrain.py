@@ -27,6 +27,7 @@ from llmstages.model.scaling import (
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, say, warn
+from llmstages.stages.base_run import inherited, pretraining_lr
 from llmstages.stages.mixture import asked_weights, open_shards, show_epochs, warn_of_repeats
 from llmstages.stages.model_size import asked_tokens, pick_size
 from llmstages.stages.pace import (
@@ -82,6 +83,7 @@ def run(config: PretrainConfig) -> float:
     if config.fp8:
         require_fp8(machine.device, machine.dtype)
     base = None if config.base is None else load_checkpoint(config.base)
+    config.optim = inherited(config.optim, base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
     directory = run_dir(config, "pretrain")
     weights = asked_weights(config, corpus)
@@ -189,9 +191,10 @@ def run(config: PretrainConfig) -> float:
         )
     lr = config.optim.lr
     if lr is None:
-        lr = derived_lr(config.optim.name, model.config.hidden_size)
-        if base is not None:
-            lr *= CONTINUED_LR_SHARE
+        if base is None:
+            lr = derived_lr(config.optim.name, model.config.hidden_size)
+        else:
+            lr = CONTINUED_LR_SHARE * pretraining_lr(base, config.optim.name)
     compiled = choose_compile(config, machine, model, run_tokens, context_length)
     evaluate = TimedEvaluation(
         evaluator(

@@ -22,7 +22,7 @@ from llmstages.model.lora import is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
-from llmstages.stages.base_run import say_optimizer
+from llmstages.stages.base_run import inherited, pretraining_lr, say_optimizer
 from llmstages.stages.finetune_rows import data_hash
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
@@ -44,7 +44,6 @@ from llmstages.train.device import (
 from llmstages.train.loop import Goal, Training, TrainingResult, train
 from llmstages.train.losses import LossFn, sparse_loss
 from llmstages.train.memory import checkpoint_blocks_here
-from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
 COMPILE_BLOCKS_FROM_FLOPS = {"cpu": 2e13, "cuda": 5e15}
@@ -191,10 +190,14 @@ def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str
 
 
 def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
-    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head."""
+    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head.
+
+    From here on the config names the optimizer that is inherited from it.
+    """
     base = load_checkpoint(config.base_path, num_labels=num_labels)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base_path}: a classifier; this stage needs a language model")
+    config.optim = inherited(config.optim, base)
     return base
 
 
@@ -249,7 +252,7 @@ def fine_tune(
     )
     lr = config.optim.lr
     if lr is None:
-        lr = lr_share * derived_lr(config.optim.name, model.config.hidden_size)
+        lr = lr_share * pretraining_lr(base, config.optim.name)
     say_optimizer(
         base,
         config.optim.name,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from llmstages.errors import UserError
-from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.evaluate.text_metrics import bleu_signature, text_metrics
 
 
 def values(predictions: list[str], references: list[str]) -> dict[str, float]:
@@ -60,6 +60,26 @@ def test_corpus_scores_are_those_of_sacrebleu(seed: int) -> None:
         half = measures[name].statistics[:10].sum(axis=0)
         expected = metric.corpus_score(answers[:10], [references[:10]]).score
         assert measures[name].score(half) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "tokenizer"),
+    [
+        ("猫はとても好きです。", "私は猫がとても好きです。", "char"),
+        ("나는 고양이가 좋아요", "나는 고양이를 아주 좋아해요", "char"),
+        ("the PyTorch 库 is good", "the PyTorch 库 is good.", "13a"),
+    ],
+)
+def test_bleu_counts_characters_where_words_are_not_apart(
+    answer: str, reference: str, tokenizer: str
+) -> None:
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(tokenize=tokenizer)
+    expected = metric.corpus_score([answer], [[reference]]).score
+    assert values([answer], [reference])["bleu"] == pytest.approx(expected, rel=1e-12)
+    assert expected > 10
+    assert bleu_signature([reference]) == str(metric.get_signature())
 
 
 def test_chrf_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -105,6 +106,21 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
     pairs += ["max_cut_share=0.5"]
     pairs += ["max_new_tokens=2", "evaluate.num_samples=0", "batch_tokens=256"]
     rows = ["finetune-classify", str(labelled_file), *tuning, *dora, "baselines=false"]
+    liked = tmp_path / "liked.jsonl"
+    told = [json.loads(line) for line in instruct_file.read_text("utf-8").splitlines()]
+    liked.write_text(
+        "".join(
+            json.dumps(
+                {"prompt": row["prompt"], "chosen": row["completion"], "rejected": row["prompt"]}
+            )
+            + "\n"
+            for row in told
+        ),
+        encoding="utf-8",
+    )
+    # A rate at which preferences are learnt within these steps, and a last micro-batch of one pair.
+    dpo = ["finetune-instruct", str(liked), *pairs[2:], "method=dpo", "optim.lr=0.003"]
+    dpo += ["micro_batch_tokens=128"]
     mixed = ["dtype=bfloat16", "steps=4", "evaluate.every_steps=2"]
     again = "activation_checkpointing='on'"
     runs = {
@@ -112,6 +128,8 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
         "fsdp": (words("fsdp"), ["parallel=fsdp", again]),
         "pairs": ([*pairs, *dora], ["parallel=fsdp"]),
         "rows": (rows, ["parallel=fsdp"]),
+        "dpo": (dpo, ["parallel=fsdp"]),
+        "dpo-ddp": (dpo, ["parallel=ddp"]),
         "mixed": (words("mixed", *mixed), ["parallel=fsdp", again]),
     }
     commands = tmp_path / "commands.json"
@@ -122,18 +140,22 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
     assert err.count("best checkpoint") == len(runs)
 
     (tmp_path / "ddp-one").symlink_to(tmp_path / "fsdp-one")
-    for key in ("fsdp", "pairs", "rows", "mixed"):
+    (tmp_path / "dpo-ddp-one").symlink_to(tmp_path / "dpo-one")
+    for key in ("fsdp", "pairs", "rows", "dpo", "mixed"):
         status, _, err = cli(*runs[key][0], f"name={key}-one")
         assert status == 0, err
     for key in ("ddp", "fsdp"):
         assert_like(tmp_path / f"{key}-two", tmp_path / f"{key}-one", 1e-3)
-    for key, tolerance in (("pairs", 1e-3), ("rows", 1e-3), ("mixed", 0.02)):
+    tolerances = {"pairs": 1e-3, "rows": 1e-3, "dpo": 1e-3, "dpo-ddp": 1e-3, "mixed": 0.02}
+    for key, tolerance in tolerances.items():
         one, two = (entries(tmp_path / f"{key}-{name}") for name in ("one", "two"))
         assert len(one) == 6
         for first, second in zip(one, two, strict=True):
             for measured in ("loss", "val_loss"):
                 expected = pytest.approx(first.get(measured), abs=tolerance)
                 assert second.get(measured) == expected, (key, first)
+    val_losses = [entry["val_loss"] for entry in entries(tmp_path / "dpo-one") if "event" in entry]
+    assert val_losses[-1] < 0.9 * math.log(2)
     for key in runs:
         plan = json.loads((tmp_path / f"{key}-two" / "plan.json").read_text(encoding="utf-8"))
         assert plan["machine"]["processes"] == 2

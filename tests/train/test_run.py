@@ -71,7 +71,12 @@ def test_summary_of_a_specialist(instruct_run):
     keys = {"val_loss", "perplexity", "exact_match", "chrf", "bleu", "stopped_share"}
     keys |= {"rouge_1", "rouge_2", "rouge_l"}
     before, after = summary["metrics_before"], summary["metrics"]
-    assert before.keys() == after.keys() == keys | {"intervals", "base_bits_per_byte"}
+    assert (
+        before.keys()
+        == after.keys()
+        == keys | {*("intervals", "base_bits_per_byte", "bleu_signature")}
+    )
+    assert "|tok:13a|" in after["bleu_signature"]
     for metrics in (before, after):
         assert metrics["intervals"].keys() == keys
         assert metrics["perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
