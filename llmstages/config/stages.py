@@ -162,6 +162,11 @@ class TrainingConfig:
         listed: list[Any] = data if isinstance(data, list) else [data]
         return listed if all(isinstance(path, str) for path in listed) else []
 
+    @property
+    def base_path(self) -> str:
+        """The checkpoint that `base` names, or the usual one to fine-tune."""
+        return self.base or f"{self.runs_dir}/pretrain"
+
 
 @dataclass
 class PretrainConfig(TrainingConfig):
@@ -183,6 +188,11 @@ class PretrainConfig(TrainingConfig):
 
     def problems(self) -> list[str]:
         return super().problems() + range_problem("z_loss", self.z_loss, 0.0, 1.0)
+
+    @property
+    def corpus_dir(self) -> str:
+        """The corpus that `data` names, or the one of the recipe."""
+        return self.data or f"{self.corpora_dir}/{self.corpus.name}"
 
 
 @dataclass

@@ -62,14 +62,25 @@ class BadRows:
         """Raise (`refuse`) or warn (`skip`) once the whole file has been looked at."""
         if not self.rows:
             return
-        line, reason = self.rows[0]
-        count = f"{self.count:,} bad row{'s' if self.count > 1 else ''}"
         if self.policy == "refuse":
-            raise UserError(
-                f"{self.path}:{line}: {reason} ({count} in the file; "
-                "correct them, or leave them out with bad_rows=skip)"
-            )
-        logger.warning("%s: %s skipped, the first on line %d: %s", self.path, count, line, reason)
+            raise self.refusal()
+        logger.warning("%s: %s", self.path, self.skipped())
+
+    def refusal(self) -> UserError:
+        """What ends the reading: the first bad row, how many there are, and what to do."""
+        line, reason = self.rows[0]
+        return UserError(
+            f"{self.path}:{line}: {reason} ({self._counted()} in the file; "
+            "correct them, or leave them out with bad_rows=skip)"
+        )
+
+    def skipped(self) -> str:
+        """How many rows are left out, and why the first of them is."""
+        line, reason = self.rows[0]
+        return f"{self._counted()} skipped, the first on line {line}: {reason}"
+
+    def _counted(self) -> str:
+        return f"{self.count:,} bad row{'s' if self.count > 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def open_table(
             pass through.
     """
     path = bad.path
-    if not data.strip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"):
+    if is_blank(data):
         raise UserError(f"{path}: the file is empty")
     encoding = detect_encoding(data)
     sample_bytes = data[: SAMPLE_CHARACTERS * (2 if encoding.startswith("utf-16") else 1)]
@@ -206,6 +206,11 @@ def open_table(
         return Table(path, kind, encoding, columns, layout.has_header, rows, bad, delimiter)
     rows = _lines(open_stream, encoding, bad, limits)
     return Table(path, "lines", encoding, ["text"], False, rows, bad)
+
+
+def is_blank(data: bytes) -> bool:
+    """Whether there is nothing but white space and byte order marks."""
+    return not data.strip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")
 
 
 def _content_format(sample: str, by_suffix: Format | None) -> Format:

@@ -59,15 +59,10 @@ def pretraining_of(directory: Path) -> PretrainConfig | None:
         if config is None or isinstance(config, PretrainConfig):
             return config
         try:
-            directory = resolve_checkpoint(config.base or f"{config.runs_dir}/pretrain")
+            directory = resolve_checkpoint(config.base_path)
         except UserError:
             return None
     return None
-
-
-def corpus_dir(settings: PretrainConfig) -> Path:
-    """The corpus that a pretraining run was made from."""
-    return Path(settings.data or f"{settings.corpora_dir}/{settings.corpus.name}")
 
 
 def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | None:
@@ -84,7 +79,7 @@ def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | N
         return _opened(Corpus.open(Path(asked)), base.tokenizer, mask_documents)
     reason = "the run of the base does not say which"
     if settings is not None:
-        directory = corpus_dir(settings)
+        directory = Path(settings.corpus_dir)
         try:
             corpus = Corpus.open(directory)
             recorded = base.info.lineage.corpus_manifest if base.info else None

@@ -16,7 +16,7 @@ from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
-from llmstages.stages.base_run import corpus_dir, pretraining_of
+from llmstages.stages.base_run import pretraining_of
 from llmstages.stages.finetune_rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
@@ -56,30 +56,28 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
     tokenizer = Tokenizer.load(newest)
     yield checked("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
     if stage == "pretrain":
-        tokens = plan.get("tokens")
-        yield from check_corpus(corpus_dir(config), lineage.corpus_manifest, tokens, tokenizer)
+        directory, tokens = Path(config.corpus_dir), plan.get("tokens")
+        yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
         paths = [Path(path) for path in config.data_paths]
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
         yield checked("labelled rows", paths[0], lineage.data, found)
-    base = config.base or f"{config.runs_dir}/pretrain"
     if lineage.replay is not None:
-        yield from check_corpus(
-            replayed_dir(config, base), lineage.replay, plan.get("tokens"), tokenizer
-        )
+        directory = replayed_dir(config)
+        yield from check_corpus(directory, lineage.replay, plan.get("tokens"), tokenizer)
     if lineage.parent is not None:
-        yield from check_parent(base, lineage.parent)
+        yield from check_parent(config.base_path, lineage.parent)
 
 
-def replayed_dir(config: FinetuneInstructConfig, base: str) -> Path:
+def replayed_dir(config: FinetuneInstructConfig) -> Path:
     """The corpus that was replayed; the base's place where it does not say which that is."""
     if config.replay.data is not None:
         return Path(config.replay.data)
     try:
-        settings = pretraining_of(resolve_checkpoint(base))
+        settings = pretraining_of(resolve_checkpoint(config.base_path))
     except UserError:  # of the base more is said where it is looked for
         settings = None
-    return Path(base) if settings is None else corpus_dir(settings)
+    return Path(config.base_path if settings is None else settings.corpus_dir)
 
 
 def checked(what: str, where: Path, recorded: str | None, found: str | None) -> Link:

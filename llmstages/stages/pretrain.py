@@ -78,7 +78,7 @@ SHORT_BUDGET_SECONDS = 60
 def run(config: PretrainConfig) -> float:
     """Train a base model; returns its validation bits per byte."""
     clock = Clock()
-    corpus = Corpus.open(Path(config.data or f"{config.corpora_dir}/{config.corpus.name}"))
+    corpus = Corpus.open(Path(config.corpus_dir))
     machine = choose_machine(config)
     if config.fp8:
         require_fp8(machine.device, machine.dtype)

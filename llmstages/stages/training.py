@@ -197,9 +197,9 @@ def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Chec
     """
     if config.method.quantised:
         require_bitsandbytes()
-    base = load_checkpoint(config.base or f"{config.runs_dir}/pretrain", num_labels=num_labels)
+    base = load_checkpoint(config.base_path, num_labels=num_labels)
     if num_labels is None and base.labels is not None:
-        raise UserError(f"base={config.base}: a classifier; this stage needs a language model")
+        raise UserError(f"base={config.base_path}: a classifier; this stage needs a language model")
     config.optim = inherited(config.optim, base)
     return base
 

@@ -16,7 +16,7 @@ from llmstages.data.columns import column_key
 from llmstages.data.opening import inner_suffix, with_head
 from llmstages.data.parquet_rows import parquet_columns, parquet_rows
 from llmstages.data.rows import BadRows, BadRowsPolicy, Limits, Row
-from llmstages.data.table import SUFFIXES, open_table
+from llmstages.data.table import SUFFIXES, is_blank, open_table
 from llmstages.errors import UserError
 
 TEXT_COLUMNS = (
@@ -66,7 +66,7 @@ def read_table(
             yield from _documents(_parquet(file, bad, source), locator, bad)
     else:
         data, stream = with_head(stream, ENCODING_BYTES)
-        if len(data) < ENCODING_BYTES and not data.strip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"):
+        if len(data) < ENCODING_BYTES and is_blank(data):
             yield Note(locator, "empty file")
             return
         try:
@@ -82,15 +82,10 @@ def read_table(
         elif not bad.count:
             yield Note(locator, "no rows in it")
     if bad.count:
-        line, reason = bad.rows[0]
-        rows = f"{bad.count:,} bad row{'s' if bad.count > 1 else ''}"
-        if bad_rows == "refuse":
-            raise UserError(
-                f"{path}:{line}: {reason} ({rows} in the file; correct them, or leave them out "
-                "with bad_rows=skip)"
-            )
+        if bad.policy == "refuse":
+            raise bad.refusal()
         yield Skipped(BAD_ROW, bad.count)
-        yield Note(locator, f"{rows} skipped, the first on line {line}: {reason}")
+        yield Note(locator, bad.skipped())
 
 
 @dataclass(frozen=True)
