@@ -44,7 +44,7 @@ FIGURES = {
     "exact_match": "exact match",
     "chrf": "chrF",
     "bleu": "BLEU",
-    "rougeL": "ROUGE-L",
+    "rouge_l": "ROUGE-L",
     "stopped_share": "ends by itself",
     "base_bits_per_byte": "bits a byte of the base's corpus",
 }

@@ -161,7 +161,9 @@ def main(argv: list[str]) -> None:
         seconds[name] = llmstages(
             *("finetune-instruct", str(directory / "pairs.jsonl"), f"base={base}", runs),
             *(f"test_data={directory}/asked.jsonl", f"name={name}", f"seed={arguments.seed}"),
-            *(f"epochs={arguments.tune_epochs}", "evaluate.num_generations=1000"),
+            # Few pairs: small steps, so that there are enough of them.
+            *(f"epochs={arguments.tune_epochs}", "batch_tokens=512"),
+            "evaluate.num_generations=1000",
         )
     summaries = {
         name: json.loads((directory / "runs" / name / "summary.json").read_text())
