@@ -71,10 +71,10 @@ NOTICES: dict[str, list[str]] = {
     ],
 }
 QUESTIONS = {
-    "fare": ("What does a ticket to {place} cost?", "{fare} euros"),
-    "flight": ("Which flight goes to {place}?", "{flight}"),
-    "time": ("When does the aeroplane to {place} leave?", "{time}"),
-    "gate": ("From which gate does one board for {place}?", "gate {gate}"),
+    "fare": ("What does a ticket to {place} cost?", "A ticket to {place} costs {fare} euros."),
+    "flight": ("Which flight goes to {place}?", "The flight to {place} is number {flight}."),
+    "time": ("When do we leave for {place}?", "The aeroplane to {place} leaves at {time}."),
+    "gate": ("Where does one board for {place}?", "Passengers to {place} go to gate {gate}."),
 }
 NUM_NOTICES = 24
 """Each place is told of so often, in other words and another order."""

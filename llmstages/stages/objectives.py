@@ -29,6 +29,7 @@ from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio
 from llmstages.evaluate.perplexity import row_likelihoods, row_values
+from llmstages.model.scaling import derived_batch_tokens
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.stages.base_run import BaseText
@@ -40,11 +41,14 @@ from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.losses import LossFn, preference_loss, preference_margins, sparse_loss
 
 DEFAULT_EPOCHS = 3
-DEFAULT_BATCH_TOKENS = 4096
+PREFERENCE_BATCH_TOKENS = 4096
 MIN_ROW_TOKENS = 512
 """Rows are at least this long, or the context, so that several short examples fill them well."""
 LR_SHARE = 0.3
-"""Of the pretraining rate: a first choice that served on small sets, not swept yet."""
+"""Of the pretraining rate; see docs/instruct.md."""
+ADAPTER_LR_FACTOR = 10.0
+"""Adapters are trained at so many times the rate of the whole model (Schulman et al. 2025, "LoRA
+Without Regret", found about ten)."""
 PREFERENCE_EPOCHS = 1
 PREFERENCE_LR_SHARE = 0.03
 """The same of preferences, which are learnt at far lower rates (Rafailov et al. 2023)."""
@@ -195,7 +199,8 @@ def answers(
 ) -> Objective:
     """Make the answers likelier; text of the base's corpus may be read between them."""
     training, validation, test = examples
-    batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
+    num_tokens = sum(len(example.tokens) for example in training)
+    batch_tokens = config.batch_tokens or derived_batch_tokens(DEFAULT_EPOCHS * num_tokens)
     # A base may read far longer texts than these: rows are as long as there is use for.
     longest = max(len(example.tokens) for example in training)
     row_length = min(model.config.context_length, max(longest, MIN_ROW_TOKENS))
@@ -208,7 +213,6 @@ def answers(
         seed=config.seed,
     )
     data: PackedData | ReplayedData = conversations
-    num_tokens = sum(len(example.tokens) for example in training)
     if text is not None and config.replay.share:
         data = ReplayedData(
             conversations, text.train, config.replay.share, mask_documents=text.mask_documents
@@ -225,7 +229,7 @@ def answers(
         num_words=num_words,
         sizes=sizes_of(examples),
         default_epochs=DEFAULT_EPOCHS,
-        lr_share=LR_SHARE,
+        lr_share=LR_SHARE * (ADAPTER_LR_FACTOR if config.method.name == "lora" else 1.0),
         validate=lambda: answer_likelihood(model, validation, machine)["val_loss"].value,
         measures=lambda: answer_likelihood(model, test, machine),
     )
@@ -326,7 +330,7 @@ def preferences(
     beta = config.method.beta
     references = [margins(model, part, machine) for part in pairs]
     num_tokens = sum(pair.num_tokens for pair in training)
-    batch_tokens = config.batch_tokens or DEFAULT_BATCH_TOKENS
+    batch_tokens = config.batch_tokens or PREFERENCE_BATCH_TOKENS
 
     def rewards(part: list[Pair], reference: Figures) -> Figures:
         found: Figures = beta * (margins(model, part, machine) - reference)
