@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmstages.data.examples import labelled_example, make_batch
-from llmstages.stages.finetune_classify import features, probabilities
+from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.losses import label_probabilities
