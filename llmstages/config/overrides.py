@@ -56,7 +56,7 @@ def _text(schema: type, dotted: str, override: str) -> str:
 
 
 def _bounds(schema: type, dotted: str, override: str) -> str:
-    """`require=macro_f1>=0.9,ece<=0.1` as a list of quoted texts: Hydra's grammar has no `<` or `>`."""
+    """`require=macro_f1>=0.9,ece<=0.1` as a list of quoted texts: Hydra has no `<`, `>`."""
     key = find_key(schema, dotted)
     start, _, value = override.partition("=")
     if key is None or key.type != list[str] or not {"<", ">"} & set(value):

@@ -64,7 +64,7 @@ class Measure:
         return self.score(self.statistics.sum(axis=0))
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """Where the middle 95 % of 1,000 resamples lie, each as many examples, drawn with return."""
+        """Where the middle 95 % of 1,000 resamples lie: as many examples, drawn with return."""
         return middle(
             [
                 self.score(sums)

@@ -117,26 +117,26 @@ def classification_report(
     Raises:
         ValueError: shapes or values that do not fit together, or no example.
     """
-    truth = np.asarray(truth, dtype=np.int64)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    if probabilities.shape != (len(truth), len(labels)):
+    true = np.asarray(truth, dtype=np.int64)
+    shares = np.asarray(probabilities, dtype=np.float64)
+    if shares.shape != (len(true), len(labels)):
         raise ValueError(
-            f"probabilities are {probabilities.shape}, expected {(len(truth), len(labels))}: "
+            f"probabilities are {shares.shape}, expected {(len(true), len(labels))}: "
             "a row an example, a column a label"
         )
-    if not len(truth):
+    if not len(true):
         raise ValueError("no example to measure on")
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(shares).all():
         raise ValueError("a probability is not a finite number")
-    confusion = confusion_matrix(truth, probabilities.argmax(axis=1), len(labels))
-    once = np.ones((len(truth), 1), dtype=np.int64)
-    found = all_figures(truth, probabilities, once)
+    confusion = confusion_matrix(true, shares.argmax(axis=1), len(labels))
+    once = np.ones((len(true), 1), dtype=np.int64)
+    found = all_figures(true, shares, once)
     figures = {name: float(found[name][0]) for name in FIGURES}
     if not confusion.sum(axis=1).all() or np.isnan(figures["roc_auc"]):
         del figures["roc_auc"], figures["pr_auc"]
     intervals: dict[str, list[float]] = {}
     if seed is not None:
-        parts = [all_figures(truth, probabilities, part) for part in resamples(len(truth), seed)]
+        parts = [all_figures(true, shares, part) for part in resamples(len(true), seed)]
         intervals = {
             name: list(middle(np.concatenate([part[name] for part in parts]))) for name in figures
         }
@@ -148,7 +148,7 @@ def classification_report(
             for label, scores in zip(labels, _class_scores(confusion), strict=True)
         ],
         confusion=confusion.tolist(),
-        reliability=_reliability(truth, probabilities),
+        reliability=_reliability(true, shares),
         intervals=intervals,
     )
 

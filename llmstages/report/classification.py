@@ -1,4 +1,4 @@
-"""A classification report as tables for the terminal, and the mistakes a classifier is surest of."""
+"""A classification report as tables for the terminal, with the most confident mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,10 +76,8 @@ def _figures(report: ClassificationReport) -> Table:
         table.add_column("95 % interval", justify="right")
     for name, label in FIGURES.items():
         if name in report.figures:
-            ends = [f"{end:.3f}" for end in report.intervals.get(name, [])]
-            table.add_row(
-                label, f"{report.figures[name]:.3f}", *([" to ".join(ends)] if ends else [])
-            )
+            ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name, []))
+            table.add_row(label, f"{report.figures[name]:.3f}", *([ends] if ends else []))
     return table
 
 

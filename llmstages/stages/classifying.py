@@ -1,4 +1,4 @@
-"""What a classifier says of labelled texts, and how good that is: for `finetune-classify` and `evaluate`."""
+"""What a classifier says of labelled texts, and how good that is."""
 
 from collections.abc import Sequence
 from pathlib import Path
