@@ -1,7 +1,7 @@
 """Overrides as people write them, turned into what Hydra accepts for the same thing.
 
-`experiment=NAME` chooses among the subcommand's own experiments, `steps=1e4` is a whole number, and
-`+corpus.sources.wiki.weight=0.1` adds an entry to a dict.
+`experiment=NAME` chooses among the subcommand's own experiments, `steps=1e4` is a whole number,
+`require=macro_f1>=0.9` a text, and `+corpus.sources.wiki.weight=0.1` adds an entry to a dict.
 """
 
 import re
@@ -30,6 +30,7 @@ def for_hydra(subcommand: str, override: str) -> str:
         return override
     schema = SUBCOMMANDS[subcommand]
     override = _text(schema, key, _whole_numbers(schema, key, override))
+    override = _bounds(schema, key, override)
     return _dict_entry(schema, key, override)
 
 
@@ -52,6 +53,16 @@ def _text(schema: type, dotted: str, override: str) -> str:
     if key is None or key.type not in (str, Any) or not _NUMBER.fullmatch(value):
         return override
     return f"{start}={quote(value)}"
+
+
+def _bounds(schema: type, dotted: str, override: str) -> str:
+    """`require=macro_f1>=0.9,ece<=0.1` as a list of quoted texts: Hydra has no `<`, `>`."""
+    key = find_key(schema, dotted)
+    start, _, value = override.partition("=")
+    if key is None or key.type != list[str] or not {"<", ">"} & set(value):
+        return override
+    texts = (part.strip(" '\"") for part in value.strip("[]").split(","))
+    return f"{start}=[{','.join(quote(text) for text in texts)}]"
 
 
 def _whole(text: str) -> str:

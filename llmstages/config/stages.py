@@ -420,6 +420,39 @@ class PredictConfig:
 
 
 @dataclass
+class EvaluateCheckpointConfig:
+    """`llmstages evaluate CHECKPOINT FILE`: figures of a classifier on a labelled file, as JSON."""
+
+    checkpoint_dir: str | None = None
+    """Run directory (its best checkpoint) or checkpoint directory of a classifier."""
+    data: str | None = None
+    """File of texts with labels."""
+    output: str | None = None
+    """File for the JSON object; null prints it."""
+    require: list[str] = field(default_factory=list)
+    """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`; the exit status is 1 where one does not."""
+    text_column: str | None = None
+    """Column of the text; found by its name when null."""
+    label_column: str | None = None
+    """Column of the label; found by its name when null."""
+    bad_rows: str = "refuse"
+    """A broken row, or one with a label that the classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    micro_batch_tokens: int | None = None
+    """Tokens that go through the model at once, padding counted; null: 16,384 on cuda, else 4,096."""
+    seed: int = 0
+    """Seed of the resamples for the intervals."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu; figures are computed in float32."""
+
+    def __post_init__(self) -> None:
+        refuse(
+            choice_problem("device", self.device, DEVICES)
+            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+        )
+
+
+@dataclass
 class InspectConfig:
     """`llmstages inspect PATH`: what a corpus, run, checkpoint or labelled file holds."""
 
@@ -451,5 +484,6 @@ SUBCOMMANDS: dict[str, type] = {
     "generate": GenerateConfig,
     "chat": ChatConfig,
     "predict": PredictConfig,
+    "evaluate": EvaluateCheckpointConfig,
     "inspect": InspectConfig,
 }

@@ -89,6 +89,7 @@ USAGES = {
         ("checkpoint_dir", "data"),
         rest_is_joined=True,
     ),
+    "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
     "inspect": Usage(("path",), "PATH", ("path",)),
 }
 

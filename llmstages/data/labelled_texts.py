@@ -7,27 +7,32 @@ skipped like one that cannot be read. Nothing here imports torch.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from llmstages.data.cells import kind_of, number_text, required_text
 from llmstages.data.columns import LABEL_NAMES, TEXT_NAMES, require_column
 from llmstages.data.headerless import ColumnShape, column_shapes
 from llmstages.data.rows import Row, Unusable, shown
-from llmstages.data.table import table_with_columns
+from llmstages.data.table import Table, table_with_columns
 from llmstages.errors import UserError
 
 logger = logging.getLogger("llmstages")
 
+LABELS_LISTED = 8
+"""Labels named in a message about one that is unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, its label and the line it stands on."""
+    """A text, its label, the line it stands on and the file."""
 
     text: str
     label: str
     line: int
+    path: str = field(default="", compare=False)
 
 
 def read_labelled_texts(
@@ -45,18 +50,8 @@ def read_labelled_texts(
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
             all rows have the same label.
     """
-    path = Path(path)
-    named = [name for name in (text_column, label_column) if name is not None]
-    if len(named) < 2 and (shapes := column_shapes(path, named)):
-        text_column, label_column = _headerless_columns(path, shapes, text_column, label_column)
-    table = table_with_columns(path, bad_rows, named)
-    label = require_column(path, table.columns, "label", label_column, LABEL_NAMES)
-    text = require_column(path, table.columns, "text", text_column, TEXT_NAMES, taken=label)
-
-    def read(row: Row) -> LabelledText:
-        return LabelledText(required_text(row.values, text), _label(row, label), row.line)
-
-    examples = list(table.usable(read))
+    table, text, label = _labelled_table(Path(path), text_column, label_column, bad_rows)
+    examples = list(table.usable(lambda row: _labelled_text(table, row, text, label)))
     if not examples:
         raise UserError(f"{path}: no row with a text and a label in it")
     counts = Counter(example.label for example in examples)
@@ -71,6 +66,34 @@ def read_labelled_texts(
             *(path, label, len(counts), len(examples)),
         )
     return examples
+
+
+def read_known_labels(
+    path: Path | str,
+    labels: Collection[str],
+    text_column: str | None = None,
+    label_column: str | None = None,
+    bad_rows: str = "refuse",
+) -> tuple[list[LabelledText], int]:
+    """The same for a classifier that knows `labels`, and how many rows were skipped.
+
+    A row with any other label is a bad row. All rows may have the same label.
+
+    Raises:
+        UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or no row is left.
+    """
+    table, text, label = _labelled_table(Path(path), text_column, label_column, bad_rows)
+
+    def read(row: Row) -> LabelledText:
+        example = _labelled_text(table, row, text, label)
+        if example.label not in labels:
+            raise Unusable(_unknown_label(example.label, labels))
+        return example
+
+    examples = list(table.usable(read))
+    if not examples:
+        raise UserError(f"{path}: no row with a text and a label that the classifier knows")
+    return examples, table.bad.count
 
 
 def read_texts(
@@ -89,6 +112,34 @@ def read_texts(
     only = table.columns[0] if len(table.columns) == 1 else None
     text = require_column(path, table.columns, "text", text_column or only, TEXT_NAMES)
     return table.usable(lambda row: (row.line, required_text(row.values, text)))
+
+
+def _labelled_table(
+    path: Path, text_column: str | None, label_column: str | None, bad_rows: str
+) -> tuple[Table, str, str]:
+    """An opened file, and its columns of texts and labels."""
+    named = [name for name in (text_column, label_column) if name is not None]
+    if len(named) < 2 and (shapes := column_shapes(path, named)):
+        text_column, label_column = _headerless_columns(path, shapes, text_column, label_column)
+    table = table_with_columns(path, bad_rows, named)
+    label = require_column(path, table.columns, "label", label_column, LABEL_NAMES)
+    text = require_column(path, table.columns, "text", text_column, TEXT_NAMES, taken=label)
+    return table, text, label
+
+
+def _labelled_text(table: Table, row: Row, text: str, label: str) -> LabelledText:
+    return LabelledText(
+        required_text(row.values, text), _label(row, label), row.line, str(table.path)
+    )
+
+
+def _unknown_label(label: str, labels: Collection[str]) -> str:
+    """What is wrong with a label that a classifier does not know, and the nearest that it does."""
+    near = get_close_matches(label, labels, n=1)
+    listed = ", ".join(map(repr, sorted(labels)[:LABELS_LISTED]))
+    more = ", ..." if len(labels) > LABELS_LISTED else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {shown(listed + more, 200)}"
+    return f"the classifier has no label {shown(repr(label))}: {hint}"
 
 
 def _label(row: Row, name: str) -> str:

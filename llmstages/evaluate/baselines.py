@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmstages.errors import UserError
-from llmstages.evaluate.classification import accuracy_and_macro_f1
+from llmstages.evaluate.class_figures import label_figures
 
 # With this many training texts a run of characters that occurs in one of them only is left out.
 RARE_GRAMS_TEXTS = 1000
@@ -106,12 +106,13 @@ def _scores(
     predicted: Sequence[str], truth: Sequence[str], labels: Sequence[str]
 ) -> dict[str, float]:
     index = {label: number for number, label in enumerate(labels)}
-    accuracy, macro_f1 = accuracy_and_macro_f1(
+    figures = label_figures(
         np.array([index[label] for label in truth], dtype=np.int64),
         np.array([index[label] for label in predicted], dtype=np.int64),
         len(labels),
+        np.ones((len(truth), 1), dtype=np.int64),
     )
-    return {"accuracy": accuracy, "macro_f1": macro_f1}
+    return {name: float(figures[name][0]) for name in ("accuracy", "macro_f1")}
 
 
 @contextmanager

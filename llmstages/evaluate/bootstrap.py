@@ -4,7 +4,7 @@ A figure of a set is computed from sums over its examples. So a resample needs t
 the texts again: corpus scores such as BLEU are resampled like means.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,32 @@ from llmstages.data.order import generator_for
 NUM_RESAMPLES = 1000
 INTERVAL_SHARE = 0.95
 
+CHUNK_ENTRIES = 2**24
+"""Counts that are held at once: all resamples of a large set would not fit memory."""
+
 Figures = NDArray[np.float64]
+
+
+def resamples(count: int, seed: int) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
+    """How often each of `count` examples is in each of 1,000 resamples of as many, in parts [n, r].
+
+    The draws depend on the seed and the number of examples alone: figures of the same examples are
+    resampled alike. The type holds the sum of a resample, and is small, for speed.
+    """
+    generator = generator_for("bootstrap", seed)
+    most = max(1, CHUNK_ENTRIES // count)
+    for begin in range(0, NUM_RESAMPLES, most):
+        part = np.empty((count, min(most, NUM_RESAMPLES - begin)), np.min_scalar_type(count))
+        for column in part.T:
+            column[:] = np.bincount(generator.integers(0, count, count), minlength=count)
+        yield part
+
+
+def middle(scores: Figures | list[float]) -> tuple[float, float]:
+    """Where the middle 95 % of the resampled values lie, NaN left out."""
+    tail = (1 - INTERVAL_SHARE) / 2
+    low, high = np.nanquantile(scores, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def ratio(sums: Figures) -> float:
@@ -39,20 +64,14 @@ class Measure:
         return self.score(self.statistics.sum(axis=0))
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """Where the middle 95 % of 1,000 resamples lie, as many examples each, drawn with return.
-
-        The draws depend on the seed and the number of examples alone: figures of the same examples
-        are resampled alike.
-        """
-        count = len(self.statistics)
-        generator = generator_for("bootstrap", seed)
-        scores = [
-            self.score(self.statistics[generator.integers(0, count, count)].sum(axis=0))
-            for _ in range(NUM_RESAMPLES)
-        ]
-        tail = (1 - INTERVAL_SHARE) / 2
-        low, high = np.quantile(scores, [tail, 1 - tail])
-        return float(low), float(high)
+        """Where the middle 95 % of 1,000 resamples lie: as many examples, drawn with return."""
+        return middle(
+            [
+                self.score(sums)
+                for counts in resamples(len(self.statistics), seed)
+                for sums in counts.T @ self.statistics
+            ]
+        )
 
 
 def mean(values: Figures | list[float] | list[bool]) -> Measure:

@@ -1,19 +1,30 @@
-"""How good a classifier is: accuracy, macro F1, log loss, figures per class, confusion matrix.
+"""How good a classifier is: figures with intervals, scores per class, confusion, calibration.
 
 The definitions are scikit-learn's, so that figures can be compared with anybody's; numpy is all it
 takes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A probability below this counts as this in the log loss: one certain mistake must not make it
-# infinite. scikit-learn's bound for float64.
-MIN_PROBABILITY = float(np.finfo(np.float64).eps)
+from llmstages.evaluate.bootstrap import middle, resamples
+from llmstages.evaluate.class_figures import NUM_BINS, all_figures, calibration
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "roc_auc": "ROC-AUC, macro",
+    "pr_auc": "PR-AUC, macro",
+    "log_loss": "log loss (nats)",
+    "ece": "expected calibration error",
+}
+"""What is measured, and how it is called in tables."""
 
 
 class ClassScores(NamedTuple):
@@ -27,19 +38,31 @@ class ClassScores(NamedTuple):
     """Number of examples that really have this label."""
 
 
+class ReliabilityBin(NamedTuple):
+    """The examples whose largest probability lies above `above` and not above `up_to`."""
+
+    above: float
+    up_to: float
+    num_examples: int
+    confidence: float
+    """Mean of their largest probabilities."""
+    accuracy: float
+
+
 @dataclass(frozen=True)
 class ClassificationReport:
     """Figures of a classifier on labelled examples."""
 
     labels: list[str]
-    accuracy: float
-    macro_f1: float
-    """Mean F1 over the labels that occur among the true or the predicted ones."""
-    log_loss: float
-    """Mean negative log probability of the true label, in nats an example."""
+    figures: dict[str, float]
+    """By name, those of `FIGURES` that have a value."""
     per_class: list[ClassScores]
     confusion: list[list[int]]
     """`confusion[i][j]`: examples of label i that were given label j."""
+    reliability: list[ReliabilityBin] = field(default_factory=list)
+    """The bins of the calibration error that hold examples."""
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    """By figure, where the middle 95 % of 1,000 resamples lie; empty when not asked for."""
 
     @property
     def num_examples(self) -> int:
@@ -49,25 +72,28 @@ class ClassificationReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values, for `summary.json`."""
         return {
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
-            "log_loss": self.log_loss,
+            **{name: self.figures.get(name) for name in FIGURES},
+            "intervals": dict(self.intervals),
             "num_examples": self.num_examples,
             "labels": list(self.labels),
             "per_class": [scores._asdict() for scores in self.per_class],
             "confusion": [list(row) for row in self.confusion],
+            "reliability": [found._asdict() for found in self.reliability],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClassificationReport":
-        """The report that `as_dict` wrote. Raises `KeyError` or `TypeError` for anything else."""
+        """The report that `as_dict` wrote; one of an earlier version has fewer figures.
+
+        Raises `KeyError` or `TypeError` for anything else.
+        """
         return cls(
             labels=values["labels"],
-            accuracy=values["accuracy"],
-            macro_f1=values["macro_f1"],
-            log_loss=values["log_loss"],
+            figures={name: values[name] for name in FIGURES if values.get(name) is not None},
             per_class=[ClassScores(**scores) for scores in values["per_class"]],
             confusion=values["confusion"],
+            reliability=[ReliabilityBin(**found) for found in values.get("reliability", [])],
+            intervals=dict(values.get("intervals", {})),
         )
 
 
@@ -75,6 +101,7 @@ def classification_report(
     labels: Sequence[str],
     truth: NDArray[np.integer[Any]] | Sequence[int],
     probabilities: NDArray[np.floating[Any]],
+    seed: int | None = None,
 ) -> ClassificationReport:
     """Measure predicted probabilities against the truth.
 
@@ -83,48 +110,64 @@ def classification_report(
         truth: [n] index of each example's class.
         probabilities: [n, k], each row summing to 1; the prediction is the largest, the first of
             equals.
+        seed: of the resamples for the intervals; None leaves intervals out.
+
+    The areas under curves have no value where a label is true of no example, or of all.
 
     Raises:
         ValueError: shapes or values that do not fit together, or no example.
     """
-    truth = np.asarray(truth, dtype=np.int64)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    if probabilities.shape != (len(truth), len(labels)):
+    true = np.asarray(truth, dtype=np.int64)
+    shares = np.asarray(probabilities, dtype=np.float64)
+    if shares.shape != (len(true), len(labels)):
         raise ValueError(
-            f"probabilities are {probabilities.shape}, expected {(len(truth), len(labels))}: "
+            f"probabilities are {shares.shape}, expected {(len(true), len(labels))}: "
             "a row an example, a column a label"
         )
-    if not len(truth):
+    if not len(true):
         raise ValueError("no example to measure on")
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(shares).all():
         raise ValueError("a probability is not a finite number")
-    of_truth = probabilities[np.arange(len(truth)), truth]
-    log_loss = float(-np.log(np.clip(of_truth, MIN_PROBABILITY, 1.0)).mean())
-    predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(truth, predicted, len(labels))
-    per_class = [
-        ClassScores(label, *scores)
-        for label, scores in zip(labels, _class_scores(confusion), strict=True)
-    ]
-    accuracy, macro_f1 = accuracy_and_macro_f1(truth, predicted, len(labels))
+    confusion = confusion_matrix(true, shares.argmax(axis=1), len(labels))
+    once = np.ones((len(true), 1), dtype=np.int64)
+    found = all_figures(true, shares, once)
+    figures = {name: float(found[name][0]) for name in FIGURES}
+    if not confusion.sum(axis=1).all() or np.isnan(figures["roc_auc"]):
+        del figures["roc_auc"], figures["pr_auc"]
+    intervals: dict[str, list[float]] = {}
+    if seed is not None:
+        parts = [all_figures(true, shares, part) for part in resamples(len(true), seed)]
+        intervals = {
+            name: list(middle(np.concatenate([part[name] for part in parts]))) for name in figures
+        }
     return ClassificationReport(
         labels=list(labels),
-        accuracy=accuracy,
-        macro_f1=macro_f1,
-        log_loss=log_loss,
-        per_class=per_class,
+        figures=figures,
+        per_class=[
+            ClassScores(label, *scores)
+            for label, scores in zip(labels, _class_scores(confusion), strict=True)
+        ],
         confusion=confusion.tolist(),
+        reliability=_reliability(true, shares),
+        intervals=intervals,
     )
 
 
-def accuracy_and_macro_f1(
-    truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], num_labels: int
-) -> tuple[float, float]:
-    """Accuracy and macro F1 of predicted class indices, both [n]."""
-    confusion = confusion_matrix(truth, predicted, num_labels)
-    occurs = confusion.sum(axis=0) + confusion.sum(axis=1) > 0
-    f1 = np.array([scores[2] for scores in _class_scores(confusion)])
-    return float(np.trace(confusion) / confusion.sum()), float(f1[occurs].mean())
+def _reliability(
+    truth: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> list[ReliabilityBin]:
+    found = calibration(truth, probabilities)
+    return [
+        ReliabilityBin(
+            above=number / NUM_BINS,
+            up_to=(number + 1) / NUM_BINS,
+            num_examples=int(inside.sum()),
+            confidence=float(found.confidence[inside].mean()),
+            accuracy=float(found.right[inside].mean()),
+        )
+        for number in range(NUM_BINS)
+        if (inside := found.bins == number).any()
+    ]
 
 
 def confusion_matrix(

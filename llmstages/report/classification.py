@@ -1,45 +1,103 @@
-"""A classification report as tables for the terminal."""
+"""A classification report as tables for the terminal, with the most confident mistakes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmstages.evaluate.classification import ClassificationReport
-from llmstages.report.terminal import plain
+from llmstages.evaluate.classification import FIGURES, ClassificationReport
+from llmstages.report.terminal import clipped, plain
 
 # A confusion matrix wider than this does not fit a terminal; its largest mistakes are listed.
 MAX_MATRIX_LABELS = 12
+SHOWN_MISTAKES = 10
+SHOWN_CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """A line of `predictions.jsonl`: a row of a labelled file and what the classifier said."""
+
+    file: str
+    line: int
+    text: str
+    label: str
+    """The true one."""
+    predicted: str
+    probabilities: dict[str, float]
 
 
 def render_classification(
-    report: ClassificationReport, *, title: str = "", num_confusions: int = 10
+    report: ClassificationReport,
+    *,
+    title: str = "",
+    num_confusions: int = 10,
+    predictions: Sequence[PredictedRow] = (),
 ) -> RenderableType:
-    """The figures per class, and the confusion matrix or (with many labels) the commonest mistakes.
+    """The figures per class and in all, their calibration, and the confusion matrix or (with many
+    labels) the commonest mistakes; of predictions the most confident mistakes.
 
-    Labels are shown as they are: nothing in them is taken for markup.
+    Labels and texts are shown as they are: nothing in them is taken for markup.
     """
-    return Group(_per_class(report, title), _confusion(report, num_confusions))
+    tables = [
+        _per_class(report, title),
+        _figures(report),
+        _reliability(report),
+        _confusion(report, num_confusions),
+        _mistakes(predictions),
+    ]
+    return Group(*(table for table in tables if table.row_count))
+
+
+def most_confident_mistakes(
+    predictions: Sequence[PredictedRow], count: int = SHOWN_MISTAKES
+) -> list[PredictedRow]:
+    """Those with the largest probability of a wrong label, the surest first."""
+    wrong = [row for row in predictions if row.predicted != row.label]
+    return sorted(wrong, key=lambda row: -row.probabilities[row.predicted])[:count]
 
 
 def _per_class(report: ClassificationReport, title: str) -> Table:
-    table = Table(title=plain(title) if title else None, title_justify="left")
-    table.add_column("label", overflow="fold")
+    table = _table(title, "label")
     for name in ("precision", "recall", "F1", "examples"):
         table.add_column(name, justify="right")
     for scores in report.per_class:
         figures = (f"{value:.3f}" for value in (scores.precision, scores.recall, scores.f1))
         table.add_row(plain(scores.label), *figures, f"{scores.support:,}")
-    table.add_section()
-    table.add_row("macro F1", "", "", f"{report.macro_f1:.3f}", f"{report.num_examples:,}")
-    table.add_row("accuracy", "", "", f"{report.accuracy:.3f}", "")
-    table.add_row("log loss (nats)", "", "", f"{report.log_loss:.3f}", "")
+    return table
+
+
+def _figures(report: ClassificationReport) -> Table:
+    table = _table(f"{report.num_examples:,} examples", "figure")
+    table.add_column("value", justify="right")
+    if report.intervals:
+        table.add_column("95 % interval", justify="right")
+    for name, label in FIGURES.items():
+        if name in report.figures:
+            ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name, []))
+            table.add_row(label, f"{report.figures[name]:.3f}", *([ends] if ends else []))
+    return table
+
+
+def _reliability(report: ClassificationReport) -> Table:
+    table = _table("calibration", "probability of the prediction")
+    for name in ("mean", "accuracy", "examples"):
+        table.add_column(name, justify="right")
+    for found in report.reliability:
+        table.add_row(
+            f"{found.above:.2f} to {found.up_to:.2f}",
+            f"{found.confidence:.3f}",
+            f"{found.accuracy:.3f}",
+            f"{found.num_examples:,}",
+        )
     return table
 
 
 def _confusion(report: ClassificationReport, num_confusions: int) -> Table:
     if len(report.labels) <= MAX_MATRIX_LABELS:
-        table = Table(title="rows: true label, columns: predicted", title_justify="left")
-        table.add_column("")
+        table = _table("rows: true label, columns: predicted", "")
         for label in report.labels:
             table.add_column(plain(label), justify="right", overflow="fold")
         for index, (label, row) in enumerate(zip(report.labels, report.confusion, strict=True)):
@@ -56,10 +114,25 @@ def _confusion(report: ClassificationReport, num_confusions: int) -> Table:
         if count and true != given
     ]
     mistakes.sort(key=lambda mistake: -mistake[0])
-    table = Table(title="commonest mistakes", title_justify="left")
-    table.add_column("true label", overflow="fold")
-    table.add_column("predicted", overflow="fold")
+    table = _table("commonest mistakes", "true label", "predicted")
     table.add_column("examples", justify="right")
     for count, true_label, given_label in mistakes[:num_confusions]:
         table.add_row(plain(true_label), plain(given_label), f"{count:,}")
+    return table
+
+
+def _mistakes(predictions: Sequence[PredictedRow]) -> Table:
+    table = _table("most confident mistakes", "line", "text", "true label", "predicted")
+    table.add_column("probability", justify="right")
+    for row in most_confident_mistakes(predictions):
+        cells = (clipped(row.text, SHOWN_CHARACTERS)[1:-1], row.label, row.predicted)
+        shown = (plain(cell) for cell in cells)
+        table.add_row(str(row.line), *shown, f"{row.probabilities[row.predicted]:.3f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=plain(title) if title else None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table

@@ -1,23 +1,19 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from llmstages.config.stages import FinetuneClassifyConfig
-from llmstages.data.batch import IGNORED
-from llmstages.data.examples import Example, ShuffledData, by_length, labelled_example
+from llmstages.data.examples import Example, ShuffledData
 from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
-from llmstages.evaluate.classification import ClassificationReport, classification_report
+from llmstages.evaluate.classification import ClassificationReport
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
+from llmstages.stages.classifying import assess, examples_of, features, measure
 from llmstages.stages.finetune_rows import finetune_rows
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
@@ -32,8 +28,6 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
-from llmstages.train import parallel
-from llmstages.train.losses import label_probabilities
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -55,8 +49,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         lambda row: row.label,
     )
     labels = sorted({row.label for row in rows.train})
-    check_labels(rows.validation, labels, config.validation_data or config.data)
-    check_labels(rows.test, labels, config.test_data or config.data)
+    check_labels([*rows.validation, *rows.test], labels)
     machine = choose_machine(config)
     base = finetune_base(config, num_labels=len(labels))
     model, tokenizer = base.model, base.tokenizer
@@ -66,22 +59,10 @@ def run(config: FinetuneClassifyConfig) -> float:
         return headline
     context_length = model.config.context_length
 
-    def examples_of(labelled: Sequence[LabelledText], path: str) -> list[Example]:
-        encoded = tokenizer.encode_batch([row.text for row in labelled])
-        return [
-            labelled_example(
-                ids,
-                tokenizer.end_id,
-                labels.index(row.label),
-                context_length,
-                f"{Path(path).name}:{row.line}",
-            )
-            for ids, row in zip(encoded, labelled, strict=True)
-        ]
-
-    training = examples_of(rows.train, config.data)
-    validation = examples_of(rows.validation, config.validation_data or config.data)
-    test = examples_of(rows.test, config.test_data or config.data)
+    training, validation, test = (
+        examples_of(part, labels, tokenizer, context_length)
+        for part in (rows.train, rows.validation, rows.test)
+    )
     num_cut = sum(len(example.tokens) == context_length for example in training)
     if num_cut:
         say(
@@ -101,7 +82,6 @@ def run(config: FinetuneClassifyConfig) -> float:
     )
     choose_weights(model, config, machine)
     place(model, config, machine)
-    truth = np.array([labels.index(row.label) for row in rows.test])
     before: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
     if config.baselines and the_run.resume_from is None:
@@ -110,11 +90,11 @@ def run(config: FinetuneClassifyConfig) -> float:
     baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
 
     def evaluate() -> dict[str, float]:
-        report = measure(model, validation, labels, machine)
+        figures = measure(model, validation, labels, machine).figures
         return {
-            "val_loss": report.log_loss,
-            "accuracy": report.accuracy,
-            "macro_f1": report.macro_f1,
+            "val_loss": figures["log_loss"],
+            "accuracy": figures["accuracy"],
+            "macro_f1": figures["macro_f1"],
         }
 
     result = fine_tune(
@@ -131,9 +111,12 @@ def run(config: FinetuneClassifyConfig) -> float:
         plan={"metrics_before": before, "baselines": baselines},
         labels=labels,
     )
-    report = classification_report(labels, truth, probabilities(model, test, machine))
+    report, predictions = assess(model, rows.test, test, labels, machine, config.seed)
+    the_run.keep_lines("predictions.jsonl", (asdict(row) for row in predictions))
     error_console().print(
-        render_classification(report, title=f"test rows of {Path(config.data).name}")
+        render_classification(
+            report, title=f"test rows of {Path(config.data).name}", predictions=predictions
+        )
     )
     show_comparison(report, before, baselines)
     words = sum(len(row.text.split()) for row in rows.train)
@@ -151,67 +134,16 @@ def run(config: FinetuneClassifyConfig) -> float:
         baselines=baselines,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
     )
-    return report.macro_f1
+    return report.figures["macro_f1"]
 
 
-def check_labels(rows: Sequence[LabelledText], labels: list[str], path: str) -> None:
+def check_labels(rows: Sequence[LabelledText], labels: Sequence[str]) -> None:
     """Raise `UserError` when a held-out row has a label that no training row has."""
     for row in rows:
         if row.label not in labels:
             raise UserError(
-                f"{path}:{row.line}: label {row.label!r} does not occur in the training rows"
+                f"{row.path}:{row.line}: label {row.label!r} does not occur in the training rows"
             )
-
-
-def probabilities(
-    model: Transformer, examples: Sequence[Example], machine: Machine
-) -> NDArray[np.float64]:
-    """[n, num_labels] of examples, in their order, computed in float32, unless the weights of a
-    sharded model are gathered in another type."""
-    return _per_example(model, examples, machine, label_probabilities)
-
-
-@torch.no_grad()
-def features(
-    model: Transformer, examples: Sequence[Example], machine: Machine
-) -> NDArray[np.float64]:
-    """[n, hidden_size] hidden state of each text's end token."""
-    return _per_example(
-        model,
-        examples,
-        machine,
-        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
-    )
-
-
-def _per_example(
-    model: Transformer, examples: Sequence[Example], machine: Machine, compute: Any
-) -> NDArray[np.float64]:
-    """Rows computed batch by batch over examples sorted by length, put back in order."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens), reverse=True)
-    was_training = model.training
-    model.eval()
-    dtype = parallel.product_dtype(model, torch.float32)
-    batches = by_length(
-        [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
-    )
-    with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        parts = [
-            compute(model, batch.to(machine.device)).cpu().double().numpy() for batch in batches
-        ]
-    model.train(was_training)
-    stacked = np.concatenate(parts)
-    result = np.empty_like(stacked)
-    result[order] = stacked
-    return result
-
-
-def measure(
-    model: Transformer, examples: Sequence[Example], labels: list[str], machine: Machine
-) -> ClassificationReport:
-    """Report on examples."""
-    truth = np.array([example.targets[-1] for example in examples])
-    return classification_report(labels, truth, probabilities(model, examples, machine))
 
 
 def compare(
@@ -254,7 +186,8 @@ def show_comparison(
     baselines: dict[str, dict[str, float]],
 ) -> None:
     """One table: this classifier beside what it has to beat."""
-    rows: list[tuple[str, float, float]] = [("this classifier", report.accuracy, report.macro_f1)]
+    own = report.figures
+    rows: list[tuple[str, float, float]] = [("this classifier", own["accuracy"], own["macro_f1"])]
     if before:
         rows.append(("linear probe on the frozen base", before["accuracy"], before["macro_f1"]))
     names = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}

@@ -1,6 +1,5 @@
 """`llmstages finetune-instruct`: a base model and instruction-answer pairs -> a specialist."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -136,7 +135,7 @@ def run(config: FinetuneInstructConfig) -> float:
         )
         for question, *pair in zip(questions, texts_before, texts, strict=True)
     ]
-    keep_answers(the_run, answered)
+    the_run.keep_lines("answers.jsonl", (asdict(answer) for answer in answered))
     shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
     show_answers([answered[index] for index in sorted(shown)])
     names = ", ".join(Path(path).name for path in config.data_paths)
@@ -175,16 +174,6 @@ def forgotten(
         max_tokens=config.evaluate.max_tokens,
         mask_documents=text.mask_documents,
     )[BITS_PER_BYTE]
-
-
-def keep_answers(run: Run, answers: Sequence[AnsweredQuestion]) -> None:
-    """Write all generated answers, beside what was asked, to `answers.jsonl`."""
-    if not parallel.is_first():
-        return
-    temporary = run.directory / "answers.jsonl.tmp"
-    lines = [json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers]
-    temporary.write_text("".join(lines), encoding="utf-8")
-    temporary.replace(run.directory / "answers.jsonl")
 
 
 def begun_with(

@@ -80,12 +80,13 @@ def choose_machine(config: TrainingConfig) -> Machine:
     """Device, autocast type and micro-batch of a run; processes that torchrun started meet here."""
     device = parallel.join(choose_device(config.device))
     keep_freed_memory(device)
-    default_tokens = 16_384 if device.type == "cuda" else 4_096
-    return Machine(
-        device,
-        choose_dtype(config.dtype, device),
-        (config.micro_batch_tokens or default_tokens) * parallel.size(),
-    )
+    tokens = config.micro_batch_tokens or default_micro_batch_tokens(device)
+    return Machine(device, choose_dtype(config.dtype, device), tokens * parallel.size())
+
+
+def default_micro_batch_tokens(device: torch.device) -> int:
+    """Tokens that go through a model at once, of one process, where nothing else is said."""
+    return 16_384 if device.type == "cuda" else 4_096
 
 
 def place(model: Transformer, config: TrainingConfig, machine: Machine) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -64,6 +64,8 @@ OWN_NAMES = {
     "log.txt",
     "answers.jsonl",
     "answers.jsonl.tmp",
+    "predictions.jsonl",
+    "predictions.jsonl.tmp",
     "checkpoints",
     "best",
     "last",
@@ -389,6 +391,16 @@ class Run:
         for path in checkpoint_dirs(self.directory)[:-keep]:
             if path.resolve() not in pinned:
                 shutil.rmtree(path)
+
+    def keep_lines(self, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Write JSON Lines under one of `OWN_NAMES`, whole; the first process alone writes."""
+        if not parallel.is_first():
+            return
+        temporary = self.directory / f"{name}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            for entry in entries:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        temporary.replace(self.directory / name)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`, which makes the run a finished one."""

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics
 
+from llmstages.evaluate.class_figures import all_figures
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.report.classification import render_classification
 
@@ -35,7 +36,7 @@ def shown(report: object) -> str:
 def test_exact_figures() -> None:
     report = classification_report(LABELS, TRUTH, PROBABILITIES)
     assert report.confusion == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    assert report.accuracy == 4 / 6
+    assert report.figures["accuracy"] == 4 / 6
     assert [tuple(scores) for scores in report.per_class] == [
         ("a", 2 / 3, 2 / 3, 2 / 3, 3),
         ("b", 2 / 3, 1.0, 0.8, 2),
@@ -43,27 +44,74 @@ def test_exact_figures() -> None:
         ("never", 0.0, 0.0, 0.0, 0),
     ]
     # `never` occurs neither in truth nor in prediction, and does not count.
-    assert report.macro_f1 == pytest.approx((2 / 3 + 0.8 + 0.0) / 3, abs=1e-15)
+    assert report.figures["macro_f1"] == pytest.approx((2 / 3 + 0.8 + 0.0) / 3, abs=1e-15)
     certain = -math.log(np.finfo(np.float64).eps)
     wanted = -sum(map(math.log, (0.7, 0.4, 0.2, 0.8, 0.5))) + certain
-    assert report.log_loss == pytest.approx(wanted / 6, rel=1e-12)
+    assert report.figures["log_loss"] == pytest.approx(wanted / 6, rel=1e-12)
     assert report.num_examples == 6
 
 
-def test_equal_to_scikit_learn() -> None:
+def scikit_learn(truth: np.ndarray, p: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    predicted, labels = p.argmax(1), range(p.shape[1])
+    given = {"sample_weight": counts}
+    hot = np.eye(p.shape[1])[truth]
+    return {
+        "accuracy": metrics.accuracy_score(truth, predicted, **given),
+        "balanced_accuracy": metrics.balanced_accuracy_score(truth, predicted, **given),
+        "macro_f1": metrics.f1_score(truth, predicted, average="macro", zero_division=0, **given),
+        "weighted_f1": metrics.f1_score(
+            truth, predicted, average="weighted", zero_division=0, **given
+        ),
+        "roc_auc": metrics.roc_auc_score(hot, p, **given),
+        "pr_auc": metrics.average_precision_score(hot, p, **given),
+        "log_loss": metrics.log_loss(truth, p, labels=labels, **given),
+    }
+
+
+def test_equal_to_scikit_learn_with_ties_and_in_resamples() -> None:
     random = np.random.default_rng(0)
-    probabilities = random.dirichlet(np.ones(5) / 2, size=400)
-    truth = random.integers(0, 4, size=400)  # one label occurs in predictions only
-    report = classification_report(list("abcde"), truth, probabilities)
-    predicted = probabilities.argmax(1)
-    assert report.accuracy == pytest.approx(metrics.accuracy_score(truth, predicted), abs=1e-12)
-    assert report.macro_f1 == pytest.approx(
-        metrics.f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12
-    )
-    assert report.log_loss == pytest.approx(
-        metrics.log_loss(truth, probabilities, labels=range(5)), abs=1e-9
-    )
-    assert report.confusion == metrics.confusion_matrix(truth, predicted).tolist()
+    probabilities = np.round(random.dirichlet(np.ones(4) / 2, size=300), 1) + 0.01
+    probabilities /= probabilities.sum(1, keepdims=True)
+    truth = random.integers(0, 4, size=300)
+    counts = np.stack([np.ones(300, int), random.poisson(1, 300)], axis=1)
+    found = all_figures(truth, probabilities, counts)
+    for column in range(2):
+        expected = scikit_learn(truth, probabilities, counts[:, column])
+        assert {name: found[name][column] for name in expected} == pytest.approx(expected, abs=1e-9)
+    report = classification_report(list("abcd"), truth, probabilities, seed=1)
+    assert report.figures == pytest.approx({name: found[name][0] for name in found})
+    assert report.confusion == metrics.confusion_matrix(truth, probabilities.argmax(1)).tolist()
+    assert report.intervals.keys() == report.figures.keys()
+    for name, (low, high) in report.intervals.items():
+        assert low < high, name
+        assert name == "ece" or low < report.figures[name] < high  # resampling adds to this error
+    # Of 300 draws the share of right answers has the deviation of a binomial.
+    low, high = report.intervals["accuracy"]
+    right = report.figures["accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(right * (1 - right) / 300), rel=0.15)
+
+
+def test_no_area_where_a_label_has_no_example() -> None:
+    report = classification_report(LABELS, TRUTH, PROBABILITIES, seed=0)
+    assert report.as_dict()["roc_auc"] is None
+    assert report.as_dict()["pr_auc"] is None
+    assert "roc_auc" not in report.intervals
+    # The recalls of the three labels that occur.
+    assert report.figures["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_calibration_by_hand() -> None:
+    confident = [0.5, 0.52, 0.8, 0.8, 1.0]  # bins (7/15, 8/15], (11/15, 12/15] and (14/15, 1]
+    p = np.array([[share, 1 - share] for share in confident])
+    report = classification_report(["a", "b"], [0, 1, 0, 1, 0], p)
+    assert [(found.num_examples, found.accuracy) for found in report.reliability] == [
+        (2, 0.5),
+        (2, 0.5),
+        (1, 1.0),
+    ]
+    assert [found.confidence for found in report.reliability] == pytest.approx([0.51, 0.8, 1.0])
+    assert report.reliability[1].above == 11 / 15
+    assert report.figures["ece"] == pytest.approx((2 * 0.01 + 2 * 0.3 + 0) / 5)
 
 
 def test_as_dict_is_json_and_is_read_back() -> None:

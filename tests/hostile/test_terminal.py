@@ -15,7 +15,7 @@ import pytest
 
 import llmstages
 from llmstages.evaluate.classification import ClassificationReport, ClassScores
-from llmstages.report.classification import render_classification
+from llmstages.report.classification import PredictedRow, render_classification
 from llmstages.report.curves import loss_figure
 from llmstages.report.metrics import Curves
 from llmstages.report.plain import VisibleFormatter, for_stream, visible
@@ -50,8 +50,9 @@ def test_reports(capsys: pytest.CaptureFixture[str]) -> None:
     warn(ESCAPES)
     assert_plain(capsys.readouterr().err)
     scores = [ClassScores(label, 1.0, 1.0, 1.0, 1) for label in (ESCAPES, "b")]
-    report = ClassificationReport([ESCAPES, "b"], 1.0, 1.0, 0.0, scores, [[1, 0], [0, 1]])
-    output_console().print(render_classification(report, title=ESCAPES))
+    report = ClassificationReport([ESCAPES, "b"], {"accuracy": 1.0}, scores, [[1, 0], [0, 1]])
+    row = PredictedRow("", 1, ESCAPES + "[/red]", "b", ESCAPES, {ESCAPES: 1.0})
+    output_console().print(render_classification(report, title=ESCAPES, predictions=[row]))
     assert_plain(capsys.readouterr().out)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmstages.data.examples import labelled_example, make_batch
-from llmstages.stages.finetune_classify import features, probabilities
+from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.losses import label_probabilities
@@ -91,3 +91,18 @@ def test_given_validation_and_test_files(tmp_path, classify_config, labelled_fil
     # must not see them.
     summary = json.loads((tmp_path / "train-classify" / "summary.json").read_text(encoding="utf-8"))
     assert summary["examples"] == {"train": 51, "validation": 6, "test": 6}
+
+
+def test_every_test_row_is_kept_with_its_prediction(classifier_run, labelled_file):
+    source = [json.loads(line) for line in labelled_file.read_text("utf-8").splitlines()]
+    lines = (classifier_run / "predictions.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    summary = json.loads((classifier_run / "summary.json").read_text("utf-8"))
+    assert len(rows) == summary["metrics"]["num_examples"] == 6
+    for row in rows:
+        original = source[row["line"] - 1]
+        assert (row["text"], row["label"]) == (original["text"], original["label"])
+        assert row["file"] == str(labelled_file)
+        assert row["predicted"] == max(row["probabilities"], key=row["probabilities"].get)
+    right = sum(row["predicted"] == row["label"] for row in rows)
+    assert right / 6 == summary["metrics"]["accuracy"]

@@ -61,6 +61,7 @@ def test_summary_of_a_classifier(classifier_run):
     assert summary["stage"] == "finetune-classify"
     assert {"accuracy", "macro_f1", "log_loss"} <= summary["metrics"].keys()
     assert {"accuracy", "macro_f1"} <= summary["metrics_before"].keys()
+    assert summary["metrics"]["intervals"].keys() >= {"accuracy", "macro_f1", "ece"}
     assert summary["baselines"].keys() == {"majority", "tfidf"}
     assert summary["baselines"]["majority"]["accuracy"] == pytest.approx(0.5, abs=0.2)
     assert summary["examples"] == {"train": 48, "validation": 6, "test": 6}

@@ -1,0 +1,65 @@
+"""`llmstages evaluate`: how good a classifier is on a labelled file, and whether that will do."""
+
+import json
+
+import torch
+
+from llmstages.config.stages import EvaluateCheckpointConfig
+from llmstages.data.labelled_texts import read_known_labels
+from llmstages.errors import CheckFailed, UserError
+from llmstages.evaluate.classification import FIGURES
+from llmstages.evaluate.requirements import read_requirement
+from llmstages.report.classification import render_classification
+from llmstages.report.terminal import error_console, say
+from llmstages.stages.classifying import assess, examples_of
+from llmstages.stages.output import output_file
+from llmstages.stages.training import Machine, default_micro_batch_tokens
+from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.device import choose_device, keep_freed_memory
+
+
+def run(config: EvaluateCheckpointConfig) -> float:
+    """Write the report as one JSON object; returns the macro F1.
+
+    Raises:
+        CheckFailed: a figure is not what `require` asks for. The report is written all the same.
+    """
+    if config.checkpoint_dir is None or config.data is None:
+        raise UserError("evaluate needs a checkpoint and a file: llmstages evaluate RUN FILE")
+    requirements = [read_requirement(text, FIGURES) for text in config.require]
+    checkpoint = load_checkpoint(config.checkpoint_dir)
+    labels = checkpoint.labels
+    if labels is None:
+        raise UserError(
+            f"{config.checkpoint_dir}: not a classifier, and evaluate is for classifiers so far"
+        )
+    rows, num_skipped = read_known_labels(
+        config.data, labels, config.text_column, config.label_column, config.bad_rows
+    )
+    device = choose_device(config.device)
+    keep_freed_memory(device)
+    model = checkpoint.model.to(device)
+    machine = Machine(
+        device,
+        torch.float32,
+        config.micro_batch_tokens or default_micro_batch_tokens(device),
+    )
+    examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length)
+    with output_file(config.output) as file:
+        report, predictions = assess(model, rows, examples, labels, machine, config.seed)
+        error_console().print(
+            render_classification(report, title=config.data, predictions=predictions)
+        )
+        entry = {
+            "checkpoint": str(checkpoint.directory),
+            "data": config.data,
+            "skipped_rows": num_skipped,
+            **report.as_dict(),
+        }
+        file.write(json.dumps(entry) + "\n")
+    if config.output is not None:
+        say(f"the report is in {config.output}")
+    failures = [found.failure(report.figures) for found in requirements]
+    if missed := [failure for failure in failures if failure is not None]:
+        raise CheckFailed(f"{config.checkpoint_dir} on {config.data}: {'; '.join(missed)}")
+    return report.figures["macro_f1"]
