@@ -10,6 +10,7 @@ from llmstages.errors import CheckFailed, UserError
 from llmstages.evaluate.classification import FIGURES
 from llmstages.evaluate.requirements import read_requirement
 from llmstages.report.classification import render_classification
+from llmstages.report.plain import for_stream
 from llmstages.report.terminal import error_console, say
 from llmstages.stages.classifying import assess, examples_of
 from llmstages.stages.output import output_file
@@ -56,7 +57,7 @@ def run(config: EvaluateCheckpointConfig) -> float:
             "skipped_rows": num_skipped,
             **report.as_dict(),
         }
-        file.write(json.dumps(entry) + "\n")
+        file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
     if config.output is not None:
         say(f"the report is in {config.output}")
     failures = [found.failure(report.figures) for found in requirements]
