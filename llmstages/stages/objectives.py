@@ -46,9 +46,9 @@ MIN_ROW_TOKENS = 512
 """Rows are at least this long, or the context, so that several short examples fill them well."""
 LR_SHARE = 0.3
 """Of the pretraining rate; see docs/instruct.md."""
-ADAPTER_LR_FACTOR = 10.0
-"""Adapters are trained at so many times the rate of the whole model (Schulman et al. 2025, "LoRA
-Without Regret", found about ten)."""
+ADAPTER_LR_FACTOR = 3.0
+"""Adapters are trained at so many times the rate of the whole model; see docs/instruct.md. Under
+AdamW, Schulman et al. 2025 ("LoRA Without Regret") found about ten."""
 PREFERENCE_EPOCHS = 1
 PREFERENCE_LR_SHARE = 0.03
 """The same of preferences, which are learnt at far lower rates (Rafailov et al. 2023)."""
