@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.batch import IGNORED
-from llmstages.data.examples import Example, ShuffledData, by_length, labelled_example
+from llmstages.data.examples import Example, ShuffledData, labelled_windows
 from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
@@ -33,8 +32,8 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
-from llmstages.train.losses import label_probabilities
 from llmstages.train.run import Run
+from llmstages.train.scoring import per_text
 
 DEFAULT_EPOCHS = 4
 LR_SHARE = 0.2
@@ -66,10 +65,11 @@ def run(config: FinetuneClassifyConfig) -> float:
         return headline
     context_length = model.config.context_length
 
-    def examples_of(labelled: Sequence[LabelledText], path: str) -> list[Example]:
+    def examples_of(labelled: Sequence[LabelledText], path: str) -> list[list[Example]]:
+        """The windows of each text."""
         encoded = tokenizer.encode_batch([row.text for row in labelled])
         return [
-            labelled_example(
+            labelled_windows(
                 ids,
                 tokenizer.end_id,
                 labels.index(row.label),
@@ -82,11 +82,10 @@ def run(config: FinetuneClassifyConfig) -> float:
     training = examples_of(rows.train, config.data)
     validation = examples_of(rows.validation, config.validation_data or config.data)
     test = examples_of(rows.test, config.test_data or config.data)
-    num_cut = sum(len(example.tokens) == context_length for example in training)
-    if num_cut:
+    if num_long := sum(len(windows) > 1 for windows in training):
         say(
-            f"{num_cut:,} of {len(training):,} texts fill the {context_length} tokens; "
-            "longer ones are cut"
+            f"{num_long:,} of {len(training):,} texts are longer than the {context_length} tokens "
+            "that the model reads at once: each epoch reads another window of them"
         )
     data = ShuffledData(
         training,
@@ -124,7 +123,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         machine,
         clock,
         data=data,
-        num_tokens=sum(len(example.tokens) for example in training),
+        num_tokens=sum(len(windows[0].tokens) for windows in training),
         default_epochs=DEFAULT_EPOCHS,
         lr_share=LR_SHARE,
         evaluate=evaluate,
@@ -164,54 +163,39 @@ def check_labels(rows: Sequence[LabelledText], labels: list[str], path: str) -> 
 
 
 def probabilities(
-    model: Transformer, examples: Sequence[Example], machine: Machine
+    model: Transformer, texts: Sequence[Sequence[Example]], machine: Machine
 ) -> NDArray[np.float64]:
-    """[n, num_labels] of examples, in their order, computed in float32, unless the weights of a
-    sharded model are gathered in another type."""
-    return _per_example(model, examples, machine, label_probabilities)
-
-
-@torch.no_grad()
-def features(
-    model: Transformer, examples: Sequence[Example], machine: Machine
-) -> NDArray[np.float64]:
-    """[n, hidden_size] hidden state of each text's end token."""
-    return _per_example(
+    """[n, num_labels] of texts, in their order: what `predict` says of them. In float32, unless the
+    weights of a sharded model are gathered in another type."""
+    return per_text(
         model,
-        examples,
-        machine,
-        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+        texts,
+        device=machine.device,
+        dtype=parallel.product_dtype(model, torch.float32),
+        micro_batch_tokens=machine.micro_batch_tokens,
     )
 
 
-def _per_example(
-    model: Transformer, examples: Sequence[Example], machine: Machine, compute: Any
+def features(
+    model: Transformer, texts: Sequence[Sequence[Example]], machine: Machine
 ) -> NDArray[np.float64]:
-    """Rows computed batch by batch over examples sorted by length, put back in order."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens), reverse=True)
-    was_training = model.training
-    model.eval()
-    dtype = parallel.product_dtype(model, torch.float32)
-    batches = by_length(
-        [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
+    """[n, hidden_size] hidden state of each text's end token, the mean over its windows."""
+    return per_text(
+        model,
+        texts,
+        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+        device=machine.device,
+        dtype=parallel.product_dtype(model, torch.float32),
+        micro_batch_tokens=machine.micro_batch_tokens,
     )
-    with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        parts = [
-            compute(model, batch.to(machine.device)).cpu().double().numpy() for batch in batches
-        ]
-    model.train(was_training)
-    stacked = np.concatenate(parts)
-    result = np.empty_like(stacked)
-    result[order] = stacked
-    return result
 
 
 def measure(
-    model: Transformer, examples: Sequence[Example], labels: list[str], machine: Machine
+    model: Transformer, texts: Sequence[Sequence[Example]], labels: list[str], machine: Machine
 ) -> ClassificationReport:
-    """Report on examples."""
-    truth = np.array([example.targets[-1] for example in examples])
-    return classification_report(labels, truth, probabilities(model, examples, machine))
+    """Report on texts."""
+    truth = np.array([windows[0].targets[-1] for windows in texts])
+    return classification_report(labels, truth, probabilities(model, texts, machine))
 
 
 def compare(
@@ -219,8 +203,8 @@ def compare(
     test_rows: Sequence[LabelledText],
     labels: list[str],
     model: Transformer,
-    training: Sequence[Example],
-    test: Sequence[Example],
+    training: Sequence[Sequence[Example]],
+    test: Sequence[Sequence[Example]],
     machine: Machine,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat."""
