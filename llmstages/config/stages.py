@@ -401,14 +401,17 @@ class PredictConfig:
     """File for the JSON Lines; null prints them."""
     text_column: str | None = None
     """Column of the text; found by its name when null."""
+    id_column: str | None = None
+    """Column that names a row in the output; null takes `id` where there is one, else the line."""
     batch_size: int = 32
-    """Texts that go through the model at once."""
+    """Texts, or windows of long ones, that go through the model at once."""
     bad_rows: str = "refuse"
     """A broken row ends the run (`refuse`) or is skipped and counted (`skip`)."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "float32"
-    """float32: the same figures on every machine; bfloat16 is faster where the processor has it."""
+    """float32, which `auto` means here too: the same figures in any batch and on every machine;
+    bfloat16 only on request."""
 
     def __post_init__(self) -> None:
         refuse(

@@ -32,6 +32,7 @@ SYSTEM_NAMES = ("system", "system_prompt")
 MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue")
 CHOSEN_NAMES = ("chosen", "chosen_response", "preferred")
 REJECTED_NAMES = ("rejected", "rejected_response", "dispreferred")
+ID_NAMES = ("id",)
 OTHER_NAMES = ("id", "idx", "index", "url", "source", "language", "lang", "date", "author", "name")
 HEADER_NAMES = frozenset(
     TEXT_NAMES + LABEL_NAMES + PROMPT_NAMES + ANSWER_NAMES + INPUT_NAMES + SYSTEM_NAMES
@@ -54,7 +55,7 @@ def find_column(
 def require_column(
     path: Path | str,
     columns: Sequence[str],
-    role: Literal["text", "label", "prompt", "answer"],
+    role: Literal["text", "label", "prompt", "answer", "id"],
     explicit: str | None,
     names: Sequence[str],
     taken: str | None = None,

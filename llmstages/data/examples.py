@@ -56,6 +56,25 @@ def labelled_example(
     return Example(tokens, [IGNORED] * (len(tokens) - 1) + [label], reference)
 
 
+def labelled_windows(
+    ids: Sequence[int], end_id: int, label: int, context_length: int, reference: str
+) -> list[Example]:
+    """`labelled_example`s that together hold all of a text: one, or overlapping windows.
+
+    Windows of a long text are full, evenly spread, and share a quarter or more of their tokens with
+    the next, as Pappagari et al. 2019 cut ("Hierarchical Transformers for Long Document
+    Classification": 200 tokens, 50 shared). Each has the label of the text.
+    """
+    room = context_length - 1
+    last = max(0, len(ids) - room)
+    steps = -(-last // max(1, room - room // 4))
+    begins = [last * step // max(1, steps) for step in range(steps + 1)]
+    return [
+        labelled_example(ids[begin : begin + room], end_id, label, context_length, reference)
+        for begin in begins
+    ]
+
+
 def pack(examples: Sequence[Example], context_length: int) -> list[list[Example]]:
     """Put examples, in their order, into rows of at most `context_length` tokens.
 
@@ -162,44 +181,58 @@ class PackedData:
 
 
 class ShuffledData:
-    """Classification: `batch_size` examples a step, cut into micro-batches of similar length."""
+    """Classification: `batch_size` texts a step, cut into micro-batches of similar length.
+
+    Of a text of several windows an epoch reads one, the next epoch the next: every text weighs and
+    costs the same.
+    """
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        texts: Sequence[Sequence[Example]],
         *,
         batch_size: int,
         micro_batch_tokens: int,
         context_length: int,
         seed: int,
     ) -> None:
-        self.examples = list(examples)
+        """texts: the windows of each (`labelled_windows`)."""
+        self.texts = list(texts)
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.context_length = context_length
         self.seed = seed
-        self.steps_per_epoch = -(-len(self.examples) // batch_size)
+        self.steps_per_epoch = -(-len(self.texts) // batch_size)
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """Micro-batches of optimizer step `step`, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = permutation(len(self.examples), "examples", self.seed, epoch)
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-        yield from by_length(
-            [self.examples[index] for index in chosen], self.micro_batch_tokens, self.context_length
-        )
+        order = permutation(len(self.texts), "examples", self.seed, epoch)
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        # Counted from the text's number, so that a step has beginnings, middles and ends.
+        windows = [self.texts[index][(index + epoch) % len(self.texts[index])] for index in chosen]
+        yield from by_length(windows, self.micro_batch_tokens, self.context_length)
 
 
 def by_length(
-    examples: Sequence[Example], micro_batch_tokens: int, context_length: int
+    examples: Sequence[Example],
+    micro_batch_tokens: int,
+    context_length: int,
+    *,
+    length_step: int = LENGTH_STEP,
+    batch_size: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of examples of similar length, of at most `micro_batch_tokens` padded tokens each."""
+    """Batches of examples of similar length, the longest first, of at most `micro_batch_tokens`
+    padded tokens and `batch_size` rows each.
+
+    length_step: they are padded to multiples of this.
+    """
     ordered = sorted(examples, key=lambda example: len(example.tokens), reverse=True)
     begin = 0
     while begin < len(ordered):
-        length = -(-len(ordered[begin].tokens) // LENGTH_STEP) * LENGTH_STEP
+        length = -(-len(ordered[begin].tokens) // length_step) * length_step
         length = min(length, context_length)
-        rows = max(1, micro_batch_tokens // length)
+        rows = max(1, min(micro_batch_tokens // length, batch_size or len(ordered)))
         yield make_batch([[example] for example in ordered[begin : begin + rows]], length)
         begin += rows
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from llmstages.data.cells import kind_of, number_text, required_text
-from llmstages.data.columns import LABEL_NAMES, TEXT_NAMES, require_column
+from llmstages.data.cells import as_text, kind_of, number_text, required_text
+from llmstages.data.columns import (
+    ID_NAMES,
+    LABEL_NAMES,
+    TEXT_NAMES,
+    find_column,
+    require_column,
+)
 from llmstages.data.headerless import ColumnShape, column_shapes
 from llmstages.data.rows import Row, Unusable, shown
 from llmstages.data.table import Table, table_with_columns
@@ -97,21 +103,48 @@ def read_known_labels(
 
 
 def read_texts(
-    path: Path | str, text_column: str | None = None, bad_rows: str = "refuse"
-) -> Iterator[tuple[int, str]]:
-    """Line and text of each row, streamed; a label column is not needed.
+    path: Path | str,
+    text_column: str | None = None,
+    bad_rows: str = "refuse",
+    id_column: str | None = None,
+) -> Iterator[tuple[int | str, str]]:
+    """Id and text of each row, streamed; a label column is not needed.
 
-    A plain text file has one text a line. With `bad_rows="refuse"` nothing is handed out after the
-    first bad row, and the `UserError` comes at the end of the file.
+    The id is that of `id_column`, without which a row is a bad one; else of a column `id`; else,
+    and where that is empty, the line. A plain text file has one text a line. With
+    `bad_rows="refuse"` nothing is handed out after the first bad row, and the `UserError` comes at
+    the end of the file.
     """
     path = Path(path)
-    named = [] if text_column is None else [text_column]
-    if not named and (shapes := column_shapes(path)):
+    named = [name for name in (text_column, id_column) if name is not None]
+    if text_column is None and (shapes := column_shapes(path, named)):
         text_column = max(shapes, key=lambda name: shapes[name].mean_length)
     table = table_with_columns(path, bad_rows, named)
     only = table.columns[0] if len(table.columns) == 1 else None
-    text = require_column(path, table.columns, "text", text_column or only, TEXT_NAMES)
-    return table.usable(lambda row: (row.line, required_text(row.values, text)))
+    if id_column is not None:
+        id_column = require_column(path, table.columns, "id", id_column, ID_NAMES)
+    text = require_column(
+        path, table.columns, "text", text_column or only, TEXT_NAMES, taken=id_column
+    )
+    known = find_column(table.columns, ID_NAMES, taken=text)
+
+    def read(row: Row) -> tuple[int | str, str]:
+        found = required_text(row.values, text)
+        if id_column is not None:
+            return _id(row.values.get(id_column), id_column), found
+        value = row.values.get(known) if known is not None else None
+        return (row.line if value in (None, "") else _id(value, known or "")), found
+
+    return table.usable(read)
+
+
+def _id(value: object, name: str) -> int | str:
+    """An id as it is: whole numbers stay numbers."""
+    if value is None or value == "":
+        raise Unusable(f"no {name!r}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return as_text(value, name)
 
 
 def _labelled_table(

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from llmstages.data.batch import IGNORED
-from llmstages.data.examples import Example, by_length, labelled_example
+from llmstages.data.examples import Example, labelled_windows
 from llmstages.data.labelled_texts import LabelledText
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.model.transformer import Transformer
@@ -17,16 +16,16 @@ from llmstages.report.classification import PredictedRow
 from llmstages.stages.training import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
-from llmstages.train.losses import label_probabilities
+from llmstages.train.scoring import per_text
 
 
 def examples_of(
     rows: Sequence[LabelledText], labels: Sequence[str], tokenizer: Tokenizer, context_length: int
-) -> list[Example]:
-    """The rows as a model reads them; each label must be among `labels`."""
+) -> list[list[Example]]:
+    """The windows of each row's text; each label must be among `labels`."""
     index = {label: number for number, label in enumerate(labels)}
     return [
-        labelled_example(
+        labelled_windows(
             ids,
             tokenizer.end_id,
             index[row.label],
@@ -38,24 +37,24 @@ def examples_of(
 
 
 def measure(
-    model: Transformer, examples: Sequence[Example], labels: Sequence[str], machine: Machine
+    model: Transformer, texts: Sequence[Sequence[Example]], labels: Sequence[str], machine: Machine
 ) -> ClassificationReport:
-    """Report on examples, without intervals."""
-    truth = [example.targets[-1] for example in examples]
-    return classification_report(labels, truth, probabilities(model, examples, machine))
+    """Report on texts, without intervals."""
+    truth = [windows[0].targets[-1] for windows in texts]
+    return classification_report(labels, truth, probabilities(model, texts, machine))
 
 
 def assess(
     model: Transformer,
     rows: Sequence[LabelledText],
-    examples: Sequence[Example],
+    texts: Sequence[Sequence[Example]],
     labels: Sequence[str],
     machine: Machine,
     seed: int,
 ) -> tuple[ClassificationReport, list[PredictedRow]]:
-    """Report on rows, which `examples` are of, with intervals; and each row with its prediction."""
-    truth = [example.targets[-1] for example in examples]
-    found = probabilities(model, examples, machine)
+    """Report on rows, whose windows are in `texts`, with intervals; each row and its prediction."""
+    truth = [windows[0].targets[-1] for windows in texts]
+    found = probabilities(model, texts, machine)
     predictions = [
         PredictedRow(
             file=row.path,
@@ -71,43 +70,28 @@ def assess(
 
 
 def probabilities(
-    model: Transformer, examples: Sequence[Example], machine: Machine
+    model: Transformer, texts: Sequence[Sequence[Example]], machine: Machine
 ) -> NDArray[np.float64]:
-    """[n, num_labels] of examples, in their order, computed in float32, unless the weights of a
-    sharded model are gathered in another type."""
-    return _per_example(model, examples, machine, label_probabilities)
-
-
-@torch.no_grad()
-def features(
-    model: Transformer, examples: Sequence[Example], machine: Machine
-) -> NDArray[np.float64]:
-    """[n, hidden_size] hidden state of each text's end token."""
-    return _per_example(
+    """[n, num_labels] of texts, in their order: what `predict` says of them. In float32, unless the
+    weights of a sharded model are gathered in another type."""
+    return per_text(
         model,
-        examples,
-        machine,
-        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+        texts,
+        device=machine.device,
+        dtype=parallel.product_dtype(model, torch.float32),
+        micro_batch_tokens=machine.micro_batch_tokens,
     )
 
 
-def _per_example(
-    model: Transformer, examples: Sequence[Example], machine: Machine, compute: Any
+def features(
+    model: Transformer, texts: Sequence[Sequence[Example]], machine: Machine
 ) -> NDArray[np.float64]:
-    """Rows computed batch by batch over examples sorted by length, put back in order."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens), reverse=True)
-    was_training = model.training
-    model.eval()
-    dtype = parallel.product_dtype(model, torch.float32)
-    batches = by_length(
-        [examples[i] for i in order], machine.micro_batch_tokens, model.config.context_length
+    """[n, hidden_size] hidden state of each text's end token, the mean over its windows."""
+    return per_text(
+        model,
+        texts,
+        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+        device=machine.device,
+        dtype=parallel.product_dtype(model, torch.float32),
+        micro_batch_tokens=machine.micro_batch_tokens,
     )
-    with torch.autocast(machine.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        parts = [
-            compute(model, batch.to(machine.device)).cpu().double().numpy() for batch in batches
-        ]
-    model.train(was_training)
-    stacked = np.concatenate(parts)
-    result = np.empty_like(stacked)
-    result[order] = stacked
-    return result

@@ -63,11 +63,10 @@ def run(config: FinetuneClassifyConfig) -> float:
         examples_of(part, labels, tokenizer, context_length)
         for part in (rows.train, rows.validation, rows.test)
     )
-    num_cut = sum(len(example.tokens) == context_length for example in training)
-    if num_cut:
+    if num_long := sum(len(windows) > 1 for windows in training):
         say(
-            f"{num_cut:,} of {len(training):,} texts fill the {context_length} tokens; "
-            "longer ones are cut"
+            f"{num_long:,} of {len(training):,} texts are longer than the {context_length} tokens "
+            "that the model reads at once: each epoch reads another window of them"
         )
     data = ShuffledData(
         training,
@@ -104,7 +103,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         machine,
         clock,
         data=data,
-        num_tokens=sum(len(example.tokens) for example in training),
+        num_tokens=sum(len(windows[0].tokens) for windows in training),
         default_epochs=DEFAULT_EPOCHS,
         lr_share=LR_SHARE,
         evaluate=evaluate,
@@ -151,8 +150,8 @@ def compare(
     test_rows: Sequence[LabelledText],
     labels: list[str],
     model: Transformer,
-    training: Sequence[Example],
-    test: Sequence[Example],
+    training: Sequence[Sequence[Example]],
+    test: Sequence[Sequence[Example]],
     machine: Machine,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat."""

@@ -1,6 +1,7 @@
 """Fine-tuning batches: what carries loss, packing, and steps as pure functions."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from llmstages.data.examples import (
     by_length,
     conversation_example,
     labelled_example,
+    labelled_windows,
     make_batch,
     pack,
 )
@@ -45,6 +47,30 @@ def test_a_long_conversation_is_cut(context, kept):
 def test_a_text_ends_in_the_end_token_and_predicts_its_label_there(ids, tokens):
     made = labelled_example(ids, 0, 3, 4, "x:1")
     assert made == Example(tokens, [IGNORED] * (len(tokens) - 1) + [3], "x:1")
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 14, 15, 100])
+def test_windows_hold_all_of_a_long_text_and_overlap(length):
+    windows = labelled_windows(range(1, length + 1), 0, 3, 9, "x:1")
+    assert windows[0] == labelled_example(range(1, length + 1), 0, 3, 9, "x:1")
+    assert all(w.tokens[-1] == 0 and w.targets[-1] == 3 for w in windows)
+    parts = [w.tokens[:-1] for w in windows]
+    assert sorted({token for part in parts for token in part}) == list(range(1, length + 1))
+    assert length <= 8 or {len(part) for part in parts} == {8}
+    assert all(len({*a} & {*b}) >= 2 for a, b in pairwise(parts))
+    assert len(parts) == {0: 1, 1: 1, 8: 1, 9: 2, 14: 2, 15: 3, 100: 17}[length]
+
+
+def test_an_epoch_reads_one_window_of_a_long_text_and_the_next_another():
+    texts = [labelled_windows(range(1, 23), 0, 3, 9, f"long {i}") for i in range(3)]
+    data = ShuffledData(texts, batch_size=3, micro_batch_tokens=99, context_length=9, seed=0)
+    seen = {i: set() for i in range(3)}
+    for epoch in range(len(texts[0])):
+        (batch,) = data.micro_batches(epoch)
+        assert len({*batch.tokens[:, 0].tolist()}) == 3  # different windows in a step
+        for tokens, name in zip(batch.tokens.tolist(), batch.document_refs, strict=True):
+            seen[int(name[-1])].add(tokens[0])
+    assert all(len(begins) == len(texts[0]) == 4 for begins in seen.values())
 
 
 def test_packing():
@@ -98,7 +124,7 @@ def test_batches_of_similar_length_within_the_limit():
 
 def test_every_example_once_an_epoch_for_a_classifier():
     data = ShuffledData(
-        [example(1 + i % 7, i) for i in range(21)],
+        [[example(1 + i % 7, i)] for i in range(21)],
         batch_size=8,
         micro_batch_tokens=20,
         context_length=8,
@@ -149,7 +175,9 @@ def test_steps_are_pure_functions():
         )
 
     def shuffled():
-        return ShuffledData(examples, batch_size=6, micro_batch_tokens=30, context_length=9, seed=4)
+        return ShuffledData(
+            [[e] for e in examples], batch_size=6, micro_batch_tokens=30, context_length=9, seed=4
+        )
 
     for make in (packed, shuffled):
         whole = make()

@@ -109,8 +109,18 @@ class TestLabelledTexts:
 
 class TestTexts:
     def test_no_label_is_needed(self, write: Callable[..., Path]) -> None:
-        path = write("x.csv", "id,message\n1,a\n2,\n")
+        path = write("x.csv", "date,message\n1,a\n2,\n")
         assert list(read_texts(path)) == [(2, "a"), (3, "")]
+
+    def test_an_id_is_passed_on(self, jsonl: Callable[..., Path]) -> None:
+        path = jsonl({"id": "x7", "key": 9, "text": "a"}, {"id": None, "text": "b"})
+        assert list(read_texts(path)) == [("x7", "a"), (2, "b")]
+        found = read_texts(path, id_column="key")
+        assert next(found) == (9, "a")
+        with pytest.raises(UserError, match=r":2: no 'key'"):
+            next(found)
+        with pytest.raises(UserError, match="did you mean id_column=key"):
+            read_texts(path, id_column="kex")
 
     def test_a_single_column_is_the_text(self, jsonl: Callable[..., Path]) -> None:
         assert list(read_texts(jsonl({"foo": "a"}, {"foo": "b"}))) == [(1, "a"), (2, "b")]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from llmstages.data.examples import labelled_example, make_batch
+from llmstages.data.examples import labelled_windows, make_batch
 from llmstages.stages.classifying import features, probabilities
+from llmstages.stages.predict import scores_of
 from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.losses import label_probabilities
+from llmstages.train.scoring import per_text
 
 TEXTS = [
     "",
@@ -35,34 +37,58 @@ def loaded(classifier_run):
 
 
 @pytest.fixture
-def examples(loaded):
+def texts(loaded):
+    """The windows of each text; the last two have several."""
     tokenizer = loaded.tokenizer
-    return [labelled_example(tokenizer.encode(text), tokenizer.end_id, 0, 64, "") for text in TEXTS]
+    found = [labelled_windows(tokenizer.encode(t), tokenizer.end_id, 0, 64, "") for t in TEXTS]
+    assert [len(windows) > 1 for windows in found] == [False] * 4 + [True, False, True]
+    return found
 
 
-def test_probabilities_do_not_depend_on_the_batch(loaded, examples):
-    alone = torch.cat([label_probabilities(loaded.model, make_batch([[e]])) for e in examples])
-    assert alone.sum(dim=1).tolist() == pytest.approx([1.0] * len(TEXTS), abs=1e-6)
-    assert float(alone[:, 0].std()) > 0.05
-    together = label_probabilities(loaded.model, make_batch([[e] for e in examples]))
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-    padded = label_probabilities(loaded.model, make_batch([[e] for e in examples], 64))
-    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=0)
-    backwards = label_probabilities(loaded.model, make_batch([[e] for e in examples[::-1]]))
-    torch.testing.assert_close(backwards.flip(0), alone, atol=1e-5, rtol=0)
+def test_probabilities_do_not_depend_on_the_batch_and_are_those_of_predict(loaded, texts):
+    """In float32 to 1e-5; in bfloat16 labels, where the two likeliest are not close."""
+    model = loaded.model
+    with torch.no_grad():
+        alone = np.stack(
+            [
+                torch.cat([label_probabilities(model, make_batch([[w]])) for w in windows])
+                .double()
+                .mean(0)
+                for windows in texts
+            ]
+        )
+        padded = label_probabilities(model, make_batch([[w[0]] for w in texts], 64))
+    assert alone[:, 0].std() > 0.05
+    short = [index for index, windows in enumerate(texts) if len(windows) == 1]
+    np.testing.assert_allclose(padded[short].numpy(), alone[short], atol=1e-5)
+    cpu = torch.device("cpu")
     for limit in (1, 100, 10_000):
-        machine = Machine(torch.device("cpu"), torch.float32, limit)
-        found = probabilities(loaded.model, examples, machine)
-        np.testing.assert_allclose(found, alone.numpy(), atol=1e-5)
+        found = probabilities(model, texts, Machine(cpu, torch.float32, limit))
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+        found = probabilities(model, texts[::-1], Machine(cpu, torch.float32, limit))
+        np.testing.assert_allclose(found[::-1], alone, atol=1e-5)
+    predicted = scores_of(loaded, TEXTS, 3, cpu, torch.float32)
+    np.testing.assert_allclose([[*p.values()] for p in predicted], alone, atol=1e-5)
+    one_by_one = np.concatenate(
+        [
+            per_text(model, [t], device=cpu, dtype=torch.bfloat16, micro_batch_tokens=1)
+            for t in texts
+        ]
+    )
+    for limit in (100, 10_000):
+        found = per_text(model, texts, device=cpu, dtype=torch.bfloat16, micro_batch_tokens=limit)
+        clear = np.abs(one_by_one[:, 0] - one_by_one[:, 1]) > 0.01
+        assert clear.sum() > 3
+        assert (found.argmax(1) == one_by_one.argmax(1))[clear].all()
 
 
-def test_features_are_the_end_tokens_hidden_states_in_order(loaded, examples):
+def test_features_are_the_end_tokens_hidden_states_in_order(loaded, texts):
     machine = Machine(torch.device("cpu"), torch.float32, 100)
-    found = features(loaded.model, examples, machine)
-    for row, example in zip(found, examples, strict=True):
+    found = features(loaded.model, texts, machine)
+    for row, windows in zip(found, texts, strict=True):
         with torch.inference_mode():
-            expected = loaded.model(torch.tensor([example.tokens]))[0, -1]
-        np.testing.assert_allclose(row, expected.numpy(), atol=1e-5)
+            each = [loaded.model(torch.tensor([w.tokens]))[0, -1].numpy() for w in windows]
+        np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
 
 
 def test_labels_are_sorted_and_in_the_checkpoint(classifier_run):

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+
+from llmstages.stages import predict
 
 
 def read(text):
@@ -43,6 +46,28 @@ def test_empty_and_very_long_texts(cli, classifier_run, tmp_path):
     status, out, err = cli("predict", classifier_run, path)
     assert status == 0, err
     assert [entry["id"] for entry in read(out)] == [1, 2, 3]
+    assert "1 of 3 texts are empty, the first with id 1" in err
+
+
+def test_rows_are_read_ahead_so_far_and_no_further(monkeypatch):
+    monkeypatch.setattr(predict, "CHARACTERS_AHEAD", 10)
+    taken = []
+    rows = ((taken.append(number) or number, "word") for number in range(10))
+    ahead = predict.read_ahead(rows, 4)
+    assert [id for id, _ in next(ahead)] == [0, 1, 2]
+    assert taken == [0, 1, 2]
+    assert sum(len(part) for part in ahead) == 7
+
+
+@pytest.mark.parametrize(("dtype", "type"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_bfloat16_is_taken_only_when_asked_for(cli, classifier_run, monkeypatch, dtype, type):
+    monkeypatch.setattr("llmstages.train.device.has_fast_bfloat16", lambda device: True)
+    seen = []
+    monkeypatch.setattr(
+        predict, "scores_of", lambda *arguments: seen.append(arguments[-1]) or [{"a": 1.0}]
+    )
+    assert cli("predict", classifier_run, "A text", f"dtype={dtype}")[0] == 0
+    assert seen == [getattr(torch, type)]
 
 
 def test_an_empty_text_is_a_text_and_no_path(cli, classifier_run):

@@ -126,12 +126,13 @@ def test_pipeline_gives_our_labels_and_scores(transformers, saved, tokenizer, la
     checkpoint = load_checkpoint(directory)
     assert checkpoint.labels == labels
     checkpoint.model.eval()
-    rows = list(enumerate(TEXTS, start=1))
-    ours = scores_of(checkpoint, rows, 4, torch.device("cpu"), torch.float32)
+    texts = [text for text in TEXTS if len(tokenizer.encode(text)) < 64]  # others: in windows
+    assert len(texts) == len(TEXTS) - 1
+    ours = scores_of(checkpoint, texts, 4, torch.device("cpu"), torch.float32)
     pipeline = transformers.pipeline("text-classification", str(directory), device="cpu")
     for batch_size in (1, 4):
-        theirs = pipeline(TEXTS, top_k=None, truncation=True, batch_size=batch_size)
-        for text, mine, found in zip(TEXTS, ours, theirs, strict=True):
+        theirs = pipeline(texts, top_k=None, truncation=True, batch_size=batch_size)
+        for text, mine, found in zip(texts, ours, theirs, strict=True):
             scores = {entry["label"]: entry["score"] for entry in found}
             assert scores == pytest.approx(mine, abs=1e-4), text
             assert found[0]["label"] == max(mine, key=mine.get)
@@ -148,7 +149,7 @@ def test_classification_logits(transformers, saved, tokenizer):
         torch.testing.assert_close(theirs(ids).logits, ours, atol=1e-4, rtol=0)
 
 
-def test_long_texts_are_cut_as_the_pipeline_cuts_them(transformers, saved, tokenizer):
+def test_the_first_window_of_a_long_text_is_what_the_pipeline_reads(transformers, saved, tokenizer):
     _, directory = saved(labels=["a", "b"])
     theirs = transformers.AutoTokenizer.from_pretrained(directory)
     text = "word " * 300
