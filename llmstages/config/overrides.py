@@ -30,7 +30,7 @@ def for_hydra(subcommand: str, override: str) -> str:
         return override
     schema = SUBCOMMANDS[subcommand]
     override = _text(schema, key, _whole_numbers(schema, key, override))
-    override = _bounds(schema, key, override)
+    override = _bounds(key, override)
     return _dict_entry(schema, key, override)
 
 
@@ -55,11 +55,10 @@ def _text(schema: type, dotted: str, override: str) -> str:
     return f"{start}={quote(value)}"
 
 
-def _bounds(schema: type, dotted: str, override: str) -> str:
+def _bounds(dotted: str, override: str) -> str:
     """`require=macro_f1>=0.9,ece<=0.1` as a list of quoted texts: Hydra has no `<`, `>`."""
-    key = find_key(schema, dotted)
     start, _, value = override.partition("=")
-    if key is None or key.type != list[str] or not {"<", ">"} & set(value):
+    if dotted != "require" or not {"<", ">"} & set(value):
         return override
     texts = (part.strip(" '\"") for part in value.strip("[]").split(","))
     return f"{start}=[{','.join(quote(text) for text in texts)}]"

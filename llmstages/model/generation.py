@@ -14,7 +14,7 @@ from llmstages.model.decoding import Decoder
 from llmstages.model.transformer import Transformer
 
 GUESSES = 3
-"""Tokens guessed ahead of a single text: a step over four tokens takes about as long as over one,
+"""Tokens guessed ahead of a single text: a step over four tokens takes little longer than over one,
 because either has to read all the weights."""
 
 
@@ -215,7 +215,7 @@ def extend(
 
     Where the last tokens stood in the text before, those that followed are guessed to follow again
     and are read with them; as many are taken as would have been drawn one by one, so guesses change
-    the speed alone ("prompt lookup decoding", Saxena 2023).
+    the speed alone, but for rounding ("prompt lookup decoding", Saxena 2023).
     """
     cache.reserve(len(text) + limit)
     cache.length = len(text)

@@ -118,7 +118,10 @@ def run(config: FinetuneClassifyConfig) -> float:
         )
     )
     show_comparison(report, before, baselines)
-    words = sum(len(row.text.split()) for row in rows.train)
+    words = sum(  # of a long text one window is read an epoch
+        len(row.text.split()) / len(windows)
+        for row, windows in zip(rows.train, training, strict=True)
+    )
     write_summary(
         the_run,
         result,
@@ -169,7 +172,7 @@ def compare(
         )
         advance(note="TF-IDF + logistic regression")
         probe = linear_probe(
-            features(model, training, machine),
+            features(model, [windows[:1] for windows in training], machine),
             train_labels,
             features(model, test, machine),
             test_labels,
