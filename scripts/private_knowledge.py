@@ -17,7 +17,6 @@ and Li (2023, "Physics of Language Models: Part 3.1") found; hence many notices,
 import argparse
 import json
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -139,7 +138,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args(argv)
     directory: Path = arguments.directory
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        parser.error(f"{directory} is there already: remove it, or name another --directory")
     rng = random.Random(arguments.seed)
     facts = make_facts(arguments.places, rng)
     tuned, asked = facts[: len(facts) // 2], facts[len(facts) // 2 :]
