@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llmstages.data.shards import Shard
+
+# A job in the background of a shell without a terminal ignores Ctrl-C, and so do the programs it
+# starts: tests that interrupt one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_MODEL = {
     "name": "test",

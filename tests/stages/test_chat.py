@@ -236,9 +236,7 @@ def test_an_interrupt_stops_the_answer_alone(talk, speaking_run, expected, monke
 
 def test_a_terminal(patient_run, tmp_path):
     """Played by keys through a pseudo-terminal that controls the process."""
-    # A shell without a terminal has its background jobs ignore Ctrl-C, and those what they start.
     program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         "from llmstages.cli import main; sys.exit(main(sys.argv[1:]))"
     )
