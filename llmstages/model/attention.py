@@ -29,7 +29,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     """
     length = query.shape[2]
     trains = torch.is_grad_enabled() and query.requires_grad
-    if trains and query.device.type == "cpu" and length <= MAX_BLOCKED_LENGTH:
+    is_square = length == key.shape[2]
+    if trains and is_square and query.device.type == "cpu" and length <= MAX_BLOCKED_LENGTH:
         blocked: Tensor = BlockedAttention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
         return blocked
     return F.scaled_dot_product_attention(

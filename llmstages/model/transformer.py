@@ -128,15 +128,25 @@ class Attention(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
+        ends: Tensor | None = None,
     ) -> Tensor:
+        """[B, T, hidden_size], or with `ends` (`at_ends`) of these positions, [B, 1, ...]."""
         batch, length, _ = x.shape
-        query = self.query(x).view(batch, length, self.num_heads, self.head_dim)
         key = self.key(x).view(batch, length, self.num_kv_heads, self.head_dim)
         value = self.value(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        query = rotate(self.query_norm(query), *rotary).transpose(1, 2)
         key = rotate(self.key_norm(key), *rotary).transpose(1, 2)
+        if ends is not None:
+            x = at_ends(x, ends)
+            cos, sin = (at_ends(each.expand(batch, -1, -1, -1), ends) for each in rotary)
+            rotary = (cos, sin)
+            if mask is None:
+                mask = (torch.arange(length, device=x.device) <= ends[:, None])[:, None, None]
+            else:
+                mask = at_ends(mask.transpose(1, 2), ends).transpose(1, 2)
+        query = self.query(x).view(batch, -1, self.num_heads, self.head_dim)
+        query = rotate(self.query_norm(query), *rotary).transpose(1, 2)
         mixed = attention(query, key, value, mask)
-        result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 
 
@@ -183,9 +193,15 @@ class Block(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
+        ends: Tensor | None = None,
     ) -> Tensor:
-        """What the block computes. What gathers its weights, when they are sharded, is outside."""
-        attended = self.attention(self.attention_norm(x), rotary, mask)
+        """What the block computes, of all positions or of `ends` alone (`at_ends`).
+
+        What gathers its weights, when they are sharded, is outside.
+        """
+        attended = self.attention(self.attention_norm(x), rotary, mask, ends)
+        if ends is not None:
+            x = at_ends(x, ends)
         x = x + dropout(attended, self.dropout, self.training)
         inner = self.feed_forward(self.feed_forward_norm(x))
         return x + dropout(inner, self.dropout, self.training)
@@ -248,11 +264,14 @@ class Transformer(nn.Module):
         tokens: Tensor,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        ends: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the last norm, [B, T, hidden_size].
 
         tokens: [B, T] ids. position_ids: [B, T]; None counts from 0. document_ids: [B, T]; a
         position attends to earlier positions of its own document only; None: to all earlier ones.
+        ends: [B], the one position of each row that is wanted: the rest of the last block is left
+        out, and [B, 1, hidden_size] returned.
         Generation has its own way through the weights (llmstages/model/decoding.py).
         """
         length = tokens.shape[1]
@@ -264,18 +283,14 @@ class Transformer(nn.Module):
         if self.config.embedding_norm:
             x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
         recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
+            inputs = (x, rotary, mask, ends if number == self.config.num_layers else None)
             if recompute:
                 x = checkpoint(
-                    block,
-                    x,
-                    rotary,
-                    mask,
-                    use_reentrant=False,
-                    preserve_rng_state=self.dropout > 0,
+                    block, *inputs, use_reentrant=False, preserve_rng_state=self.dropout > 0
                 )
             else:
-                x = block(x, rotary, mask)
+                x = block(*inputs)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -291,6 +306,11 @@ class Transformer(nn.Module):
         if cap is None or self.config.num_labels is not None:
             return logits
         return cap * torch.tanh(logits.float() / cap)
+
+
+def at_ends(x: Tensor, ends: Tensor) -> Tensor:
+    """x [B, T, ...] at one position of each row, ends [B]: [B, 1, ...]."""
+    return x[torch.arange(len(ends), device=x.device), ends].unsqueeze(1)
 
 
 def document_mask(document_ids: Tensor) -> Tensor:

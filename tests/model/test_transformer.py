@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from llmstages.model.transformer import document_mask
@@ -70,3 +71,28 @@ def test_dropout_is_for_training_only(random_model):
     assert not torch.equal(model(tokens), before)
     model.set_dropout(0.0)
     assert torch.equal(model(tokens), before)
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_wanted_positions_alone(random_model, documents):
+    """Their hidden states and gradients are those of the whole forward pass."""
+    model = random_model()
+    tokens = torch.randint(0, 96, (3, 9))
+    ends = torch.tensor([8, 2, 5])
+    more = (
+        (torch.arange(9).repeat(3, 1) % 4, torch.arange(9).repeat(3, 1) // 4)
+        if documents
+        else (None, None)
+    )
+    rows = torch.arange(3)
+    for trains in (False, True):
+        with torch.set_grad_enabled(trains):
+            whole = model(tokens, *more)[rows, ends]
+            found = model(tokens, *more, ends)
+        assert found.shape == (3, 1, 32)
+        torch.testing.assert_close(found[:, 0], whole, atol=1e-5, rtol=0)
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(whole.square().sum(), parameters)
+    gradients = torch.autograd.grad(found.square().sum(), parameters)
+    for gradient, of_whole in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, of_whole, atol=1e-4, rtol=1e-4)
