@@ -70,6 +70,9 @@ class TransformerConfig:
     """Family whose switches and names on disk these are (llmstages/model/layouts.py)."""
     num_labels: int | None = None
     """None: language-model head; otherwise a classification head with this many logits."""
+    pooling: str = "last"
+    """What a classification head reads of a text: `last`, the hidden state of its end token, or
+    `mean`, that of all its tokens."""
 
 
 class RMSNorm(nn.Module):
@@ -291,6 +294,21 @@ class Transformer(nn.Module):
         if cap is None or self.config.num_labels is not None:
             return logits
         return cap * torch.tanh(logits.float() / cap)
+
+
+def pooled(hidden: Tensor, is_end: Tensor, pooling: str) -> Tensor:
+    """[n, hidden_size]: what a classification head reads of the rows that have an end.
+
+    hidden: [B, T, hidden_size]. is_end: [B, T], true at a row's end token, behind which is padding
+    (a row without one is passed over). pooling: that of `TransformerConfig`; a mean is in float32.
+    """
+    if pooling == "last":
+        return hidden[is_end]
+    rows = is_end.any(dim=1)
+    is_text = is_end[rows].flip(1).cumsum(1).flip(1)
+    # Not a matrix product: autocast would round the states, and padding the sum.
+    total = (hidden[rows].float() * is_text.unsqueeze(2)).sum(dim=1)
+    return total / is_text.sum(dim=1, keepdim=True)
 
 
 def document_mask(document_ids: Tensor) -> Tensor:
