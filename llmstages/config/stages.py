@@ -36,6 +36,7 @@ BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
 COMPILE = ("auto", "on", "blocks", "off")
+POOLINGS = ("last", "mean")
 
 
 @dataclass
@@ -290,11 +291,15 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Column of the label; found by its name when null."""
     batch_size: int = 32
     """Examples an optimizer step."""
+    pooling: str = "last"
+    """What the head reads of a text: `last`, its end token's hidden state, as transformers does; `mean`, that of all its
+    tokens, the end token included."""
     baselines: bool = True
     """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
+        problems += choice_problem("pooling", self.pooling, POOLINGS)
         if self.method.objective != "answers":
             problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:

@@ -136,7 +136,8 @@ def config_to_disk(
     if config.logit_softcap is not None:
         disk["final_logit_softcapping"] = config.logit_softcap
     architecture = layout.architectures.get("causal" if labels is None else "classifier")
-    if architecture is not None:
+    # transformers pools `last`, and would give other scores.
+    if architecture is not None and (labels is None or config.pooling == "last"):
         disk["architectures"] = [architecture]
     if labels is not None:
         disk["id2label"] = {str(index): label for index, label in enumerate(labels)}

@@ -70,6 +70,9 @@ class TransformerConfig:
     """Family whose switches and names on disk these are (llmstages/model/layouts.py)."""
     num_labels: int | None = None
     """None: language-model head; otherwise a classification head with this many logits."""
+    pooling: str = "last"
+    """What a classification head reads of a text: `last`, the hidden state of its end token, or
+    `mean`, that of all its tokens."""
 
 
 class RMSNorm(nn.Module):
@@ -311,6 +314,15 @@ class Transformer(nn.Module):
 def at_ends(x: Tensor, ends: Tensor) -> Tensor:
     """x [B, T, ...] at one position of each row, ends [B]: [B, 1, ...]."""
     return x[torch.arange(len(ends), device=x.device), ends].unsqueeze(1)
+
+
+def mean_to_ends(hidden: Tensor, ends: Tensor) -> Tensor:
+    """hidden [B, T, hidden_size], its mean up to and with one position of each row, ends [B]:
+    [B, hidden_size] in float32."""
+    is_text = torch.arange(hidden.shape[1], device=hidden.device) <= ends[:, None]
+    # Not a matrix product: autocast would round the states, and padding the sum.
+    total = (hidden.float() * is_text.unsqueeze(2)).sum(dim=1)
+    return total / is_text.sum(dim=1, keepdim=True)
 
 
 def document_mask(document_ids: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmstages.data.batch import IGNORED
 from llmstages.data.examples import Example, labelled_windows
 from llmstages.data.labelled_texts import LabelledText
 from llmstages.evaluate.classification import ClassificationReport, classification_report
@@ -16,6 +15,7 @@ from llmstages.report.classification import PredictedRow
 from llmstages.stages.training import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
+from llmstages.train.losses import text_states
 from llmstages.train.scoring import per_text
 
 
@@ -86,11 +86,11 @@ def probabilities(
 def features(
     model: Transformer, texts: Sequence[Sequence[Example]], machine: Machine
 ) -> NDArray[np.float64]:
-    """[n, hidden_size] hidden state of each text's end token, the mean over its windows."""
+    """[n, hidden_size] what the head reads of each text, the mean over its windows."""
     return per_text(
         model,
         texts,
-        lambda m, batch: m(batch.tokens)[batch.targets != IGNORED].float(),
+        lambda m, batch: text_states(m, batch).float(),
         device=machine.device,
         dtype=parallel.product_dtype(model, torch.float32),
         micro_batch_tokens=machine.micro_batch_tokens,

@@ -28,6 +28,7 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
+from llmstages.train.losses import label_loss
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -51,7 +52,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     labels = sorted({row.label for row in rows.train})
     check_labels([*rows.validation, *rows.test], labels)
     machine = choose_machine(config)
-    base = finetune_base(config, num_labels=len(labels))
+    base = finetune_base(config, num_labels=len(labels), pooling=config.pooling)
     model, tokenizer = base.model, base.tokenizer
     directory = run_dir(config, f"{Path(config.data).stem}-classify")
     the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
@@ -79,6 +80,11 @@ def run(config: FinetuneClassifyConfig) -> float:
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
         f"{len(labels)} labels; base {base.directory}"
     )
+    if config.pooling != "last":
+        say(
+            f"pooling={config.pooling}: `predict` follows it; transformers' pipeline cannot, and "
+            "config.json names no architecture"
+        )
     choose_weights(model, config, machine)
     place(model, config, machine)
     before: dict[str, float] = {}
@@ -108,7 +114,9 @@ def run(config: FinetuneClassifyConfig) -> float:
         lr_share=LR_SHARE,
         evaluate=evaluate,
         plan={"metrics_before": before, "baselines": baselines},
+        loss=label_loss,
         labels=labels,
+        classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
     )
     report, predictions = assess(model, rows.test, test, labels, machine, config.seed)
     the_run.keep_lines("predictions.jsonl", (asdict(row) for row in predictions))

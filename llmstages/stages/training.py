@@ -191,14 +191,17 @@ def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str
     return found
 
 
-def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
-    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head.
+def finetune_base(
+    config: FinetuneConfig, num_labels: int | None = None, pooling: str = "last"
+) -> Checkpoint:
+    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head, which
+    reads what `pooling` says.
 
     From here on the config names the optimizer that is inherited from it.
     """
     if config.method.quantised:
         require_bitsandbytes()
-    base = load_checkpoint(config.base_path, num_labels=num_labels)
+    base = load_checkpoint(config.base_path, num_labels=num_labels, pooling=pooling)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base_path}: a classifier; this stage needs a language model")
     config.optim = inherited(config.optim, base)
@@ -237,6 +240,7 @@ def fine_tune(
     plan: Mapping[str, Any],
     loss: LossFn = sparse_loss,
     labels: list[str] | None = None,
+    classifier: dict[str, Any] | None = None,
     last_evaluation: float = 1.0,
     show_samples: Callable[[int], None] | None = None,
 ) -> TrainingResult:
@@ -307,7 +311,7 @@ def fine_tune(
             compile=compiled,
             base=str(base.directory),
             labels=labels,
-            classifier=None if labels is None else {"pooling": "last", "task": "single_label"},
+            classifier=classifier,
             tokens_seen=info.tokens_seen if info else 0,
             began=clock.began,
             stop_after=config.stop_after,

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llmstages.config.stages import POOLINGS
 from llmstages.data.json_files import as_dataclass
 from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
@@ -348,12 +349,16 @@ def best_of_run(run_dir: Path) -> Path:
 
 
 def load_checkpoint(
-    name: str | Path, *, num_labels: int | None = None, verified: bool = False
+    name: str | Path,
+    *,
+    num_labels: int | None = None,
+    pooling: str = "last",
+    verified: bool = False,
 ) -> Checkpoint:
     """Load a model and its tokenizer; weights become float32, on the CPU.
 
-    num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero).
-    verified: the hashes of its files were compared just now.
+    num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero)
+    and reads what `pooling` says. verified: the hashes of its files were compared just now.
     """
     directory = resolve_checkpoint(str(name))
     info = None
@@ -367,6 +372,7 @@ def load_checkpoint(
     labels = None
     if config.num_labels is not None:
         labels = labels_of(disk, config.num_labels, config_path)
+        config = replace(config, pooling=pooling_of(info, directory))
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -376,7 +382,7 @@ def load_checkpoint(
     weights = read_tensors(weights_path)
     require_weights_of(config, directory)
     if num_labels is not None:
-        config = TransformerConfig(**{**asdict(config), "num_labels": num_labels})
+        config = replace(config, num_labels=num_labels, pooling=pooling)
         labels = None
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)
@@ -391,6 +397,14 @@ def labels_of(disk: Mapping[str, Any], count: int, path: Path) -> list[str]:
     if len(labels) != count or len(set(labels)) != count:
         raise UserError(f"{path}: id2label does not name {count} different labels, from 0 on")
     return labels
+
+
+def pooling_of(info: CheckpointInfo | None, directory: Path) -> str:
+    """What a saved classifier's head reads; `UserError` for a pooling that is not known here."""
+    pooling = ((info.classifier if info else None) or {}).get("pooling", "last")
+    if pooling not in POOLINGS:
+        raise UserError(f"{directory / INFO_NAME}: pooling {pooling!r} is not supported")
+    return str(pooling)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

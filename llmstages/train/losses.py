@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmstages.data.batch import IGNORED, Batch
-from llmstages.model.transformer import Transformer
+from llmstages.model.transformer import Transformer, mean_to_ends
 from llmstages.train.cross_entropy import linear_cross_entropy, linear_log_probabilities
 
 LossFn = Callable[[Transformer, Batch], tuple[Tensor, Tensor]]
@@ -52,6 +52,32 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
         batch.targets[supervised],
         batch.weights[supervised],
         softcap=softcap_of(model),
+    )
+    return loss, batch.weights.sum()
+
+
+def text_states(model: Transformer, batch: Batch) -> Tensor:
+    """[n, hidden_size]: what a classifier's head reads of each text, whose label is the one target
+    of its row; rows without a target are passed over."""
+    labelled = batch.targets != IGNORED
+    ends = labelled.int().argmax(dim=1)
+    where = (batch.tokens, batch.position_ids, batch.document_ids)
+    if model.config.pooling == "last":
+        states = model(*where, ends)[:, 0]
+    else:
+        states = mean_to_ends(model(*where), ends)
+    found: Tensor = states[labelled.any(dim=1)]
+    return found
+
+
+def label_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the labels in nats (classification)."""
+    labelled = batch.targets != IGNORED
+    loss = linear_cross_entropy(
+        text_states(model, batch),
+        model.output_weight,
+        batch.targets[labelled],
+        batch.weights[labelled],
     )
     return loss, batch.weights.sum()
 
@@ -106,11 +132,10 @@ def softcap_of(model: Transformer) -> float | None:
 
 @torch.no_grad()
 def label_probabilities(model: Transformer, batch: Batch) -> Tensor:
-    """[B, num_labels] float32 softmax at each row's one target position.
+    """[B, num_labels] float32 softmax of each row's text.
 
     Logits are float32 under autocast too: a bfloat16 one of 4 is rounded by up to 0.016.
     """
-    hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
-    ends = hidden[batch.targets != IGNORED].float()
-    with torch.autocast(ends.device.type, enabled=False):
-        return F.linear(ends, model.output_weight.float()).softmax(dim=-1)
+    states = text_states(model, batch).float()
+    with torch.autocast(states.device.type, enabled=False):
+        return F.linear(states, model.output_weight.float()).softmax(dim=-1)

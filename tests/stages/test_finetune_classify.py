@@ -1,12 +1,14 @@
 """Classification: the same probabilities whatever stands beside a text in its batch."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from llmstages.data.examples import labelled_windows, make_batch
+from llmstages.stages import finetune_classify
 from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.predict import scores_of
 from llmstages.stages.training import Machine
@@ -25,9 +27,10 @@ TEXTS = [
 ]
 
 
-@pytest.fixture
-def loaded(classifier_run):
+@pytest.fixture(params=["last", "mean"])
+def loaded(request, classifier_run):
     checkpoint = load_checkpoint(classifier_run)
+    checkpoint.model.config = replace(checkpoint.model.config, pooling=request.param)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # probabilities far from each other, so that differences would show
         for parameter in checkpoint.model.parameters():
@@ -82,12 +85,14 @@ def test_probabilities_do_not_depend_on_the_batch_and_are_those_of_predict(loade
         assert (found.argmax(1) == one_by_one.argmax(1))[clear].all()
 
 
-def test_features_are_the_end_tokens_hidden_states_in_order(loaded, texts):
+def test_features_are_what_the_head_reads_in_order(loaded, texts):
     machine = Machine(torch.device("cpu"), torch.float32, 100)
     found = features(loaded.model, texts, machine)
     for row, windows in zip(found, texts, strict=True):
         with torch.inference_mode():
-            each = [loaded.model(torch.tensor([w.tokens]))[0, -1].numpy() for w in windows]
+            states = [loaded.model(torch.tensor([w.tokens]))[0].numpy() for w in windows]
+        pooling = loaded.model.config.pooling
+        each = [found[-1] if pooling == "last" else found.mean(axis=0) for found in states]
         np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
 
 
@@ -97,9 +102,29 @@ def test_labels_are_sorted_and_in_the_checkpoint(classifier_run):
     assert config["architectures"] == ["Qwen3ForSequenceClassification"]
 
 
-def test_given_validation_and_test_files(tmp_path, classify_config, labelled_file):
-    from llmstages.stages import finetune_classify
+def test_the_mean_of_a_texts_tokens(tmp_path, classify_config, labelled_file):
+    """What is trained, reported and predicted is one thing, and not what transformers would do."""
+    finetune_classify.run(classify_config(tmp_path, pooling="mean"))
+    run = tmp_path / "lines-classify"
+    assert "architectures" not in json.loads((run / "best" / "config.json").read_text("utf-8"))
+    loaded = load_checkpoint(run)
+    assert loaded.info.classifier["pooling"] == loaded.model.config.pooling == "mean"
+    rows = [
+        json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").split("\n")[:-1]
+    ]
 
+    def predicted():
+        cpu = torch.device("cpu")
+        found = scores_of(loaded, [row["text"] for row in rows], 4, cpu, torch.float32)
+        return np.array([[*scores.values()] for scores in found])
+
+    reported = np.array([[*row["probabilities"].values()] for row in rows])
+    np.testing.assert_allclose(predicted(), reported, atol=1e-5)
+    loaded.model.config = replace(loaded.model.config, pooling="last")
+    assert np.abs(predicted() - reported).max() > 1e-3
+
+
+def test_given_validation_and_test_files(tmp_path, classify_config, labelled_file):
     lines = labelled_file.read_text(encoding="utf-8").splitlines(keepends=True)
     for name, part in {"train": lines[4:-4], "validation": lines[:4], "test": lines[-4:]}.items():
         extra = '{"text": "more", "label": "strings"}\n{"text": "less", "label": "integers"}\n'

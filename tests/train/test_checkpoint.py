@@ -55,6 +55,7 @@ def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labell
     assert read_info(classifier_run / "best").classifier == {
         "pooling": "last",
         "task": "single_label",
+        "windows": "mean",
     }
 
 
