@@ -1,0 +1,287 @@
+"""Four public labelled sets: this toolkit's classifier, TF-IDF, and the same model from nothing.
+
+    python scripts/bench_classify.py [SET ...] [--data $LLMSTAGES_DATA] [--base RUN] [--seeds 5]
+        [--directory bench_classify] [--jobs 1] [--json FILE] [-- WORD ...]
+
+The whole journey, each step as typed in a shell: `collect` makes a corpus of public English text
+and of the training texts of the sets, without their labels; `pretrain` makes a base of it (leave
+both out with --base); `finetune-classify` tunes that base on the rows of each SET, with --seeds
+seeds; and once more the same from random weights. The split is the same for all seeds. Tests are
+read by no step before the last. WORDs go to `finetune-classify`.
+
+The table gives macro F1 and accuracy on the test rows: the mean over the seeds with its 95 %
+interval (Student's t), the same from random weights, and of TF-IDF + logistic regression.
+"""
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from measurement import provenance, widen_output, write_record
+from scipy.stats import t as student
+
+from llmstages.report.terminal import output_console, table
+from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
+from llmstages.train.device import choose_device, hardware_facts, machine_facts
+
+ENGLISH = [
+    "web_text_demo/c4_demo.jsonl",
+    "web_text_demo/wiki_demo.txt",
+    "wikitext2/train_5k.txt",
+    "cc_text_jsonl",
+    "instruct/llamafactory/alpaca_en_demo.json",
+    "instruct/self_instruct",
+]
+NOVELS = ["Burnett_Garden_1911", "Chesterton_Thursday_1908", "Doyle_Lost_1912"]
+NOVELS += ["Forster_Howards_1910", "Galsworthy_Saints_1919"]
+WEIGHTS = {"english": 0.38, "novels": 0.10, "korean_3i4k": 0.20}
+WEIGHTS |= {"banking77": 0.12, "snips": 0.11, "sms_spam": 0.09}
+TEST_SHARE = 0.2
+"""Of a set that comes without a test file."""
+
+Row = tuple[str, str]
+"""Text and label."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What `finetune-classify` is given for a set."""
+
+    train: Path
+    test: Path
+
+
+# -------------------------------------------------------------------------------------------------
+# the sets
+
+
+def delimited(path: Path, label_column: str) -> list[Row]:
+    """Rows of a CSV file with a header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["text"], row[label_column]) for row in csv.DictReader(file)]
+
+
+def label_first(path: Path) -> list[Row]:
+    """Rows of a file of `label<TAB>text`; a header is no row."""
+    lines = path.read_text("utf-8-sig").splitlines()
+    pairs = [line.split("\t", 1) for line in lines if "\t" in line]
+    return [(text, label) for label, text in pairs if label != "label"]
+
+
+def split_off_test(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """(training, test) of rows without duplicates, always the same."""
+    once = list(dict(reversed(list(rows))).items())
+    random.Random(0).shuffle(once)
+    size = round(TEST_SHARE * len(once))
+    return once[size:], once[:size]
+
+
+def read_sets(data: Path) -> dict[str, tuple[list[Row], list[Row]]]:
+    """(training, test) rows of each set."""
+    folder = data / "classify"
+    banking, snips = folder / "banking77", folder / "snips"
+    korean = folder / "korean_3i4k"
+    return {
+        "sms_spam": split_off_test(label_first(folder / "sms_spam" / "SMSSpamCollection")),
+        "banking77": (
+            delimited(banking / "train.csv", "category"),
+            delimited(banking / "test.csv", "category"),
+        ),
+        "snips": (
+            delimited(snips / "train.csv", "intent") + delimited(snips / "valid.csv", "intent"),
+            delimited(snips / "test.csv", "intent"),
+        ),
+        "korean_3i4k": (
+            label_first(korean / "fci_train_val.txt"),
+            label_first(korean / "fci_test.txt"),
+        ),
+    }
+
+
+def write_rows(rows: Iterable[Row], path: Path, *, labels: bool) -> None:
+    """JSON Lines of texts, with their labels or without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for text, label in rows:
+            entry = {"text": text, "label": label} if labels else {"text": text}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def write_sets(arguments: argparse.Namespace) -> dict[str, Files]:
+    """Every set as files of one form; texts alone for the corpus."""
+    found = {}
+    for name, (train, test) in read_sets(arguments.data).items():
+        folder = arguments.directory / "sets"
+        files = Files(folder / f"{name}-train.jsonl", folder / f"{name}-test.jsonl")
+        write_rows(train, files.train, labels=True)
+        write_rows(test, files.test, labels=True)
+        write_rows(train, arguments.directory / "texts" / f"{name}.jsonl", labels=False)
+        found[name] = files
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# the journey
+
+
+def llmstages(*words: str) -> None:
+    """Run a command as typed in a shell."""
+    output_console().rule("llmstages " + " ".join(words), align="left")
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-m", "llmstages", *words], check=True)
+
+
+def make_base(arguments: argparse.Namespace) -> str:
+    """A corpus of text that is like the sets', and the base that reads it."""
+    paths = {
+        "english": [arguments.data / name for name in ENGLISH],
+        "novels": [arguments.data / "english_novels" / f"{name}.txt.gz" for name in NOVELS],
+    }
+    for name in WEIGHTS.keys() - paths.keys():
+        paths[name] = [arguments.directory / "texts" / f"{name}.jsonl"]
+    sources = [
+        f"+corpus.sources.{name}.paths=[{','.join(map(str, paths[name]))}]" for name in WEIGHTS
+    ]
+    weights = [f"+corpus.sources.{name}.weight={share}" for name, share in WEIGHTS.items()]
+    corpora, runs = arguments.directory / "corpora", arguments.directory / "runs"
+    # Messages are shorter than what the filters of web pages let through.
+    llmstages(
+        *("collect", "corpus=local", "name=classify", f"corpora_dir={corpora}", "quality=off"),
+        *("dedup=exact", "tokenizer.vocab_size=8192", "overwrite=true", *sources),
+    )
+    llmstages(
+        *("pretrain", str(corpora / "classify"), f"runs_dir={runs}", "name=base", "overwrite=true"),
+        *("model=nano", f"budget.tokens={arguments.tokens}", "mask_documents=true", *weights),
+    )
+    return str(runs / "base")
+
+
+def from_nothing(base: str, seed: int, directory: Path) -> str:
+    """A checkpoint of the base's shape and tokenizer with random weights."""
+    checkpoint = load_checkpoint(base)
+    checkpoint.model.initialize(torch.Generator().manual_seed(seed))
+    path = directory / f"random-{seed}"
+    info = CheckpointInfo("pretrain", 0, 0, {}, Lineage())
+    save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, info)
+    return str(path)
+
+
+def tune(
+    files: Files, name: str, base: str, seed: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """The summary of a classifier."""
+    runs = arguments.directory / "runs"
+    llmstages(
+        *("finetune-classify", str(files.train), f"test_data={files.test}", f"base={base}"),
+        *(f"runs_dir={runs}", f"name={name}", f"seed={seed}", "overwrite=true"),
+        *("baselines=false", *arguments.words),
+    )
+    summary: dict[str, Any] = json.loads((runs / name / "summary.json").read_text())
+    return summary
+
+
+def compare(name: str, files: Files, base: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All runs of a set."""
+    seeds = range(arguments.seeds)
+    random_bases = [from_nothing(base, seed, arguments.directory) for seed in seeds]
+    jobs = [(f"{name}-{seed}", base, seed) for seed in seeds]
+    jobs += [(f"{name}-random-{seed}", random_bases[seed], seed) for seed in seeds]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        summaries = list(pool.map(lambda job: tune(files, *job, arguments), jobs))
+    figures = [{key: s["metrics"][key] for key in ("macro_f1", "accuracy")} for s in summaries]
+    return {
+        "set": name,
+        "examples": summaries[0]["examples"],
+        "seconds": [s["seconds"] for s in summaries],
+        "pretrained": figures[: len(seeds)],
+        "random": figures[len(seeds) :],
+        "tfidf": baseline(files),
+    }
+
+
+def baseline(files: Files) -> dict[str, float]:
+    """TF-IDF + logistic regression on all training rows, as `finetune-classify` reports it."""
+    from llmstages.evaluate.baselines import tfidf_baseline
+
+    train, test = (
+        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for path in (files.train, files.test)
+    )
+    return tfidf_baseline(
+        [row["text"] for row in train],
+        [row["label"] for row in train],
+        [row["text"] for row in test],
+        [row["label"] for row in test],
+        sorted({row["label"] for row in train}),
+    )
+
+
+def with_interval(values: list[float]) -> str:
+    """Mean and its 95 % interval."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}"
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):.4f} ± {half:.4f}"
+
+
+def main(argv: list[str]) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("sets", nargs="*", metavar="SET")
+    default = os.environ.get("LLMSTAGES_DATA")
+    parser.add_argument("--data", type=Path, default=default and Path(default))
+    parser.add_argument("--base", default=None, help="run or checkpoint to tune")
+    parser.add_argument("--tokens", type=int, default=8_000_000, help="that the base reads")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="classifiers tuned at a time")
+    parser.add_argument("--directory", type=Path, default=Path("bench_classify"))
+    parser.add_argument("--json", type=Path, default=None)
+    own, words = argv, []
+    if "--" in argv:
+        own, words = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    arguments = parser.parse_args(own)
+    arguments.words = words
+    if arguments.data is None:
+        parser.error("--data or LLMSTAGES_DATA names the folder of data sets")
+    widen_output()
+    files = write_sets(arguments)
+    if unknown := set(arguments.sets) - files.keys():
+        parser.error(f"no set {', '.join(sorted(unknown))}; there are {', '.join(files)}")
+    base = arguments.base or make_base(arguments)
+    results = []
+    for name in arguments.sets or files:
+        results.append(compare(name, files[name], base, arguments))
+        if arguments.json is not None:
+            device = choose_device("auto")
+            machine = machine_facts(device) | hardware_facts(device)
+            record = provenance(__file__, argv) | {"machine": machine, "results": results}
+            write_record(arguments.json, record)
+    rows = []
+    for result in results:
+        for key, label in (("macro_f1", "macro F1"), ("accuracy", "accuracy")):
+            rows.append(
+                [
+                    f"{result['set']} ({result['examples']['test']:,} test rows)",
+                    label,
+                    with_interval([figures[key] for figures in result["pretrained"]]),
+                    with_interval([figures[key] for figures in result["random"]]),
+                    f"{result['tfidf'][key]:.4f}",
+                ]
+            )
+    columns = ["set", "figure", "from the base", "from random weights", "TF-IDF"]
+    table("", columns, rows, to_output=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
