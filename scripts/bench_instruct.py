@@ -25,8 +25,11 @@ from typing import Any
 
 from measurement import provenance, widen_output, write_record
 
+from llmstages.config.groups import MethodConfig
 from llmstages.model.counts import num_parameters
+from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.report.terminal import output_console, table
+from llmstages.stages.methods import lora_targets
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
 from llmstages.train.optimizer import derived_lr
@@ -112,26 +115,24 @@ def with_interval(metrics: dict[str, Any], key: str) -> str:
     return shown if interval is None else f"{shown} ({interval[0]:,.3f} to {interval[1]:,.3f})"
 
 
-def rank_for(share: float, base: str) -> int:
-    """The largest rank whose adapters on all matrices of the blocks have this share."""
-    config = load_checkpoint(base).model.config
-    per_rank = sum(
-        sum(parameter.shape)
-        for name, parameter in load_checkpoint(base).model.named_parameters()
-        if name.startswith("blocks.") and parameter.dim() == 2
-    )
-    return int(share * num_parameters(config) / per_rank)
+def rank_for(share: float, base: str, method: MethodConfig) -> int:
+    """The largest rank whose adapters beside all that the method adapts have this share."""
+    model = load_checkpoint(base).model
+    add_lora(model, Lora(1, 1.0, lora_targets(method, model.config)), seed=0)
+    per_rank = sum(p.numel() for name, p in model.named_parameters() if is_adapter(name))
+    return int(share * num_parameters(model.config) / per_rank)
 
 
 def compare_methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The whole model and adapters on rasbt's pairs, at several rates and seeds."""
     path = arguments.data / "instruct" / SETS["rasbt"]
     model = load_checkpoint(arguments.base).model.config
-    rank = rank_for(TENTH, arguments.base)
     results = []
     for method in arguments.methods:
         words = list(METHODS[method])
+        rank = None
         if method != "full":
+            rank = rank_for(TENTH, arguments.base, MethodConfig(decomposed=method == "dora"))
             words += [f"method.rank={rank}", f"method.alpha={2 * rank}"]
         for rate in map(float, arguments.rates.split(",")):
             lr = rate * derived_lr("muon", model.hidden_size)
@@ -142,7 +143,7 @@ def compare_methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 results.append(
                     {
                         "method": method,
-                        "rank": None if method == "full" else rank,
+                        "rank": rank,
                         "rate": rate,
                         "seed": seed,
                         "validation_loss": best_validation(arguments.directory / "runs" / name),
@@ -162,7 +163,7 @@ def compare_methods(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         shown = [f"{rate:g}: {loss:.3f}" for rate, loss in losses.items()]
         test = mean(r["test_loss"] for r in by_rate[best])
         rows.append([method, ", ".join(shown), f"{best:g}", f"{test:.4f}"])
-    title = f"rasbt's pairs, {arguments.epochs:g} epochs, adapters of rank {rank}"
+    title = f"rasbt's pairs, {arguments.epochs:g} epochs"
     columns = ["method", "validation loss by rate", "best rate", "test loss at it"]
     table(title, columns, rows, to_output=True)
     return results

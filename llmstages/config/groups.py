@@ -6,7 +6,7 @@ Only the standard library is imported here. Each class checks itself when it is 
 object of these classes is valid wherever it turns up. All problems are said at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 
@@ -14,8 +14,9 @@ AUTO_MODEL = "auto"
 """Name of the model whose size is picked for the budget; its shape keys are 0 until then."""
 OBJECTIVES = ("answers", "preferences")
 METHODS = ("full", "lora", "last", "head")
-LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
-"""Matrices of a block that adapters can be put beside."""
+BLOCK_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
+LORA_TARGETS = (*BLOCK_MATRICES, "embedding")
+"""Matrices that adapters can be put beside."""
 PICKED_KEYS = (
     *("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"),
 )
@@ -146,13 +147,13 @@ class MethodConfig:
     """Which weights fine-tuning changes, and by which objective."""
 
     name: str = "full"
-    """`full`: all; `lora`: adapters beside the matrices of the blocks (Hu et al. 2021); `last`: the last blocks, the last norm and a head of its own; `head`: a classifier's head alone."""
+    """`full`: all; `lora`: adapters beside matrices (Hu et al. 2021); `last`: the last blocks, the last norm and a head of its own; `head`: a classifier's head alone."""
     rank: int = 16
     """Rank of an adapter."""
     alpha: float = 32.0
     """What an adapter adds is multiplied by `alpha / rank`."""
-    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
-    """Matrices that get an adapter; all of them are better than those of attention alone (Dettmers et al. 2023)."""
+    targets: list[str] | None = None
+    """Matrices that get an adapter: `query`, `key`, `value`, `output`, `gate`, `up` and `down` of the blocks, and `embedding`, which is the token embedding and the output matrix; null: all those of the blocks (Dettmers et al. 2023), and `embedding` where it has a third of the model's parameters or more, unless `decomposed`."""
     rank_stabilised: bool = False
     """Multiply by `alpha / sqrt(rank)` instead, which suits high ranks (Kalajdzievski 2023, rsLoRA)."""
     decomposed: bool = False
@@ -173,14 +174,19 @@ class MethodConfig:
         problems += range_problem("method.last_blocks", self.last_blocks, 1)
         problems += choice_problem("method.objective", self.objective, OBJECTIVES)
         problems += range_problem("method.beta", self.beta, 1e-6, 100.0)
-        for target in self.targets:
+        for target in self.targets or ():
             problems += choice_problem("method.targets", target, LORA_TARGETS)
         if self.quantised and self.name != "lora":
             problems.append(
                 f"method.quantised=true goes with adapters, not with method.name={self.name}: "
                 "method=qlora"
             )
-        if not self.targets:
+        if self.decomposed and "embedding" in (self.targets or ()):
+            problems.append(
+                "method.decomposed=true goes with the matrices of the blocks, as an embedding that "
+                "is the output matrix too has two kinds of norms: method.targets without embedding"
+            )
+        if self.targets == []:
             problems.append("method.targets=[] leaves nothing to train: name some of the matrices")
         refuse(problems)
 

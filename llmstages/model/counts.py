@@ -11,13 +11,15 @@ def num_parameters(config: TransformerConfig) -> int:
     matrices = 3 if config.activation == "swiglu" else 2
     norms = 2 * h + 2 * config.head_dim if config.norm_weights else 0
     block = attention + matrices * h * config.intermediate_size + norms
-    embedding = config.vocab_size * h
-    if config.num_labels is not None:
-        head = config.num_labels * h
-    else:
-        head = 0 if config.tie_embeddings else embedding
+    head = 0 if config.num_labels is None else config.num_labels * h
     last_norm = h if config.norm_weights else 0
-    return embedding + config.num_layers * block + last_norm + head
+    return embedding_parameters(config) + config.num_layers * block + last_norm + head
+
+
+def embedding_parameters(config: TransformerConfig) -> int:
+    """Those of the token embedding, and of a language model's output matrix where it is another."""
+    is_one = config.tie_embeddings or config.num_labels is not None
+    return (1 if is_one else 2) * config.vocab_size * config.hidden_size
 
 
 def flops_per_token(config: TransformerConfig, length: int) -> float:
@@ -55,6 +57,8 @@ def trained_flops_share(model: Transformer) -> float:
         for block in model.blocks
     ]
     first = next((i for i, (count, _) in enumerate(counts) if count), len(counts))
+    if any(parameter.requires_grad for parameter in model.embedding.parameters()):
+        first = 0
     back = 1 - first / len(counts)
     trained = sum(count for count, _ in counts)
     total = sum(num_numbers(p) for block in model.blocks for p in block.parameters())

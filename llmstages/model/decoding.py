@@ -55,9 +55,15 @@ class Decoder:
         self.device = model.embedding.weight.device
         with torch.no_grad():
             self.layers = [self._layer(block, model) for block in model.blocks]
-            self.embedding = whole(model.embedding.weight)
-            self.norm = None if model.norm.weight is None else whole(model.norm.weight)
-            self.head = whole(model.output_weight).to(dtype)
+            outside = {
+                name: whole(p)
+                for name, p in model.named_parameters()
+                if not name.startswith("blocks.")
+            }
+            outside = merged(outside, model.lora)
+            self.embedding = outside["embedding.weight"]
+            self.norm = outside.get("norm.weight")
+            self.head = outside.get("head.weight", self.embedding).to(dtype)
         self.cos, self.sin = model.rotary.cos, model.rotary.sin
         self.eps = torch.tensor(self.config.norm_eps, device=self.device)
 

@@ -8,8 +8,11 @@ An adapted matrix gives
 
 with scale alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023, "rsLoRA"). B starts at zero
 and m at the norms of W, so an adapted model starts as the one it was made of. Names and arithmetic
-are those of the PEFT library, which reads what is written under `peft_name`. W may be in 4 bits
+are those of the PEFT library, which reads what `to_peft` makes. W may be in 4 bits
 (llmstages/model/four_bits.py).
+
+An embedding [vocab_size, hidden_size] is adapted in the same way, W + scale B A; where it is the
+output matrix too, both have the one adapter.
 """
 
 import math
@@ -34,6 +37,13 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 
 ATTENTION = ("query", "key", "value", "output")
 """The matrices of a block's attention; the others are those of its feed-forward layer."""
+EMBEDDING = "embedding"
+"""The token embedding and the language model's output matrix, be they one or two."""
+EMBEDDING_SHARE = 1 / 3
+"""From this share of a model's parameters on, embedding and output matrix are adapted too unless
+something else is asked for. A third is above the share in models of half a billion parameters and
+more with the usual vocabularies (Qwen3-0.6B: 26 %), of which one expects adapters in the blocks
+alone; what it costs small models to go without is in docs/instruct.md."""
 TINY = 1e-12
 """A row of zeros has no direction: its norm is taken for this."""
 PEFT_PREFIX = "base_model.model."
@@ -41,6 +51,10 @@ PEFT_ENDINGS = {
     ".lora_a": ".lora_A.weight",
     ".lora_b": ".lora_B.weight",
     ".magnitude": ".lora_magnitude_vector",
+}
+EMBEDDING_TO_PEFT = {
+    "embedding.lora_a": "model.embed_tokens.lora_embedding_B",
+    "embedding.lora_b": "model.embed_tokens.lora_embedding_A",
 }
 
 
@@ -88,6 +102,30 @@ class FrozenLinear(nn.Linear):
         return taken_out(self.weight) if self.quantised else self.weight.detach()
 
 
+class LoraEmbedding(nn.Embedding):
+    """A frozen embedding with an adapter: that of the output matrix too where they are one."""
+
+    def __init__(self, layer: nn.Embedding, lora: Lora, generator: torch.Generator) -> None:
+        """Takes over the weight of `layer`; A is drawn as that of a linear layer is."""
+        with torch.device("meta"):
+            super().__init__(layer.num_embeddings, layer.embedding_dim)
+        self.weight = layer.weight
+        self.weight.requires_grad_(False)
+        self.scale = lora.scale
+        self.lora_a, self.lora_b = drawn(
+            layer.embedding_dim, layer.num_embeddings, lora.rank, generator
+        )
+        self.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        low = F.embedding(input, self.lora_b) @ self.lora_a
+        return super().forward(input) + self.scale * low
+
+    def weight_with_adapter(self) -> Tensor:
+        """[vocab_size, hidden_size]."""
+        return self.weight + self.scale * (self.lora_b @ self.lora_a)
+
+
 class LoraLinear(FrozenLinear):
     """A frozen linear layer with an adapter."""
 
@@ -95,10 +133,9 @@ class LoraLinear(FrozenLinear):
         """Takes over the weight of `layer`; A is drawn as PEFT does."""
         super().__init__(layer)
         self.scale = lora.scale
-        bound = 1 / math.sqrt(layer.in_features)
-        a = torch.empty(lora.rank, layer.in_features)
-        self.lora_a = nn.Parameter(nn.init.uniform_(a, -bound, bound, generator=generator))
-        self.lora_b = nn.Parameter(torch.zeros(layer.out_features, lora.rank))
+        self.lora_a, self.lora_b = drawn(
+            layer.in_features, layer.out_features, lora.rank, generator
+        )
         self.magnitude: nn.Parameter | None = None
         if lora.decomposed:
             self.magnitude = nn.Parameter(torch.linalg.vector_norm(self.whole_weight(), dim=1))
@@ -112,6 +149,19 @@ class LoraLinear(FrozenLinear):
             norms = row_norms(self.whole_weight(), self.lora_a, self.lora_b, self.scale)
         scaled: Tensor = y * (self.magnitude / norms).to(y.dtype)
         return scaled
+
+    def weight_with_adapter(self) -> Tensor:
+        """[out, in]; without the norms of a decomposed one."""
+        return self.whole_weight() + self.scale * (self.lora_b @ self.lora_a)
+
+
+def drawn(
+    inputs: int, outputs: int, rank: int, generator: torch.Generator
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """A [rank, inputs], drawn as PEFT does, and B [outputs, rank], zero."""
+    bound = 1 / math.sqrt(inputs)
+    a = nn.init.uniform_(torch.empty(rank, inputs), -bound, bound, generator=generator)
+    return nn.Parameter(a), nn.Parameter(torch.zeros(outputs, rank))
 
 
 def row_norms(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -159,6 +209,10 @@ def add_lora(
             model.set_submodule(place, adapted)
         elif lora.quantised:
             model.set_submodule(place, FrozenLinear(layer))
+    if EMBEDDING in lora.targets:
+        model.embedding = LoraEmbedding(model.embedding, lora, generator)
+        if model.head is not None and model.config.num_labels is None:
+            model.head = LoraLinear(model.head, lora, generator)
     model.adapted_weights = TakenOut(before) if lora.quantised else before
     model.lora = lora
 
@@ -202,8 +256,40 @@ def trained_names(names: list[str], config: TransformerConfig) -> list[str]:
     return [name for name in names if is_adapter(name) or name in head]
 
 
+def to_peft(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+    """Contents of PEFT's `adapter_model.safetensors`, from the parameters of an adapted model.
+
+    PEFT has an embedding's A and B the other way round, transposed; and where the embedding is the
+    output matrix too, an adapter of each, which are the same.
+    """
+    stored = {}
+    for name in trained_names(list(weights), config):
+        tensor = weights[name]
+        stored[peft_name(name, config)] = (
+            tensor.t().contiguous() if name in EMBEDDING_TO_PEFT else tensor
+        )
+        if name in EMBEDDING_TO_PEFT and is_tied(config):
+            stored[peft_name(name.replace("embedding", "head"), config)] = tensor
+    return stored
+
+
+def from_peft(
+    stored: Mapping[str, Tensor], names: list[str], config: TransformerConfig
+) -> dict[str, Tensor]:
+    """The trained ones of the parameters `names`. Raises `KeyError` where one is missing."""
+    found = {name: stored[peft_name(name, config)] for name in trained_names(names, config)}
+    return {name: t.t() if name in EMBEDDING_TO_PEFT else t for name, t in found.items()}
+
+
+def is_tied(config: TransformerConfig) -> bool:
+    """Whether the embedding is the output matrix too."""
+    return config.tie_embeddings and config.num_labels is None
+
+
 def peft_name(name: str, config: TransformerConfig) -> str:
     """Name of a trained parameter in PEFT's `adapter_model.safetensors`."""
+    if name in EMBEDDING_TO_PEFT:
+        return PEFT_PREFIX + EMBEDDING_TO_PEFT[name]
     classifier = config.num_labels is not None
     for ending, there in PEFT_ENDINGS.items():
         if name.endswith(ending):
@@ -216,13 +302,19 @@ def peft_name(name: str, config: TransformerConfig) -> str:
 def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, Any]:
     """Contents of PEFT's `adapter_config.json`; base: where the adapted model lies."""
     classifier = config.num_labels is not None
-    layers = {name: "attention" if name in ATTENTION else "feed_forward" for name in lora.targets}
+    layers = {
+        name: "attention" if name in ATTENTION else "feed_forward"
+        for name in lora.targets
+        if name != EMBEDDING
+    }
     if config.activation != "swiglu":
         layers.pop("gate", None)
     targets = {
         peft_name(f"blocks.0.{layer}.{name}.lora_a", config).split(".")[-3]
         for name, layer in layers.items()
     }
+    if EMBEDDING in lora.targets:
+        targets |= {"embed_tokens"} if classifier else {"embed_tokens", "lm_head"}
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if classifier else "CAUSAL_LM",
@@ -236,5 +328,6 @@ def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, A
         "use_dora": lora.decomposed,
         "modules_to_save": ["score"] if classifier else None,
         "fan_in_fan_out": False,
+        "ensure_weight_tying": EMBEDDING in lora.targets and is_tied(config),
         "inference_mode": True,
     }

@@ -299,8 +299,8 @@ class Transformer(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """Matrix of the head, [vocab_size or num_labels, hidden_size]."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        """Matrix of the head, [vocab_size or num_labels, hidden_size], with its adapter."""
+        return with_adapter(self.embedding if self.head is None else self.head)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Head applied to hidden states [..., hidden_size] -> [..., vocab_size or num_labels]."""
@@ -323,6 +323,12 @@ def mean_to_ends(hidden: Tensor, ends: Tensor) -> Tensor:
     # Not a matrix product: autocast would round the states, and padding the sum.
     total = (hidden.float() * is_text.unsqueeze(2)).sum(dim=1)
     return total / is_text.sum(dim=1, keepdim=True)
+
+
+def with_adapter(layer: nn.Embedding | nn.Linear) -> Tensor:
+    """The matrix of an embedding or a head, with its adapter (llmstages/model/lora.py) if any."""
+    made: Callable[[], Tensor] | None = getattr(layer, "weight_with_adapter", None)
+    return layer.weight if made is None else made()
 
 
 def document_mask(document_ids: Tensor) -> Tensor:

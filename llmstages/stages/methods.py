@@ -2,14 +2,23 @@
 
 import torch
 
+from llmstages.config.groups import BLOCK_MATRICES, MethodConfig
 from llmstages.config.stages import FinetuneConfig
 from llmstages.errors import UserError
-from llmstages.model.counts import num_parameters
-from llmstages.model.lora import Lora, add_lora, is_adapter
-from llmstages.model.transformer import Transformer
+from llmstages.model.counts import embedding_parameters, num_parameters
+from llmstages.model.lora import EMBEDDING, EMBEDDING_SHARE, Lora, add_lora, is_adapter
+from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
 from llmstages.stages.training import Machine
 from llmstages.train import parallel
+
+
+def lora_targets(method: MethodConfig, config: TransformerConfig) -> tuple[str, ...]:
+    """The matrices that get an adapter."""
+    if method.targets is not None:
+        return tuple(method.targets)
+    has_embedding = embedding_parameters(config) >= EMBEDDING_SHARE * num_parameters(config)
+    return (*BLOCK_MATRICES, *([EMBEDDING] if has_embedding and not method.decomposed else []))
 
 
 def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine) -> None:
@@ -19,7 +28,7 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
         lora = Lora(
             rank=method.rank,
             alpha=method.alpha,
-            targets=tuple(method.targets),
+            targets=lora_targets(method, model.config),
             rank_stabilised=method.rank_stabilised,
             decomposed=method.decomposed,
             quantised=method.quantised,
@@ -31,7 +40,7 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
         add_lora(model, lora, config.seed, dtype, machine.device)
         if not any(is_adapter(name) for name, _ in model.named_parameters()):
             raise UserError(
-                f"method.targets={list(method.targets)}: a {model.config.layout} model has no such "
+                f"method.targets={method.targets}: a {model.config.layout} model has no such "
                 "matrix: name others"
             )
     elif method.name != "full":

@@ -19,7 +19,7 @@ from llmstages.data.shards import Shard, tokens_sha256
 from llmstages.errors import UserError
 from llmstages.model.counts import flops_per_token, num_parameters, trained_flops_share
 from llmstages.model.four_bits import require_bitsandbytes
-from llmstages.model.lora import is_adapter
+from llmstages.model.lora import EMBEDDING, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
@@ -295,6 +295,9 @@ def fine_tune(
                 tokens=machine.micro_batch_tokens,
                 optimizer=config.optim.name,
                 adapters=sum(p.numel() for n, p in model.named_parameters() if is_adapter(n)),
+                adapted_head=model.lora is not None
+                and EMBEDDING in model.lora.targets
+                and labels is None,
                 quantised=config.method.quantised,
             ),
             dropout=config.dropout,

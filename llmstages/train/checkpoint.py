@@ -24,7 +24,7 @@ from llmstages.data.json_files import as_dataclass
 from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
 from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
-from llmstages.model.lora import Lora, merged, peft_config, peft_name, trained_names
+from llmstages.model.lora import Lora, from_peft, merged, peft_config, to_peft
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
@@ -172,8 +172,7 @@ def _write_files(
     if adapted is not None:
         folder = staging / ADAPTER_DIR
         folder.mkdir()
-        names = trained_names(list(weights), config)
-        adapters = {peft_name(name, config): weights[name] for name in names}
+        adapters = to_peft(weights, config)
         save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
     write_json(
@@ -438,10 +437,8 @@ def restore_weights(model: Transformer, loaded: Checkpoint) -> None:
     path = loaded.directory / ADAPTER_DIR / "adapter_model.safetensors"
     try:
         stored = read_tensors(path)
-        names = trained_names([name for name, _ in model.named_parameters()], model.config)
-        parallel.load_weights(
-            model, {name: stored[peft_name(name, model.config)] for name in names}
-        )
+        names = [name for name, _ in model.named_parameters()]
+        parallel.load_weights(model, from_peft(stored, names, model.config))
     except (KeyError, RuntimeError) as error:
         raise UserError(f"{path}: not the adapters of this run ({error})") from error
 

@@ -100,13 +100,14 @@ def memory_needed(
     optimizer: str = "muon",
     device: str = "cuda",
     adapters: int = 0,
+    adapted_head: bool = False,
     quantised: bool = False,
 ) -> MemoryNeeded:
     """Bytes for micro-batches of `rows` sequences of `length` tokens.
 
     dtype: of the matrix products. optimizer: `muon` or `adamw`. adapters: their number of weights,
     where they alone are trained beside all matrices of the blocks, which are kept in `dtype` then,
-    or in 4 bits when quantised.
+    or in 4 bits when quantised. adapted_head: the output matrix has one of them.
     """
     parameters = num_parameters(config)
     matrices = matrix_parameters(config)
@@ -136,7 +137,10 @@ def memory_needed(
     # Logits in the type of the products and in float32, exponentials, gradient, its copy.
     chunk = chunk_rows * outputs * (2 * copies + 3 * 4)
     # Of the head, where it is trained: summed up, and times the scalar.
-    gathered = 2 * 4 * head if chunk_rows < tokens and not adapters else 0
+    is_trained = adapted_head or not adapters
+    gathered = 2 * 4 * head if chunk_rows < tokens and is_trained else 0
+    if adapted_head:  # the sum of matrix and adapter, and its gradient
+        gathered = 4 * head + (gathered or 4 * head)
     return MemoryNeeded(
         weights=weights,
         gradients=4 * trained,
@@ -246,11 +250,12 @@ def checkpoint_blocks_here(
     tokens: int,
     optimizer: str,
     adapters: int = 0,
+    adapted_head: bool = False,
     quantised: bool = False,
 ) -> bool:
     """Whether blocks are computed again: as set, or (`auto`) where the estimate exceeds the device.
 
-    tokens: of a micro-batch that is fixed already. adapters, quantised: as in `memory_needed`.
+    tokens: of a micro-batch that is fixed already. The last three are those of `memory_needed`.
     """
     if setting != "auto" or device.type != "cuda":
         return setting == "on"
@@ -263,6 +268,7 @@ def checkpoint_blocks_here(
         checkpoint_blocks=False,
         optimizer=optimizer,
         adapters=adapters,
+        adapted_head=adapted_head,
         quantised=quantised,
     )
     return needed.total > USABLE_SHARE * torch.cuda.mem_get_info(device)[1]

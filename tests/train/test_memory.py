@@ -120,6 +120,16 @@ def test_the_parts_of_adapters_by_hand():
     assert whole.weights - adapted.weights == 4 * matrices - 4 * 1000
     assert (adapted.gradients, adapted.optimizer) == (4000, 8000)
     assert adapted.activations == whole.activations
+    head = memory_needed(
+        SHAPE,
+        rows=1,
+        length=64,
+        dtype=torch.bfloat16,
+        checkpoint_blocks=False,
+        adapters=1000,
+        adapted_head=True,
+    )
+    assert head.logits - adapted.logits == 2 * 4 * 96 * 64  # the sum of both, and its gradient
 
 
 def test_muon_bf16_and_checkpointing_by_part():

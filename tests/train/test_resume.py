@@ -146,8 +146,12 @@ def test_killed_and_restarted_equals_uninterrupted(
 @pytest.mark.parametrize("stage", ["instruct", "classify"])
 @pytest.mark.parametrize(
     "method",
-    [MethodConfig(name="lora", rank=4, decomposed=True), MethodConfig(name="last", last_blocks=1)],
-    ids=lambda method: method.name,
+    [
+        MethodConfig(name="lora", rank=4, targets=["query", "embedding"]),
+        MethodConfig(name="lora", rank=4, decomposed=True),
+        MethodConfig(name="last", last_blocks=1),
+    ],
+    ids=["lora", "dora", "last"],
 )
 def test_where_few_weights_are_trained(stage, method, tmp_path, configs, run_killed):
     whole = configs[stage](tmp_path, name="whole", method=method)
