@@ -37,6 +37,9 @@ SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
+LOSSES = ("cross_entropy", "focal")
+CLASS_WEIGHTS = ("none", "balanced")
+SAMPLINGS = ("natural", "balanced")
 
 
 @dataclass
@@ -207,16 +210,21 @@ class FinetuneConfig(TrainingConfig):
     """Share of the rows used to choose the best checkpoint, when the data brings no split."""
     test_share: float = 0.1
     """Share of the rows kept for the final figures, when the data brings no split."""
+    split_seed: int | None = None
+    """Seed of the split; null takes `seed`."""
     validation_data: str | None = None
     """File with the validation rows, when they are given."""
     test_data: str | None = None
     """File with the test rows, when they are given."""
+    patience: int | None = None
+    """Evaluations in a row without a lower validation loss that end training early; null: it goes on to its last step."""
 
     def problems(self) -> list[str]:
         problems = super().problems()
         problems += choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
         problems += range_problem("validation_share", self.validation_share, 0.0, 0.9)
         problems += range_problem("test_share", self.test_share, 0.0, 0.9)
+        problems += range_problem("patience", self.patience, 1)
         if self.validation_share + self.test_share > 0.9:
             problems.append(
                 f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "
@@ -294,17 +302,74 @@ class FinetuneClassifyConfig(FinetuneConfig):
     pooling: str = "last"
     """What the head reads of a text: `last`, its end token's hidden state, as transformers does; `mean`, that of all its
     tokens, the end token included."""
+    loss: str = "cross_entropy"
+    """`cross_entropy`, or `focal`, to which texts that are easy count little (Lin et al. 2017)."""
+    focal_gamma: float = 2.0
+    """Power of the focal loss: a text whose label has the probability p counts `(1 - p) ** focal_gamma` times."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over all labels."""
+    class_weights: str = "none"
+    """`balanced`: texts of rare labels weigh more, so that all labels weigh alike; probabilities are then those of labels
+    equally common."""
+    sampling: str = "natural"
+    """`natural`: every text once an epoch; `balanced`: every label equally often, with the same effect on probabilities."""
+    seeds: int = 1
+    """Trainings with seeds `seed`, `seed + 1`, ... on the same split; their figures are given with mean and spread."""
+    folds: int = 1
+    """Parts of the rows of which each gives the test rows of one training (cross-validation); 1: one split."""
+    fold: int | None = None
+    """Which of `folds`, counted from 0, is trained; null: all, one after the other."""
     baselines: bool = True
     """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
         problems += choice_problem("pooling", self.pooling, POOLINGS)
+        problems += self._loss_problems()
+        problems += self._repeat_problems()
         if self.method.objective != "answers":
             problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
             problems.append(
                 f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"
+            )
+        return problems
+
+    def _repeat_problems(self) -> list[str]:
+        problems = range_problem("seeds", self.seeds, 1, 1000)
+        problems += range_problem("folds", self.folds, 1, 1000)
+        problems += range_problem("fold", self.fold, 0, max(0, self.folds - 1))
+        if self.folds > 1:
+            if self.seeds > 1:
+                problems.append(f"seeds={self.seeds} and folds={self.folds} are given: keep one")
+            if self.test_data is not None:
+                problems.append(
+                    f"folds={self.folds} takes the test rows from the data, and "
+                    f"test_data={self.test_data} is given: keep one"
+                )
+        elif self.fold is not None:
+            problems.append(f"fold={self.fold} is one of several: give folds too")
+        return problems
+
+    def _loss_problems(self) -> list[str]:
+        problems = (
+            choice_problem("loss", self.loss, LOSSES)
+            + range_problem("focal_gamma", self.focal_gamma, 1e-6, 100.0)
+            + range_problem("label_smoothing", self.label_smoothing, 0.0, 0.99)
+            + choice_problem("class_weights", self.class_weights, CLASS_WEIGHTS)
+            + choice_problem("sampling", self.sampling, SAMPLINGS)
+        )
+        if self.loss == "focal" and self.label_smoothing:
+            problems.append(
+                f"label_smoothing={self.label_smoothing:g} holds back what is sure, and loss=focal "
+                "passes over it: leave one of them out"
+            )
+        if self.loss != "focal" and self.focal_gamma != 2.0:
+            problems.append(f"focal_gamma={self.focal_gamma:g} is not used by loss={self.loss}")
+        if self.class_weights == self.sampling == "balanced":
+            problems.append(
+                "class_weights=balanced and sampling=balanced would even out the labels twice: "
+                "keep one of them"
             )
         return problems
 

@@ -185,6 +185,9 @@ class ShuffledData:
 
     Of a text of several windows an epoch reads one, the next epoch the next: every text weighs and
     costs the same.
+
+    With `classes` each class is read equally often an epoch: of a large one some texts, of a small
+    one some several times, and over the epochs all texts of a class equally often.
     """
 
     def __init__(
@@ -195,22 +198,54 @@ class ShuffledData:
         micro_batch_tokens: int,
         context_length: int,
         seed: int,
+        classes: Sequence[int] | None = None,
     ) -> None:
-        """texts: the windows of each (`labelled_windows`)."""
+        """texts: the windows of each (`labelled_windows`). classes: the class of each."""
         self.texts = list(texts)
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.context_length = context_length
         self.seed = seed
-        self.steps_per_epoch = -(-len(self.texts) // batch_size)
+        self.members: dict[int, list[int]] = {}
+        for index, number in enumerate(classes or ()):
+            self.members.setdefault(number, []).append(index)
+        per_class = -(-len(self.texts) // max(1, len(self.members)))
+        self.per_class = per_class
+        num_reads = per_class * len(self.members) if self.members else len(self.texts)
+        self.steps_per_epoch = -(-num_reads // batch_size)
+        self.epoch = -1
+        self.reads = self.epoch_reads(0)
+
+    def epoch_reads(self, epoch: int) -> list[tuple[int, int]]:
+        """(number of a text, times it was read before), in the order of an epoch."""
+        if epoch != self.epoch:
+            if self.members:
+                reads = [read for number in self.members for read in self._reads_of(number, epoch)]
+            else:
+                reads = [(index, epoch) for index in range(len(self.texts))]
+            order = permutation(len(reads), "examples", self.seed, epoch)
+            self.epoch, self.reads = epoch, [reads[place] for place in order.tolist()]
+        return self.reads
+
+    def _reads_of(self, number: int, epoch: int) -> Iterator[tuple[int, int]]:
+        """Those of one class: its texts in a random order, again and again, over all epochs."""
+        members = self.members[number]
+        begin = epoch * self.per_class
+        while begin < (epoch + 1) * self.per_class:
+            times, place = divmod(begin, len(members))
+            order = permutation(len(members), "class", self.seed, number, times).tolist()
+            count = min(len(members) - place, (epoch + 1) * self.per_class - begin)
+            yield from ((members[index], times) for index in order[place : place + count])
+            begin += count
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """Micro-batches of optimizer step `step`, counted from 0."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = permutation(len(self.texts), "examples", self.seed, epoch)
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+        reads = self.epoch_reads(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         # Counted from the text's number, so that a step has beginnings, middles and ends.
-        windows = [self.texts[index][(index + epoch) % len(self.texts[index])] for index in chosen]
+        windows = [
+            self.texts[text][(text + times) % len(self.texts[text])] for text, times in reads
+        ]
         yield from by_length(windows, self.micro_batch_tokens, self.context_length)
 
 

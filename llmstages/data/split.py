@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -118,10 +119,7 @@ def split_examples(
     groups = _groups(texts, alike)
     num_texts = {name: len({texts[index] for index in rows}) for name, rows in groups.items()}
 
-    # The order of the texts in a stratum, and of the strata, is that of a keyed hash.
-    def rank(text: str) -> bytes:
-        return hashlib.blake2b(f"{seed}\0{text}".encode(errors="surrogatepass")).digest()
-
+    rank = partial(_rank, seed)
     labels_of = {
         name: {labels[index] for index in members} if labels is not None else {""}
         for name, members in groups.items()
@@ -158,6 +156,46 @@ def split_examples(
     held_out = {*chosen["test"], *chosen["validation"]}
     train = [index for index in range(len(keys)) if index not in held_out]
     return Split(train, sorted(chosen["validation"]), sorted(chosen["test"]))
+
+
+def split_folds(
+    keys: Sequence[str],
+    labels: Sequence[str],
+    num_folds: int,
+    seed: int,
+    alike: Sequence[int] | None = None,
+) -> list[int | None]:
+    """The fold (0..num_folds-1) of each row, for cross-validation.
+
+    Groups of texts that are alike stay together, and the folds have each label in proportion, as
+    nearly as the groups allow. None: the row is for training in every fold, as all rows of its
+    label are alike. The arguments are those of `split_examples`.
+    """
+    texts = [normalised_text(key) for key in keys]
+    groups = _groups(texts, alike)
+    num_texts = {name: len({texts[index] for index in rows}) for name, rows in groups.items()}
+    labels_of = {name: {labels[index] for index in rows} for name, rows in groups.items()}
+
+    rank = partial(_rank, seed)
+    strata = _strata(sorted(groups, key=rank), labels_of, Counter(labels))
+    sizes = [0] * num_folds
+    fold_of: list[int | None] = [None] * len(keys)
+    for label in sorted(strata, key=rank):
+        own = [0] * num_folds
+        # The largest first: what comes after evens out.
+        names = sorted(strata[label], key=lambda name: -num_texts[name])
+        for name in names if len(names) > 1 else ():
+            fold = min(range(num_folds), key=lambda number: (own[number], sizes[number]))
+            own[fold] += num_texts[name]
+            sizes[fold] += num_texts[name]
+            for index in groups[name]:
+                fold_of[index] = fold
+    return fold_of
+
+
+def _rank(seed: int, text: str) -> bytes:
+    """Place of a text in a stratum, and of a stratum among the others: a keyed hash."""
+    return hashlib.blake2b(f"{seed}\0{text}".encode(errors="surrogatepass")).digest()
 
 
 def _groups(texts: Sequence[str], alike: Sequence[int] | None) -> dict[str, list[int]]:

@@ -15,6 +15,7 @@ from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
 from llmstages.stages.classifying import assess, examples_of, features, measure
 from llmstages.stages.finetune_rows import finetune_rows
+from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
     Clock,
@@ -28,7 +29,7 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
-from llmstages.train.losses import label_loss
+from llmstages.train.losses import balanced_class_weights, label_loss
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -37,10 +38,14 @@ LR_SHARE = 0.2
 
 
 def run(config: FinetuneClassifyConfig) -> float:
-    """Tune a base model on labelled texts; returns the macro F1 on the test rows."""
-    clock = Clock()
+    """Tune a base model on labelled texts; returns the macro F1 on the test rows, of several
+    trainings (`seeds`, `folds`) the mean."""
     if config.data is None:
         raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
+    directory = run_dir(config, f"{Path(config.data).stem}-classify")
+    if members := members_of(config):
+        return run_members(run, members, directory, config)
+    clock = Clock()
     rows = finetune_rows(
         config,
         lambda path: read_labelled_texts(
@@ -48,13 +53,13 @@ def run(config: FinetuneClassifyConfig) -> float:
         ),
         lambda row: row.text,
         lambda row: row.label,
+        fold=None if config.fold is None else (config.fold, config.folds),
     )
     labels = sorted({row.label for row in rows.train})
     check_labels([*rows.validation, *rows.test], labels)
     machine = choose_machine(config)
     base = finetune_base(config, num_labels=len(labels), pooling=config.pooling)
     model, tokenizer = base.model, base.tokenizer
-    directory = run_dir(config, f"{Path(config.data).stem}-classify")
     the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
@@ -69,12 +74,14 @@ def run(config: FinetuneClassifyConfig) -> float:
             f"{num_long:,} of {len(training):,} texts are longer than the {context_length} tokens "
             "that the model reads at once: each epoch reads another window of them"
         )
+    label_numbers = [windows[0].targets[-1] for windows in training]
     data = ShuffledData(
         training,
         batch_size=config.batch_size,
         micro_batch_tokens=machine.micro_batch_tokens,
         context_length=context_length,
         seed=config.seed,
+        classes=label_numbers if config.sampling == "balanced" else None,
     )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
@@ -109,12 +116,18 @@ def run(config: FinetuneClassifyConfig) -> float:
         machine,
         clock,
         data=data,
-        num_tokens=sum(len(windows[0].tokens) for windows in training),
+        num_tokens=sum(len(training[text][0].tokens) for text, _ in data.epoch_reads(0)),
         default_epochs=DEFAULT_EPOCHS,
         lr_share=LR_SHARE,
         evaluate=evaluate,
         plan={"metrics_before": before, "baselines": baselines},
-        loss=label_loss,
+        loss=label_loss(
+            focal_gamma=config.focal_gamma if config.loss == "focal" else 0.0,
+            label_smoothing=config.label_smoothing,
+            class_weights=balanced_class_weights(label_numbers, len(labels))
+            if config.class_weights == "balanced"
+            else None,
+        ),
         labels=labels,
         classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
     )
@@ -127,8 +140,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     )
     show_comparison(report, before, baselines)
     words = sum(  # of a long text one window is read an epoch
-        len(row.text.split()) / len(windows)
-        for row, windows in zip(rows.train, training, strict=True)
+        len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
     )
     write_summary(
         the_run,

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from llmstages.config.stages import FinetuneConfig
 from llmstages.data.labelled_files import data_files, weighted
-from llmstages.data.split import alike_rows, normalised_text, split_examples
+from llmstages.data.split import alike_rows, normalised_text, split_examples, split_folds
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, warn
 from llmstages.train.checkpoint import file_hash
@@ -34,12 +34,14 @@ def finetune_rows(
     label: Callable[[R], str] | None = None,
     answer: Callable[[R], str] | None = None,
     weights: Sequence[float] = (),
+    fold: tuple[int, int] | None = None,
 ) -> Rows[R]:
     """Read labelled data and split it, unless its validation or test rows are given in files.
 
     key: the text by which rows are known that are equal or nearly so; they never stand in two
     parts. answer: the same for what is learnt. label: for stratified splits. weights: of each path
-    in the data, for its share of the training rows.
+    in the data, for its share of the training rows. fold: (number, of how many) whose rows are the
+    test rows.
     """
     parts = [read(Path(path)) for path in config.data_paths]
     rows = [row for part in parts for row in part]
@@ -51,12 +53,29 @@ def finetune_rows(
         [key(row) for row in every], None if answer is None else [answer(row) for row in every]
     )
     kept = _apart(config, [key(row) for row in every], alike, len(rows), len(given_validation))
+    seed = config.seed if config.split_seed is None else config.split_seed
+    if fold is not None:
+        assert label is not None
+        number, num_folds = fold
+        in_fold = split_folds(
+            [key(rows[index]) for index in kept],
+            [label(rows[index]) for index in kept],
+            num_folds,
+            seed,
+            [alike[index] for index in kept],
+        )
+        given_test = [
+            rows[index] for index, own in zip(kept, in_fold, strict=True) if own == number
+        ]
+        if not given_test:
+            raise UserError(f"{described(config)}: too few rows for folds={num_folds}")
+        kept = [index for index, own in zip(kept, in_fold, strict=True) if own != number]
     split = split_examples(
         [key(rows[index]) for index in kept],
         None if label is None else [label(rows[index]) for index in kept],
         config.validation_share if not given_validation else 0.0,
         config.test_share if not given_test else 0.0,
-        config.seed,
+        seed,
         [alike[index] for index in kept],
     )
     validation = given_validation or [rows[kept[index]] for index in split.validation]

@@ -319,6 +319,7 @@ def fine_tune(
             began=clock.began,
             stop_after=config.stop_after,
             show_samples=show_samples,
+            patience=config.patience,
             plan={**plan, "dtype": str(machine.dtype)},
         )
     )

@@ -332,6 +332,8 @@ def resolve_checkpoint(name: str) -> Path:
             p.name for p in path.glob("*.pt")
         )
         hint = f"; {pickles[0]} is a pickle and is never opened" if pickles else ""
+        if inside := sorted(p for p in path.iterdir() if (p / "checkpoints").is_dir()):
+            hint = f"; it holds runs: name one of them, such as {inside[0]}"
         raise UserError(f"{path}: not a checkpoint: it has no {' and no '.join(missing)}{hint}")
     return path
 

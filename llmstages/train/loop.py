@@ -131,6 +131,8 @@ class Training:
     """show_samples(step) prints what the model says."""
     stop_after: int | None = None
     """Steps after which this process saves and leaves, as if interrupted."""
+    patience: int | None = None
+    """Evaluations in a row without an improvement that end training; None: none do."""
     plan: Mapping[str, Any] = field(default_factory=dict)
     """More facts to be kept in `plan.json`."""
 
@@ -149,6 +151,8 @@ class Progress:
     best_metric: float | None = None
     evaluated_step: int | None = None
     """Step of the last evaluation."""
+    evaluations_since_best: int = 0
+    """Evaluations in a row that were no better than the best."""
     skipped_steps: int = 0
     """Steps that changed no weight, as their loss or gradient was not a number."""
     skipped_in_a_row: int = 0
@@ -372,7 +376,7 @@ class Loop:
             advance(self.progress.step)
             if t.run.resume_from is not None:
                 self.make_up_evaluation()
-            while self.progress.step < self.steps.total:
+            while not self.is_done():
                 if self.progress.step == self.first_step:
                     entry = self.take_first_step()
                 else:
@@ -386,13 +390,19 @@ class Loop:
                     self.leave()
                 if t.stop_after is None and self.adjust():
                     advance(0, total=self.steps.total)
+        if self.progress.step < self.steps.total:
+            t.run.log(
+                f"ended after step {self.progress.step:,} of {self.steps.total:,}: "
+                f"{self.progress.evaluations_since_best} evaluations were no better than that of "
+                f"step {self.progress.best_step:,}"
+            )
         self.writer.wait()
         parallel.wait_for_all()  # the others may look for the best checkpoint now
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
         return TrainingResult(
             self.progress,
-            self.steps.total,
+            self.progress.step,
             self.last_metrics,
             self.seconds_before,
             self.seconds_to_first_step,
@@ -414,6 +424,12 @@ class Loop:
         if self.is_evaluated(step) and self.progress.evaluated_step != step:
             self.evaluate()
 
+    def is_done(self) -> bool:
+        """Whether no step is left, or evaluations have long been no better."""
+        patience = self.t.patience
+        tired = patience is not None and self.progress.evaluations_since_best >= patience
+        return self.progress.step >= self.steps.total or tired
+
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation follows when `step` steps are done."""
         every = self.t.evaluation.every_steps
@@ -428,7 +444,7 @@ class Loop:
     def is_enough(self) -> bool:
         """Whether this process has done the steps it was to do, and others are left."""
         done = self.progress.step - self.first_step
-        return done == self.t.stop_after and self.progress.step < self.steps.total
+        return done == self.t.stop_after and not self.is_done()
 
     def leave(self) -> NoReturn:
         """Save what there is, if it is not saved yet, and end the run."""
@@ -625,9 +641,10 @@ class Loop:
         self.pace.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
         value = metrics[t.goal.metric]
-        better = t.goal.improves(value, self.progress.best_metric)
-        if better:
+        self.progress.evaluations_since_best += 1
+        if parallel.from_first(t.goal.improves(value, self.progress.best_metric)):
             self.progress.best_metric, self.progress.best_step = value, self.progress.step
+            self.progress.evaluations_since_best = 0
         t.run.record(
             {
                 "step": self.progress.step,

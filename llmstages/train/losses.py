@@ -1,6 +1,6 @@
 """The seam between a stage and the loop: a loss is a sum over targets and their number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,16 +70,40 @@ def text_states(model: Transformer, batch: Batch) -> Tensor:
     return found
 
 
-def label_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the labels in nats (classification)."""
-    labelled = batch.targets != IGNORED
-    loss = linear_cross_entropy(
-        text_states(model, batch),
-        model.output_weight,
-        batch.targets[labelled],
-        batch.weights[labelled],
-    )
-    return loss, batch.weights.sum()
+def label_loss(
+    *,
+    focal_gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> LossFn:
+    """Cross-entropy of labels in nats (classification), for training in some variations of it.
+
+    focal_gamma: the loss of a text whose label has the probability p counts (1 - p)^gamma times
+    (Lin et al. 2017, "Focal Loss for Dense Object Detection"), so that what is easy counts little.
+    label_smoothing: share of the target that is spread over all labels (Szegedy et al. 2016).
+    class_weights: [num_labels], what a text of each label weighs.
+    """
+
+    def loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        labelled = batch.targets != IGNORED
+        labels, weights = batch.targets[labelled], batch.weights[labelled]
+        logits = F.linear(text_states(model, batch), model.output_weight).float()
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        if focal_gamma:
+            # 1 - p, exact where p is nearly 1; where it is 1, a power below 1 has no slope.
+            losses = losses * (-torch.expm1(-losses)).clamp(min=1e-9) ** focal_gamma
+        if class_weights is not None:
+            weights = weights * class_weights.to(weights.device)[labels]
+        return (losses * weights).sum(), weights.sum()
+
+    return loss
+
+
+def balanced_class_weights(labels: Sequence[int], num_labels: int) -> Tensor:
+    """[num_labels] float32: what makes all classes weigh alike, and the mean text 1; each label
+    occurs."""
+    counts = torch.bincount(torch.tensor(labels), minlength=num_labels)
+    return len(labels) / (num_labels * counts.float())
 
 
 def row_log_probabilities(model: Transformer, batch: Batch) -> Tensor:

@@ -164,3 +164,20 @@ def test_keys_that_are_in_no_schema_are_refused_wherever_they_are() -> None:
 )
 def test_seconds_of_a_budget(budget: BudgetConfig, seconds: float | None) -> None:
     assert budget.wall_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"class_weights": "balanced", "sampling": "balanced"}, "even out the labels twice"),
+        ({"loss": "focal", "label_smoothing": 0.1}, "leave one of them out"),
+        ({"focal_gamma": 1.0}, "focal_gamma=1 is not used by loss=cross_entropy"),
+        ({"seeds": 2, "folds": 2}, "seeds=2 and folds=2 are given: keep one"),
+        ({"folds": 2, "test_data": "x"}, "test_data=x is given: keep one"),
+        ({"folds": 2, "fold": 2}, "fold=2 must be between 0 and 1"),
+        ({"fold": 0}, "give folds too"),
+    ],
+)
+def test_what_makes_no_sense_for_a_classifier(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        FinetuneClassifyConfig(**settings)

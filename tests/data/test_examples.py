@@ -184,3 +184,25 @@ def test_steps_are_pure_functions():
         steps = [references(whole.micro_batches(step)) for step in range(20)]
         again = make()
         assert [references(again.micro_batches(s)) for s in reversed(range(20))] == steps[::-1]
+
+
+def test_every_class_equally_often_and_each_of_its_texts():
+    """17 texts, of which 2 and 3 are of the rarer classes: 6 of each class an epoch."""
+    classes = [0] * 12 + [1] * 2 + [2] * 3
+    data = ShuffledData(
+        [[example(1 + i % 7, i)] for i in range(17)],
+        batch_size=4,
+        micro_batch_tokens=20,
+        context_length=8,
+        seed=0,
+        classes=classes,
+    )
+    steps = [references(data.micro_batches(step)) for step in range(20)]
+    assert data.steps_per_epoch == 5
+    read = [[int(name.removeprefix("line ")) for name in step] for step in steps]
+    for epoch in range(4):
+        reads = [number for step in read[5 * epoch : 5 * epoch + 5] for number in step]
+        assert Counter(classes[number] for number in reads) == {0: 6, 1: 6, 2: 6}
+    counts = Counter(number for step in read for number in step)
+    assert [counts[number] for number in range(17)] == [2] * 12 + [12] * 2 + [8] * 3
+    assert [references(data.micro_batches(step)) for step in reversed(range(20))] == steps[::-1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmstages.data.split import Split, alike_rows, normalised_text, split_examples
+from llmstages.data.split import Split, alike_rows, normalised_text, split_examples, split_folds
 from llmstages.errors import UserError
 
 GOLDEN = Split(train=[0, 1, 3, 5, 6, 7, 8, 9], validation=[2, 11], test=[4, 10])
@@ -156,3 +156,17 @@ def test_promises(
     for label in set(labels):
         own = [n for n in range(len(rows)) if labels[n] == label]
         assert set(own) & set(split.train)
+
+
+def test_folds() -> None:
+    """In proportion, alike rows together, in any order; a label that cannot be split trains."""
+    keys = [f"text {n // 2 if n < 40 else n}" for n in range(100)] + ["lone", "Lone "]
+    labels = ["a"] * 80 + ["b"] * 20 + ["c"] * 2
+    folds = split_folds(keys, labels, 5, seed=0)
+    assert folds[100:] == [None, None]
+    assert folds[:40:2] == folds[1:40:2]
+    assert Counter(folds[80:100]) == dict.fromkeys(range(5), 4)
+    texts = dict(zip(keys[:80], folds, strict=False))
+    assert Counter(texts.values()) == dict.fromkeys(range(5), 12)
+    assert split_folds(keys[::-1], labels[::-1], 5, seed=0) == folds[::-1]
+    assert split_folds(keys, labels, 5, seed=1) != folds

@@ -1,12 +1,19 @@
 """The gradient of a step is that of its targets' mean, however it is cut into micro-batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from llmstages.data.batch import IGNORED
 from llmstages.data.examples import Example, make_batch, pack
 from llmstages.model.transformer import Transformer, TransformerConfig
-from llmstages.train.losses import dense_loss, sparse_loss
+from llmstages.train.losses import (
+    balanced_class_weights,
+    dense_loss,
+    label_loss,
+    sparse_loss,
+)
 
 SHAPE = TransformerConfig(
     vocab_size=50,
@@ -112,3 +119,44 @@ def test_a_batch_without_a_target_adds_nothing(model):
     for loss in (dense_loss, sparse_loss):
         part, number = loss(model, empty)
         assert (part.item(), float(number)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"focal_gamma": 2.0}, {"label_smoothing": 0.2}, {"class_weights": True}],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_losses_of_labels(pooling, settings):
+    """By their formulas, in whatever batches."""
+    classifier = Transformer(replace(SHAPE, num_labels=3, pooling=pooling))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3, generator=generator)
+    labels = [0, 1, 1, 2, 1, 1]
+    texts = [[*range(1, 2 + i)] for i in range(6)]
+    rows = [
+        Example(text, [IGNORED] * (len(text) - 1) + [label], "")
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    expected_weights = torch.ones(6)
+    if "class_weights" in settings:
+        settings = {"class_weights": balanced_class_weights(labels, 3)}
+        expected_weights = torch.tensor([2.0, 0.5, 0.5, 2.0, 0.5, 0.5])
+    expected = torch.tensor(0.0)
+    for text, label, weight in zip(texts, labels, expected_weights, strict=True):
+        states = classifier(torch.tensor([text]))[0]
+        state = states[-1] if pooling == "last" else states.mean(dim=0)
+        shares = classifier.logits(state).softmax(dim=0)
+        smooth = settings.get("label_smoothing", 0.0)
+        truth = torch.full((3,), smooth / 3)
+        truth[label] += 1 - smooth
+        loss = -(truth * shares.log()).sum()
+        expected = expected + weight * loss * (1 - shares[label]) ** settings.get("focal_gamma", 0)
+    loss = label_loss(**settings)
+    whole = step(classifier, loss, [make_batch([[row] for row in rows])])
+    parts = step(classifier, loss, [make_batch([[row]]) for row in rows])
+    assert whole[0] == pytest.approx(float(expected / expected_weights.sum()), rel=1e-5)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    torch.testing.assert_close(whole[1], parts[1], atol=1e-5, rtol=1e-4)

@@ -21,12 +21,14 @@ from llmstages.config.groups import (
     CheckpointConfig,
     EvaluateConfig,
     MethodConfig,
+    OptimConfig,
     ReplayConfig,
 )
 from llmstages.errors import UserError
 from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
 from llmstages.stages.lineage import check_lineage
+from llmstages.stages.predict import scores_of
 from llmstages.train import checkpoint
 from llmstages.train.loop import Loop
 from llmstages.train.records import read_sealed, write_sealed
@@ -594,6 +596,40 @@ def test_length_of_pretraining(tmp_path, pretrain_config, settings, steps):
     pretrain.run(pretrain_config(tmp_path, **settings))
     summary = json.loads((tmp_path / "pretrain" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["steps"], summary["tokens"]) == (steps, 512 * steps)
+
+
+def test_what_does_not_get_better_ends_early(tmp_path, classify_config, run_killed):
+    """Killed and continued it ends at the same step; what is reported is the best checkpoint."""
+
+    def config(name):
+        return classify_config(
+            tmp_path,
+            name=name,
+            patience=2,
+            steps=12,
+            optim=OptimConfig(lr=0.3),
+            evaluate=EvaluateConfig(every_steps=1),
+            sampling="balanced",
+        )
+
+    finetune_classify.run(config("whole"))
+    run = tmp_path / "whole"
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    val_losses = [entry["val_loss"] for entry in losses(run) if "val_loss" in entry]
+    best = val_losses.index(min(val_losses))
+    assert summary["steps"] == len(val_losses) == best + 3 < 12
+    assert (run / "best").readlink().name == f"step-{best + 1:06d}"
+    loaded = checkpoint.load_checkpoint(run / "best")
+    rows = [
+        json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()
+    ]
+    found = scores_of(loaded, [r["text"] for r in rows], 4, torch.device("cpu"), torch.float32)
+    for row, scores in zip(rows, found, strict=True):
+        assert scores == pytest.approx(row["probabilities"], abs=1e-5)
+    for name, after in (("early", 2), ("late", best + 3)):
+        run_killed(finetune_classify, config(name), after_step=after)
+        finetune_classify.run(config(name))
+        assert results(tmp_path / name) == results(run)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 6), (2.5, 15), (0.01, 1)])
