@@ -1,5 +1,6 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,10 +41,11 @@ def run(config: FinetuneClassifyConfig) -> float:
     clock = Clock()
     if config.data is None:
         raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
+    aside: Counter[str] = Counter()
     rows = finetune_rows(
         config,
         lambda path: read_labelled_texts(
-            path, config.text_column, config.label_column, config.bad_rows
+            path, config.text_column, config.label_column, config.bad_rows, aside
         ),
         lambda row: row.text,
         lambda row: row.label,
@@ -135,6 +137,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         clock=clock,
         baselines=baselines,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        set_aside=dict(aside),
     )
     return report.figures["macro_f1"]
 
