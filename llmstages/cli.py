@@ -142,8 +142,7 @@ def _run(argv: list[str]) -> int:
 
 def _finetune_stage(arguments: Arguments) -> str:
     """The fine-tuning subcommand that the labelled files ask for."""
-    from llmstages.data.file_kind import detect_kind
-    from llmstages.data.labelled_files import data_files
+    from llmstages.data.file_kind import detect_kinds
 
     # Reading the words first refuses a file given twice before it is opened.
     words_to_overrides("finetune", arguments)
@@ -154,7 +153,7 @@ def _finetune_stage(arguments: Arguments) -> str:
             raise UserError(f"data is missing: {usage_line('finetune')}")
         listed = given[1:-1].split(",") if given.startswith("[") else [given]
         typed = [path.strip().strip("'\"") for path in listed]
-    kinds = {path: {detect_kind(file) for file in data_files(path)} for path in typed}
+    kinds = {path: detect_kinds(path) for path in typed}
     found = set().union(*kinds.values())
     if len(found) > 1:
         raise UserError(

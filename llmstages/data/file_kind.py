@@ -7,6 +7,7 @@ asks before Hydra starts.
 from pathlib import Path
 from typing import Literal
 
+from llmstages.data.class_folders import class_files
 from llmstages.data.columns import (
     ANSWER_NAMES,
     INSTANCES_NAMES,
@@ -19,6 +20,7 @@ from llmstages.data.columns import (
     only_preferences,
 )
 from llmstages.data.headerless import column_shapes, without_attribution
+from llmstages.data.labelled_files import data_files
 from llmstages.data.table import table_with_columns
 from llmstages.errors import UserError
 
@@ -27,6 +29,17 @@ Kind = Literal["classify", "instruct"]
 # A column of a headerless file with fewer distinct values than this share of the rows is a label.
 LABEL_SHARE = 0.1
 CHOOSE = "say which with finetune-classify or finetune-instruct"
+
+
+def detect_kinds(path: Path | str) -> set[Kind]:
+    """What the files behind a path are for; a folder with a subfolder a label is one to classify.
+
+    Raises:
+        UserError: as `data_files` and `detect_kind`.
+    """
+    if class_files(Path(path).expanduser()):
+        return {"classify"}
+    return {detect_kind(file) for file in data_files(path)}
 
 
 def detect_kind(path: Path | str) -> Kind:

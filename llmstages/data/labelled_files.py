@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from llmstages.data.class_folders import class_files, files_below
 from llmstages.data.opening import check_file, inner_suffix
 from llmstages.data.order import permutation
 from llmstages.data.table import SUFFIXES
@@ -27,7 +28,7 @@ def data_files(path: Path | str) -> list[Path]:
 
     In a folder the files of rows are taken (`.jsonl`, `.csv` and the like, plain or packed, and
     text files with tabs in their first line); hidden ones are left alone, and others passed over,
-    which is said.
+    which is said. In a folder with a subfolder or mailbox a label, all files are taken.
 
     Raises:
         UserError: the path leads nowhere, or to a folder without such files.
@@ -36,15 +37,17 @@ def data_files(path: Path | str) -> list[Path]:
     if not path.is_dir():
         check_file(path)
         return [path]
+    if by_label := class_files(path):
+        return [file for files in by_label.values() for file in files]
     found: list[Path] = []
     others: list[Path] = []
-    for candidate in sorted(path.rglob("*")):
-        name = candidate.relative_to(path)
-        if any(part.startswith(".") for part in name.parts) or not candidate.is_file():
-            continue
+    for candidate in files_below(path):
         (found if _holds_rows(candidate) else others).append(candidate)
     if not found:
-        raise UserError(f"{path}: no file of rows in this folder ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"{path}: no file of rows in this folder ({', '.join(SUFFIXES)}), and no subfolder or "
+            "mailbox a label with mails (.eml, .mbox) or texts (.txt) in it"
+        )
     if others:
         listed = ", ".join(str(other) for other in others[:PASSED_OVER_LISTED])
         more = ", ..." if len(others) > PASSED_OVER_LISTED else ""

@@ -2,7 +2,8 @@
 
 Columns are found by their names (case does not matter, see `TEXT_NAMES` and `LABEL_NAMES` in
 `llmstages.data.columns`) and can always be named. A row without a label is a bad row: refused or
-skipped like one that cannot be read. Nothing here imports torch.
+skipped like one that cannot be read. Mails and texts in files of their own have the label of their
+folder (`llmstages.data.class_folders`). Nothing here imports torch.
 """
 
 import logging
@@ -13,6 +14,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from llmstages.data.cells import as_text, kind_of, number_text, required_text
+from llmstages.data.class_folders import (
+    class_files,
+    files_below,
+    is_mail,
+    read_documents,
+    said_aside,
+)
 from llmstages.data.columns import (
     ID_NAMES,
     LABEL_NAMES,
@@ -33,7 +41,7 @@ LABELS_LISTED = 8
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, its label, the line it stands on and the file."""
+    """A text, its label, the line it stands on (of a mailbox the message) and the file."""
 
     text: str
     label: str
@@ -46,18 +54,27 @@ def read_labelled_texts(
     text_column: str | None = None,
     label_column: str | None = None,
     bad_rows: str = "refuse",
+    aside: Counter[str] | None = None,
 ) -> list[LabelledText]:
-    """Read a file with a text and a label in each row.
+    """Read a file with a text and a label in each row, or a folder with a subfolder a label.
 
     Whole numbers and truth values become strings (`1`, `true`); an empty text is kept. A file
     without header has the label in the column with fewer distinct values.
+
+    aside: counts what is left out, by reason; of a great many rows the first are told apart.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
             all rows have the same label.
     """
-    table, text, label = _labelled_table(Path(path), text_column, label_column, bad_rows)
-    examples = list(table.usable(lambda row: _labelled_text(table, row, text, label)))
+    aside = Counter() if aside is None else aside
+    where, column = Path(path).expanduser(), "of folders"
+    if by_label := class_files(where):
+        examples = _texts_of_folder(where, by_label, aside)
+    else:
+        table, text, column = _labelled_table(where, text_column, label_column, bad_rows)
+        examples = list(table.usable(lambda row: _labelled_text(table, row, text, column)))
+        aside.update(reason for _, reason in table.skipped)
     if not examples:
         raise UserError(f"{path}: no row with a text and a label in it")
     counts = Counter(example.label for example in examples)
@@ -69,7 +86,7 @@ def read_labelled_texts(
     if len(counts) > 50 and len(counts) > len(examples) / 2:
         logger.warning(
             "%s: column %r has %d labels in %d rows: is label_column right?",
-            *(path, label, len(counts), len(examples)),
+            *(path, column, len(counts), len(examples)),
         )
     return examples
 
@@ -88,7 +105,10 @@ def read_known_labels(
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or no row is left.
     """
-    table, text, label = _labelled_table(Path(path), text_column, label_column, bad_rows)
+    where = Path(path).expanduser()
+    if by_label := class_files(where):
+        return _known_of_folder(where, by_label, labels, bad_rows)
+    table, text, label = _labelled_table(where, text_column, label_column, bad_rows)
 
     def read(row: Row) -> LabelledText:
         example = _labelled_text(table, row, text, label)
@@ -113,9 +133,11 @@ def read_texts(
     The id is that of `id_column`, without which a row is a bad one; else of a column `id`; else,
     and where that is empty, the line. A plain text file has one text a line. With
     `bad_rows="refuse"` nothing is handed out after the first bad row, and the `UserError` comes at
-    the end of the file.
+    the end of the file. Of mail, and of the mails and texts in a folder, the id is the file's name.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir() or is_mail(path):
+        return _texts_of_files(path)
     named = [name for name in (text_column, id_column) if name is not None]
     if text_column is None and (shapes := column_shapes(path, named)):
         text_column = max(shapes, key=lambda name: shapes[name].mean_length)
@@ -136,6 +158,49 @@ def read_texts(
         return (row.line if value in (None, "") else _id(value, known or "")), found
 
     return table.usable(read)
+
+
+def _texts_of_files(path: Path) -> Iterator[tuple[int | str, str]]:
+    """Name and text of mails and texts in a folder, or in one file."""
+    aside: Counter[str] = Counter()
+    folder, files = (path, files_below(path)) if path.is_dir() else (path.parent, [path])
+    for document in read_documents(files, aside):
+        yield document.id_below(folder), document.text
+    said_aside(path, aside)
+
+
+def _texts_of_folder(
+    path: Path, by_label: Mapping[str, list[Path]], aside: Counter[str]
+) -> list[LabelledText]:
+    """The mails and texts of each label's files; says what is set aside."""
+    found: Counter[str] = Counter()
+    examples = [
+        LabelledText(document.text, label, document.number, str(document.path))
+        for label, files in by_label.items()
+        for document in read_documents(files, found)
+    ]
+    said_aside(path, found)
+    aside.update(found)
+    return examples
+
+
+def _known_of_folder(
+    path: Path, by_label: Mapping[str, list[Path]], labels: Collection[str], bad_rows: str
+) -> tuple[list[LabelledText], int]:
+    """`read_known_labels` of a folder: a subfolder with another name is a bad row."""
+    aside: Counter[str] = Counter()
+    for label in by_label.keys() - labels:
+        if bad_rows == "refuse":
+            raise UserError(
+                f"{path / label}: {_unknown_label(label, labels)} "
+                "(leave the folder out with bad_rows=skip)"
+            )
+        aside["of an unknown label"] += len(by_label[label])
+    known = {label: files for label, files in by_label.items() if label in labels}
+    examples = _texts_of_folder(path, known, aside)
+    if not examples:
+        raise UserError(f"{path}: no text with a label that the classifier knows")
+    return examples, aside.total()
 
 
 def _id(value: object, name: str) -> int | str:

@@ -1,5 +1,6 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -46,10 +47,11 @@ def run(config: FinetuneClassifyConfig) -> float:
     if members := members_of(config):
         return run_members(run, members, directory, config)
     clock = Clock()
+    aside: Counter[str] = Counter()
     rows = finetune_rows(
         config,
         lambda path: read_labelled_texts(
-            path, config.text_column, config.label_column, config.bad_rows
+            path, config.text_column, config.label_column, config.bad_rows, aside
         ),
         lambda row: row.text,
         lambda row: row.label,
@@ -155,6 +157,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         clock=clock,
         baselines=baselines,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
+        set_aside=dict(aside),
     )
     return report.figures["macro_f1"]
 

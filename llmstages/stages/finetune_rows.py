@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from llmstages.config.stages import FinetuneConfig
+from llmstages.data.class_folders import class_files
 from llmstages.data.labelled_files import data_files, weighted
 from llmstages.data.split import alike_rows, normalised_text, split_examples, split_folds
 from llmstages.errors import UserError
@@ -161,8 +162,13 @@ def described(config: FinetuneConfig) -> str:
 
 def data_hash(paths: Sequence[str]) -> str:
     """Hash of all files of labelled data; of one file its sha256."""
-    files = [file for path in paths for file in data_files(path)]
-    if len(files) == 1:
-        return file_hash(files[0])
-    together = "\n".join(f"{file.name} {file_hash(file)}" for file in files)
+    named: list[tuple[str, Path]] = []
+    for path in paths:
+        by_label = class_files(Path(path).expanduser())
+        named += [(f"{label}/{file.name}", file) for label in by_label for file in by_label[label]]
+        if not by_label:
+            named += [(file.name, file) for file in data_files(path)]
+    if len(named) == 1:
+        return file_hash(named[0][1])
+    together = "\n".join(f"{name} {file_hash(file)}" for name, file in named)
     return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()

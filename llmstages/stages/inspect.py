@@ -21,7 +21,12 @@ from llmstages.report.classification import render_classification
 from llmstages.report.corpus import show_corpus
 from llmstages.report.facts import PASSAGE_CHARACTERS, show_facts, show_passage
 from llmstages.report.terminal import output_console, plain, table
-from llmstages.stages.see_data_file import MAX_LABELS_SHOWN, inspect_data_file
+from llmstages.stages.see_data_file import (
+    MAX_LABELS_SHOWN,
+    inspect_data_file,
+    inspect_documents,
+    is_documents,
+)
 
 MAX_LEDGER_ROWS = 20_000
 """Read of a ledger, which may be as long as the corpus, to show some of it."""
@@ -46,7 +51,9 @@ def run(config: InspectConfig) -> None:
         raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
     if config.base is not None and path.is_dir():
         raise UserError(f"{path}: base={config.base} is for a file of conversations")
-    if not path.is_dir():
+    if is_documents(path):
+        inspect_documents(path, config.num_examples)
+    elif not path.is_dir():
         inspect_data_file(path, config.num_examples, config.base)
     elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
         if config.prove:
@@ -60,7 +67,8 @@ def run(config: InspectConfig) -> None:
     else:
         raise UserError(
             f"{path}: neither a corpus ({MANIFEST_FILE}) nor a run (checkpoints/) nor a checkpoint "
-            "(config.json); name one of these or a data file"
+            "(config.json), nor mails or texts in a folder a label; name one of these or a data "
+            "file"
         )
 
 

@@ -22,6 +22,9 @@ BATCHES_AHEAD = 64
 CHARACTERS_AHEAD = 2**20
 """Most characters of them, which bounds memory where texts are long."""
 
+PATH_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".eml", ".mbox")
+"""A word that ends so names a file, also one that is not there."""
+
 Id = int | str
 
 
@@ -84,7 +87,7 @@ def texts_of(config: PredictConfig) -> Iterator[tuple[Id, str]]:
     except OSError:  # too long for a path
         exists = False
     looks_like_path = not any(c.isspace() for c in config.data) and (
-        "/" in config.data or path.suffix in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+        "/" in config.data or path.suffix in PATH_SUFFIXES
     )
     if exists or looks_like_path:
         return read_texts(path, config.text_column, config.bad_rows, config.id_column)

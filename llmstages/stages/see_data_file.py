@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from llmstages.data.class_folders import class_files, files_below, is_mail, read_documents
 from llmstages.data.conversations import Conversation, conversations_and_bad_rows
 from llmstages.data.file_kind import detect_kind
 from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
@@ -95,6 +96,39 @@ def inspect_data_file(path: Path, num_examples: int, base: str | None = None) ->
                 show_passage(f"row on line {row.line}", shown)
     except UserError as error:
         show_line(f"not usable for training: {error}")
+
+
+def is_documents(path: Path) -> bool:
+    """Whether a path is a mail or a mailbox, or a folder with a subfolder or mailbox a label."""
+    return is_mail(path) or bool(class_files(path))
+
+
+def inspect_documents(path: Path, num_examples: int) -> None:
+    """Print the mails and texts behind a path, their labels, and what is set aside."""
+    aside: Counter[str] = Counter()
+    by_label = class_files(path)
+    files = [file for part in by_label.values() for file in part] or [path]
+    facts: dict[str, object] = {
+        "format": "a subfolder or mailbox a label" if by_label else "mail",
+        "files": len(files),
+        "files without a label": len(files_below(path)) - len(files) if by_label else None,
+        "bytes": sum(file.stat().st_size for file in files),
+        "for": "finetune-classify: text and label" if by_label else "predict",
+    }
+    show_facts(str(path), facts)
+    if by_label:
+        try:
+            examples = read_labelled_texts(path, aside=aside)
+            _show_labelled(examples, num_examples)
+        except UserError as error:
+            show_line(f"not usable for training: {error}")
+    else:
+        documents = list(read_documents(files, aside))
+        for document in _spread(documents, num_examples):
+            show_passage(f"message {document.number} of {len(documents):,}", document.text)
+    if aside:
+        reasons = aside.most_common(MAX_REASONS_SHOWN)
+        table(f"{aside.total():,} set aside", ("reason", "count"), reasons, to_output=True)
 
 
 class _Column:
