@@ -143,6 +143,14 @@ class OptimConfig:
 
 
 @dataclass
+class DecideConfig:
+    """How a classifier's probabilities become labels; found on the validation rows after training."""
+
+    calibrate: bool = True
+    """Divide the logits by one temperature fitted on the validation rows (Guo et al. 2017), so that probabilities say how often they are right."""
+
+
+@dataclass
 class MethodConfig:
     """Which weights fine-tuning changes, and by which objective."""
 

@@ -21,6 +21,7 @@ from llmstages.config.collect_groups import (
 from llmstages.config.groups import (
     BudgetConfig,
     CheckpointConfig,
+    DecideConfig,
     EvaluateConfig,
     MethodConfig,
     ModelConfig,
@@ -293,6 +294,7 @@ class FinetuneInstructConfig(FinetuneConfig):
 class FinetuneClassifyConfig(FinetuneConfig):
     """`llmstages finetune-classify FILE`: base model + labelled texts -> classifier."""
 
+    decide: DecideConfig = field(default_factory=DecideConfig)
     text_column: str | None = None
     """Column of the text; found by its name when null."""
     label_column: str | None = None

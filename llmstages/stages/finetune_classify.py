@@ -1,7 +1,7 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from llmstages.data.examples import Example, ShuffledData
 from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
-from llmstages.evaluate.classification import ClassificationReport
+from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
 from llmstages.stages.classifying import assess, examples_of, features, measure
+from llmstages.stages.deciding import decide
 from llmstages.stages.finetune_rows import finetune_rows
 from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
@@ -30,6 +31,7 @@ from llmstages.stages.training import (
     run_dir,
     write_summary,
 )
+from llmstages.train import parallel
 from llmstages.train.losses import balanced_class_weights, label_loss
 from llmstages.train.run import Run
 
@@ -133,6 +135,9 @@ def run(config: FinetuneClassifyConfig) -> float:
         labels=labels,
         classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
     )
+    uncalibrated = measure(model, test, labels, machine).figures
+    parallel.shard_again(model)
+    decided = decide(the_run, config.decide, model, validation, machine)
     report, predictions = assess(model, rows.test, test, labels, machine, config.seed)
     the_run.keep_lines("predictions.jsonl", (asdict(row) for row in predictions))
     error_console().print(
@@ -140,6 +145,11 @@ def run(config: FinetuneClassifyConfig) -> float:
             report, title=f"test rows of {Path(config.data).name}", predictions=predictions
         )
     )
+    calibration = None
+    if decided["temperature"] is not None:
+        calibration = {"temperature": decided["temperature"], "validation_rows": len(validation)}
+        calibration |= {f"{name}_before": uncalibrated[name] for name in ("log_loss", "ece")}
+        show_calibration(report, uncalibrated)
     show_comparison(report, before, baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -156,6 +166,7 @@ def run(config: FinetuneClassifyConfig) -> float:
         words=round(words * result.progress.step / data.steps_per_epoch),
         clock=clock,
         baselines=baselines,
+        calibration=calibration,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
         set_aside=dict(aside),
     )
@@ -203,6 +214,12 @@ def compare(
         )
         advance(note="linear probe on the base")
     return probe, {"majority": majority, "tfidf": tfidf}
+
+
+def show_calibration(report: ClassificationReport, before: Mapping[str, float]) -> None:
+    """Log loss and calibration error, without the temperature and with it."""
+    rows = [(FIGURES[name], before[name], report.figures[name]) for name in ("log_loss", "ece")]
+    table("temperature, on the test rows", ("", "before", "after"), rows)
 
 
 def show_comparison(

@@ -37,6 +37,8 @@ INFO_NAME = "llmstages.json"
 ADAPTER_DIR = "adapter"
 """Adapters alone, as PEFT has them; in a directory of their own, or loaders would apply them twice.
 """
+SCORE_NAME = disk_name("head.weight", layout="qwen3", classifier=True)
+"""Of a classifier's head in `model.safetensors`, and how its name ends among adapters."""
 REPLACED = ".old"
 """End of the name of a checkpoint while another of the same step takes its place."""
 
@@ -64,7 +66,7 @@ class CheckpointInfo:
     metrics: dict[str, Any]
     lineage: Lineage
     classifier: dict[str, Any] | None = None
-    """Pooling and task type of a classifier."""
+    """Pooling and task type of a classifier, and what was found on the validation rows."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every file, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
@@ -191,14 +193,46 @@ def _write_files(
         (staging / "trainer").mkdir()
         save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
         write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
+    _seal(staging, info)
+
+
+def _seal(staging: Path, info: CheckpointInfo) -> None:
+    """Write `llmstages.json` beside the files it has the hashes of, and see all of it on disk."""
     files = {
         path.relative_to(staging).as_posix(): file_hash(path)
         for path in sorted(staging.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path != staging / INFO_NAME
     }
     write_sealed(staging / INFO_NAME, asdict(info) | {"files": files})
     for path in staging.rglob("*"):
         sync(path)
+
+
+def revise_classifier(
+    directory: Path, classifier: Mapping[str, Any], head_divisor: float = 1.0
+) -> None:
+    """Add to what a checkpoint says of its classifier, and divide its head by a number.
+
+    What stands in its place is complete at any moment. Raises `OSError` when there is no room.
+    """
+    staging = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        shutil.copytree(directory, staging)
+        paths = (staging / "model.safetensors", staging / ADAPTER_DIR / "adapter_model.safetensors")
+        for path in paths if head_divisor != 1.0 else ():
+            if path.is_file():
+                tensors = {
+                    name: tensor / head_divisor if name.endswith(SCORE_NAME) else tensor
+                    for name, tensor in read_tensors(path).items()
+                }
+                save_file(tensors, path, metadata={"format": "pt"})
+        info = read_info(directory)
+        _seal(staging, replace(info, classifier={**(info.classifier or {}), **classifier}))
+        _put_in_place(staging, directory)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise OSError(f"{directory} could not be written ({error})") from error
 
 
 def _put_in_place(staging: Path, directory: Path) -> None:
