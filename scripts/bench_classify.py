@@ -198,7 +198,8 @@ def compare(name: str, files: Files, base: str, arguments: argparse.Namespace) -
     jobs = [(f"{name}-{seed}", base, seed) for seed in seeds]
     jobs += [(f"{name}-random-{seed}", random_bases[seed], seed) for seed in seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        summaries = list(pool.map(lambda job: tune(files, *job, arguments), jobs))
+        running = [pool.submit(tune, files, *job, arguments) for job in jobs]
+        summaries = [each.result() for each in running]
     figures = [{key: s["metrics"][key] for key in ("macro_f1", "accuracy")} for s in summaries]
     return {
         "set": name,

@@ -4,8 +4,8 @@ A rule is found on held-out texts, kept in `llmstages.json` under `classifier`, 
 labels are given.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
