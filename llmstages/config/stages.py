@@ -3,6 +3,7 @@
 Only the standard library is imported here. Keys that mean the same have the same name everywhere.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,7 @@ SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
+HEAD_NAME = re.compile(r"[\w-]+")
 LOSSES = ("cross_entropy", "focal")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLINGS = ("natural", "balanced")
@@ -321,6 +323,8 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Parts of the rows of which each gives the test rows of one training (cross-validation); 1: one split."""
     fold: int | None = None
     """Which of `folds`, counted from 0, is trained; null: all, one after the other."""
+    head: str | None = None
+    """Name under which the head is put beside the checkpoint in `base` too, as one more of its heads; with `method=head`."""
     baselines: bool = True
     """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
 
@@ -329,12 +333,27 @@ class FinetuneClassifyConfig(FinetuneConfig):
         problems += choice_problem("pooling", self.pooling, POOLINGS)
         problems += self._loss_problems()
         problems += self._repeat_problems()
+        problems += self._head_problems()
         if self.method.objective != "answers":
             problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
             problems.append(
                 f"batch_tokens={self.batch_tokens} is not used by a classifier: set batch_size"
             )
+        return problems
+
+    def _head_problems(self) -> list[str]:
+        if self.head is None:
+            return []
+        problems = []
+        if not HEAD_NAME.fullmatch(self.head):
+            problems.append(f"head={self.head} is no name: letters, digits, - and _ make one")
+        if self.method.name != "head":
+            problems.append(
+                f"head={self.head} goes beside weights that stay as they are: method=head"
+            )
+        if self.seeds > 1 or self.folds > 1:
+            problems.append(f"head={self.head} is of one training: leave seeds and folds out")
         return problems
 
     def _repeat_problems(self) -> list[str]:
@@ -471,6 +490,8 @@ class PredictConfig:
     """File with texts, or a text."""
     output: str | None = None
     """File for the JSON Lines; null prints them."""
+    head: str | None = None
+    """Which of the further heads beside the checkpoint is used; null: its own."""
     text_column: str | None = None
     """Column of the text; found by its name when null."""
     id_column: str | None = None
@@ -506,6 +527,8 @@ class EvaluateCheckpointConfig:
     """File for the JSON object; null prints it."""
     require: list[str] = field(default_factory=list)
     """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`; the exit status is 1 where one does not."""
+    head: str | None = None
+    """Which of the further heads beside the checkpoint is used; null: its own."""
     text_column: str | None = None
     """Column of the text; found by its name when null."""
     label_column: str | None = None

@@ -17,6 +17,7 @@ from llmstages.stages.output import output_file
 from llmstages.stages.training import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
+from llmstages.train.heads import with_head
 
 
 def run(config: EvaluateCheckpointConfig) -> float:
@@ -29,6 +30,8 @@ def run(config: EvaluateCheckpointConfig) -> float:
         raise UserError("evaluate needs a checkpoint and a file: llmstages evaluate RUN FILE")
     requirements = [read_requirement(text, FIGURES) for text in config.require]
     checkpoint = load_checkpoint(config.checkpoint_dir)
+    if config.head is not None:
+        checkpoint = with_head(checkpoint, config.head)
     labels = checkpoint.labels
     if labels is None:
         raise UserError(

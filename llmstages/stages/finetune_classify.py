@@ -32,6 +32,8 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
+from llmstages.train.checkpoint import Checkpoint
+from llmstages.train.heads import head_path, save_head
 from llmstages.train.losses import balanced_class_weights, label_loss
 from llmstages.train.run import Run
 
@@ -67,6 +69,10 @@ def run(config: FinetuneClassifyConfig) -> float:
     the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
+    if config.head is not None and the_run.resume_from is None:
+        taken = head_path(base.directory, config.head)
+        if taken.exists() and not config.overwrite:
+            raise UserError(f"{taken}: is there already: another head=NAME, or overwrite=true")
     context_length = model.config.context_length
 
     training, validation, test = (
@@ -138,6 +144,8 @@ def run(config: FinetuneClassifyConfig) -> float:
     uncalibrated = measure(model, test, labels, machine).figures
     parallel.shard_again(model)
     decided = decide(the_run, config.decide, model, validation, machine)
+    if config.head is not None:
+        add_head(base, config.head, labels)
     report, predictions = assess(model, rows.test, test, labels, machine, config.seed)
     the_run.keep_lines("predictions.jsonl", (asdict(row) for row in predictions))
     error_console().print(
@@ -171,6 +179,14 @@ def run(config: FinetuneClassifyConfig) -> float:
         set_aside=dict(aside),
     )
     return report.figures["macro_f1"]
+
+
+def add_head(base: Checkpoint, name: str, labels: list[str]) -> None:
+    """Put the head of the base's model beside the base."""
+    assert base.model.head is not None
+    weight = parallel.whole(base.model.head.weight.detach())
+    if parallel.is_first():
+        say(f"head {name}: {save_head(base, name, weight.cpu(), labels)}")
 
 
 def check_labels(rows: Sequence[LabelledText], labels: Sequence[str]) -> None:

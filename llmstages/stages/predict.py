@@ -15,6 +15,7 @@ from llmstages.report.terminal import progress, say, warn
 from llmstages.stages.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
+from llmstages.train.heads import with_head
 from llmstages.train.scoring import per_text
 
 BATCHES_AHEAD = 64
@@ -33,6 +34,8 @@ def run(config: PredictConfig) -> None:
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
     checkpoint = load_checkpoint(config.checkpoint_dir)
+    if config.head is not None:
+        checkpoint = with_head(checkpoint, config.head)
     if checkpoint.labels is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
     device = choose_device(config.device)

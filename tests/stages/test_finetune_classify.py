@@ -1,18 +1,23 @@
 """Classification: the same probabilities whatever stands beside a text in its batch."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from llmstages.config.groups import MethodConfig
 from llmstages.data.examples import labelled_windows, make_batch
+from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
 from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.predict import scores_of
 from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.heads import with_head
 from llmstages.train.losses import label_probabilities
 from llmstages.train.scoring import per_text
 
@@ -157,3 +162,34 @@ def test_every_test_row_is_kept_with_its_prediction(classifier_run, labelled_fil
         assert row["predicted"] == max(row["probabilities"], key=row["probabilities"].get)
     right = sum(row["predicted"] == row["label"] for row in rows)
     assert right / 6 == summary["metrics"]["accuracy"]
+
+
+def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_config, cli):
+    """What predict says with it is what its own run reported; the first head stays the default."""
+    run = Path(shutil.copytree(classifier_run, tmp_path / "first", symlinks=True))
+    settings = {"base": str(run), "method": MethodConfig(name="head"), "head": "other-1"}
+    config = classify_config(tmp_path, pooling="mean", steps=2, **settings)
+    finetune_classify.run(config)
+    own = tmp_path / "lines-classify"
+    rows = [
+        json.loads(line) for line in (own / "predictions.jsonl").read_text("utf-8").splitlines()
+    ]
+    other = with_head(load_checkpoint(run), "other-1")
+    cpu = torch.device("cpu")
+    found = scores_of(other, [row["text"] for row in rows], 4, cpu, torch.float32)
+    for row, scores in zip(rows, found, strict=True):
+        assert scores == pytest.approx(row["probabilities"], abs=1e-5)
+    status, out, _ = cli("predict", run, rows[0]["text"], "head=other-1")
+    assert status == 0
+    assert json.loads(out)["probabilities"] == pytest.approx(rows[0]["probabilities"], abs=1e-5)
+    _, first, _ = cli("predict", run, rows[0]["text"])
+    assert first == cli("predict", classifier_run, rows[0]["text"])[1] != out
+    assert cli("predict", run, "a", "head=none")[2].count("no head none: it has other-1") == 1
+    config.name = "again"
+    with pytest.raises(UserError, match="is there already"):
+        finetune_classify.run(config)
+    shutil.copytree((run / "best" / "heads"), tmp_path / "lines-classify" / "best" / "heads")
+    weights = (own / "best" / "model.safetensors").read_bytes()
+    assert weights != (run / "best" / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="trained on other weights"):
+        with_head(load_checkpoint(own), "other-1")

@@ -157,6 +157,6 @@ def test_losses_of_labels(pooling, settings):
     loss = label_loss(**settings)
     whole = step(classifier, loss, [make_batch([[row] for row in rows])])
     parts = step(classifier, loss, [make_batch([[row]]) for row in rows])
-    assert whole[0] == pytest.approx(float(expected / expected_weights.sum()), rel=1e-5)
+    assert whole[0] == pytest.approx(float(expected.detach() / expected_weights.sum()), rel=1e-5)
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     torch.testing.assert_close(whole[1], parts[1], atol=1e-5, rtol=1e-4)

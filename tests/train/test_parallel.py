@@ -106,6 +106,7 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
     pairs += ["max_cut_share=0.5"]
     pairs += ["max_new_tokens=2", "evaluate.num_samples=0", "batch_tokens=256"]
     rows = ["finetune-classify", str(labelled_file), *tuning, *dora, "baselines=false"]
+    rows += ["pooling=mean", "sampling=balanced", "patience=5"]
     liked = tmp_path / "liked.jsonl"
     told = [json.loads(line) for line in instruct_file.read_text("utf-8").splitlines()]
     liked.write_text(

@@ -1,0 +1,76 @@
+"""More heads on the backbone of a checkpoint: `heads/NAME.safetensors` beside its files.
+
+Each is one matrix with its labels, its pooling and the hash of the weights that it was trained on,
+without which it means nothing. The checkpoint's own head stays what a checkpoint is loaded with.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llmstages.config.stages import POOLINGS
+from llmstages.errors import UserError
+from llmstages.train.checkpoint import Checkpoint, sync
+
+HEADS_DIR = "heads"
+WEIGHT = "score.weight"
+
+
+def head_path(directory: Path, name: str) -> Path:
+    """Where a head of a checkpoint lies."""
+    return directory / HEADS_DIR / f"{name}.safetensors"
+
+
+def save_head(backbone: Checkpoint, name: str, weight: Tensor, labels: list[str]) -> Path:
+    """Put a head beside a checkpoint: complete under its name, or not there at all.
+
+    weight: [num_labels, hidden_size], on the CPU. Returns where it lies.
+    """
+    path = head_path(backbone.directory, name)
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    metadata = {
+        "format": "pt",
+        "labels": json.dumps(labels, ensure_ascii=False),
+        "pooling": backbone.model.config.pooling,
+        "backbone": backbone.hash,
+    }
+    save_file({WEIGHT: weight.contiguous()}, temporary, metadata=metadata)
+    sync(temporary)
+    temporary.replace(path)
+    return path
+
+
+def with_head(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """The checkpoint with another of its heads, of which it now has the labels and the pooling.
+
+    Raises `UserError` where there is no such head, or one of other weights.
+    """
+    path = head_path(checkpoint.directory, name)
+    if not path.is_file():
+        there = sorted(found.stem for found in path.parent.glob("*.safetensors"))
+        hint = f"it has {', '.join(there)}" if there else "finetune-classify ... head=NAME adds one"
+        raise UserError(f"{checkpoint.directory}: no head {name}: {hint}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            weight = file.get_tensor(WEIGHT)
+        labels = [str(label) for label in json.loads(metadata["labels"])]
+        pooling, backbone = metadata["pooling"], metadata["backbone"]
+    except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a head ({error})") from error
+    config = checkpoint.model.config
+    if list(weight.shape) != [len(labels), config.hidden_size] or pooling not in POOLINGS:
+        raise UserError(f"{path}: not a head of this model")
+    if backbone != checkpoint.hash:
+        raise UserError(f"{path}: trained on other weights than {checkpoint.directory} has")
+    model = checkpoint.model
+    model.config = replace(config, num_labels=len(labels), pooling=pooling)
+    model.head = nn.Linear(config.hidden_size, len(labels), bias=False)
+    model.head.weight = nn.Parameter(weight.float())
+    return replace(checkpoint, labels=labels)
