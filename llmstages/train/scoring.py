@@ -14,6 +14,7 @@ from torch import Tensor
 from llmstages.data.batch import Batch
 from llmstages.data.examples import LENGTH_STEP, Example, by_length
 from llmstages.model.transformer import Transformer
+from llmstages.train import parallel
 from llmstages.train.losses import label_probabilities
 
 
@@ -49,12 +50,26 @@ def per_text(
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        parts = [compute(model, batch.to(device)).cpu() for batch in batches]
+        parts = [spread(compute, model, batch, device) for batch in batches]
     model.train(was_training)
-    rows = torch.cat(parts).double().numpy()
+    rows = parallel.add_up(torch.cat(parts)).numpy()
     in_order = np.empty_like(rows)
     in_order[order] = rows
     counts = np.array([len(text) for text in texts])
     sums: NDArray[np.float64] = np.add.reduceat(in_order, counts.cumsum() - counts)
     means: NDArray[np.float64] = sums / counts[:, None]
     return means
+
+
+def spread(
+    compute: Callable[[Transformer, Batch], Tensor],
+    model: Transformer,
+    batch: Batch,
+    device: torch.device,
+) -> Tensor:
+    """[B, size] float64 on the CPU: what `compute` gives for this process's rows of a batch, and
+    zeros for those of the others."""
+    own = compute(model, parallel.own_rows(batch).to(device)).double().cpu()
+    rows = own.new_zeros(len(batch.tokens), own.shape[1])
+    rows[parallel.rank() :: parallel.size()] = own
+    return rows
