@@ -36,6 +36,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
+BASELINES = ("majority", "tfidf", "probe", "random_weights")
 COMPILE = ("auto", "on", "blocks", "off")
 
 
@@ -292,11 +293,24 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Column of the label; found by its name when null."""
     batch_size: int = 32
     """Examples an optimizer step."""
-    baselines: bool = True
-    """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
+    baselines: Any = True
+    """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, which costs it once more), as a list; true: the first three, false: none."""
+
+    @property
+    def chosen_baselines(self) -> tuple[str, ...]:
+        """Those of `BASELINES` to compare with."""
+        if isinstance(self.baselines, list):
+            return tuple(self.baselines)
+        return BASELINES[:3] if self.baselines else ()
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
+        if not isinstance(self.baselines, (bool, list)):
+            problems.append(
+                f"baselines={self.baselines}: true, false or a list, as [majority,probe]"
+            )
+        for name in self.baselines if isinstance(self.baselines, list) else []:
+            problems += choice_problem("baselines", str(name), BASELINES)
         if self.method.objective != "answers":
             problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
