@@ -7,6 +7,7 @@ object of these classes is valid wherever it turns up. All problems are said at 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 
@@ -22,6 +23,7 @@ PICKED_KEYS = (
 )
 
 
+LARGEST_COST = 1e9
 LARGEST = {
     "num_layers": 10_000,
     "hidden_size": 2**20,
@@ -148,6 +150,47 @@ class DecideConfig:
 
     calibrate: bool = True
     """Divide the logits by one temperature fitted on the validation rows (Guo et al. 2017), so that probabilities say how often they are right."""
+    positive: str | None = None
+    """Of two labels the one that is looked for: it is given from a threshold on, found by one of the next three keys."""
+    cost: Any = None
+    """What mistakes cost. Of two labels `{fp: 1, fn: 5}`: to give `positive` wrongly, and to miss it. Of any number `{TRUE: {GIVEN: 5}}`, where a mistake that is not named costs 1: the label of the least expected cost is given."""
+    min_precision: float | None = None
+    """Share of the texts given `positive` that have to be right: the threshold that finds most so."""
+    min_recall: float | None = None
+    """Share of the texts with `positive` that have to be found: the highest threshold that does."""
+    refuse_share: float = 0.0
+    """Share of the validation texts to be refused as out of scope, the least sure ones; new ones less sure than these get no label. 0: none is."""
+
+    def __post_init__(self) -> None:
+        problems = range_problem("decide.min_precision", self.min_precision, 1e-6, 1.0)
+        problems += range_problem("decide.min_recall", self.min_recall, 1e-6, 1.0)
+        problems += range_problem("decide.refuse_share", self.refuse_share, 0.0, 0.5)
+        rules = {
+            "cost": self.cost,
+            "min_precision": self.min_precision,
+            "min_recall": self.min_recall,
+        }
+        given = [f"decide.{name}" for name, value in rules.items() if value]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)} are given: keep one of them")
+        if self.positive is not None and not given:
+            problems.append(
+                f"decide.positive={self.positive} needs decide.cost, decide.min_precision or "
+                "decide.min_recall: by what its threshold is found"
+            )
+        problems += self._cost_problems()
+        refuse(problems)
+
+    def _cost_problems(self) -> list[str]:
+        if self.cost is None:
+            return []
+        rows: dict[str, Any] = self.cost if isinstance(self.cost, dict) else {"it": None}
+        for name, row in rows.items():
+            for cost in row.values() if isinstance(row, dict) else [row]:
+                number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+                if not (number and 0 <= cost <= LARGEST_COST):
+                    return [f"decide.cost: {name} is no cost of 0 or more: write {{fp: 1, fn: 5}}"]
+        return []
 
 
 @dataclass

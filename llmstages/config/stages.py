@@ -37,6 +37,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
+BASELINES = ("majority", "tfidf", "probe", "random_weights")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
 HEAD_NAME = re.compile(r"[\w-]+")
@@ -325,11 +326,24 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Which of `folds`, counted from 0, is trained; null: all, one after the other."""
     head: str | None = None
     """Name under which the head is put beside the checkpoint in `base` too, as one more of its heads; with `method=head`."""
-    baselines: bool = True
-    """Train majority and TF-IDF + logistic regression beside the model, and a linear probe on the base."""
+    baselines: Any = True
+    """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, which costs it once more), as a list; true: the first three, false: none."""
+
+    @property
+    def chosen_baselines(self) -> tuple[str, ...]:
+        """Those of `BASELINES` to compare with."""
+        if isinstance(self.baselines, list):
+            return tuple(self.baselines)
+        return BASELINES[:3] if self.baselines else ()
 
     def problems(self) -> list[str]:
         problems = super().problems() + range_problem("batch_size", self.batch_size, 1)
+        if not isinstance(self.baselines, (bool, list)):
+            problems.append(
+                f"baselines={self.baselines}: true, false or a list, as [majority,probe]"
+            )
+        for name in self.baselines if isinstance(self.baselines, list) else []:
+            problems += choice_problem("baselines", str(name), BASELINES)
         problems += choice_problem("pooling", self.pooling, POOLINGS)
         problems += self._loss_problems()
         problems += self._repeat_problems()

@@ -114,16 +114,33 @@ def calibration(truth: Indices, probabilities: Figures) -> Calibration:
     return Calibration(bins, confidence, probabilities.argmax(axis=1) == truth)
 
 
-def all_figures(truth: Indices, probabilities: Figures, weights: Weights) -> dict[str, Figures]:
+def all_figures(
+    truth: Indices,
+    probabilities: Figures,
+    weights: Weights,
+    predicted: Indices | None = None,
+    accepted: NDArray[np.bool_] | None = None,
+) -> dict[str, Figures]:
     """Every figure by name, each [r]; truth is [n], probabilities [n, k].
+
+    predicted: [n], the likeliest labels where None. accepted: [n] texts not out of scope: their
+    share is `coverage`, and `accepted_accuracy` is theirs alone.
 
     Those above, `log_loss`, the mean negative log probability of the true label in nats, and `ece`,
     the expected calibration error.
     """
     of_truth = probabilities[np.arange(len(truth)), truth]
     nats = -np.log(np.clip(of_truth, MIN_PROBABILITY, 1.0))
+    if predicted is None:
+        predicted = probabilities.argmax(axis=1)
+    scope = {}
+    if accepted is not None:
+        total, kept = weights.sum(axis=0), accepted.astype(np.float64) @ weights
+        right = (accepted & (predicted == truth)).astype(np.float64) @ weights
+        scope = {"coverage": kept / total, "accepted_accuracy": _ratio(right, kept, kept > 0)}
     return {
-        **label_figures(truth, probabilities.argmax(axis=1), probabilities.shape[1], weights),
+        **label_figures(truth, predicted, probabilities.shape[1], weights),
+        **scope,
         **ranking_figures(truth, probabilities, weights),
         "log_loss": nats @ weights / weights.sum(axis=0),
         "ece": calibration(truth, probabilities).error(weights),

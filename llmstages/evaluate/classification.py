@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from llmstages.evaluate.bootstrap import middle, resamples
 from llmstages.evaluate.class_figures import NUM_BINS, all_figures, calibration
+from llmstages.evaluate.decision import Decision
 
 FIGURES = {
     "accuracy": "accuracy",
@@ -25,6 +26,11 @@ FIGURES = {
     "ece": "expected calibration error",
 }
 """What is measured, and how it is called in tables."""
+SCOPE_FIGURES = {
+    "coverage": "coverage, not out of scope",
+    "accepted_accuracy": "accuracy of these",
+}
+"""The same where texts may be out of scope."""
 
 
 class ClassScores(NamedTuple):
@@ -73,6 +79,7 @@ class ClassificationReport:
         """The report as JSON-ready values, for `summary.json`."""
         return {
             **{name: self.figures.get(name) for name in FIGURES},
+            **{name: self.figures[name] for name in SCOPE_FIGURES if name in self.figures},
             "intervals": dict(self.intervals),
             "num_examples": self.num_examples,
             "labels": list(self.labels),
@@ -89,7 +96,11 @@ class ClassificationReport:
         """
         return cls(
             labels=values["labels"],
-            figures={name: values[name] for name in FIGURES if values.get(name) is not None},
+            figures={
+                name: values[name]
+                for name in (*FIGURES, *SCOPE_FIGURES)
+                if values.get(name) is not None
+            },
             per_class=[ClassScores(**scores) for scores in values["per_class"]],
             confusion=values["confusion"],
             reliability=[ReliabilityBin(**found) for found in values.get("reliability", [])],
@@ -102,15 +113,17 @@ def classification_report(
     truth: NDArray[np.integer[Any]] | Sequence[int],
     probabilities: NDArray[np.floating[Any]],
     seed: int | None = None,
+    decision: Decision | None = None,
 ) -> ClassificationReport:
     """Measure predicted probabilities against the truth.
 
     Args:
         labels: names of the k classes, in the order of the columns of `probabilities`.
         truth: [n] index of each example's class.
-        probabilities: [n, k], each row summing to 1; the prediction is the largest, the first of
-            equals.
+        probabilities: [n, k], each row summing to 1.
         seed: of the resamples for the intervals; None leaves intervals out.
+        decision: by which labels are given, also to what it takes to be out of scope; None gives
+            the likeliest, the first of equals.
 
     The areas under curves have no value where a label is true of no example, or of all.
 
@@ -128,15 +141,23 @@ def classification_report(
         raise ValueError("no example to measure on")
     if not np.isfinite(shares).all():
         raise ValueError("a probability is not a finite number")
-    confusion = confusion_matrix(true, shares.argmax(axis=1), len(labels))
+    decision = decision or Decision()
+    predicted = decision.labels(shares)
+    accepted = None if decision.min_probability is None else decision.accepted(shares)
+    confusion = confusion_matrix(true, predicted, len(labels))
     once = np.ones((len(true), 1), dtype=np.int64)
-    found = all_figures(true, shares, once)
-    figures = {name: float(found[name][0]) for name in FIGURES}
+    found = all_figures(true, shares, once, predicted, accepted)
+    figures = {name: float(value[0]) for name, value in found.items()}
+    if accepted is not None and not accepted.any():
+        del figures["accepted_accuracy"]
     if not confusion.sum(axis=1).all() or np.isnan(figures["roc_auc"]):
         del figures["roc_auc"], figures["pr_auc"]
     intervals: dict[str, list[float]] = {}
     if seed is not None:
-        parts = [all_figures(true, shares, part) for part in resamples(len(true), seed)]
+        parts = [
+            all_figures(true, shares, part, predicted, accepted)
+            for part in resamples(len(true), seed)
+        ]
         intervals = {
             name: list(middle(np.concatenate([part[name] for part in parts]))) for name in figures
         }

@@ -33,12 +33,13 @@ class Decision:
 
     def labels(self, probabilities: Figures) -> Indices:
         """[n] index of the label of each text; probabilities are [n, k]."""
+        found: Indices = probabilities.argmax(axis=1)
         if self.positive is not None and self.threshold is not None:
             given = probabilities[:, self.positive] >= self.threshold
-            return np.where(given, self.positive, 1 - self.positive)
-        if self.costs is not None:
-            return (probabilities @ np.array(self.costs)).argmin(axis=1)
-        return probabilities.argmax(axis=1)
+            found = np.where(given, self.positive, 1 - self.positive)
+        elif self.costs is not None:
+            found = (probabilities @ np.array(self.costs)).argmin(axis=1)
+        return found
 
     def accepted(self, probabilities: Figures) -> NDArray[np.bool_]:
         """[n] whether each text is in scope."""
@@ -46,8 +47,8 @@ class Decision:
         return accepted
 
     def as_dict(self) -> dict[str, Any]:
-        """What `llmstages.json` says of it."""
-        return {"decision": asdict(self)}
+        """What `llmstages.json` says of it: what is not null."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def of(cls, classifier: Mapping[str, Any] | None, num_labels: int) -> "Decision":
@@ -55,7 +56,7 @@ class Decision:
 
         Raises `ValueError` for what is no rule for so many labels.
         """
-        found = as_dataclass(cls, (classifier or {}).get("decision", {}), "decision.")
+        found = as_dataclass(cls, (classifier or {}).get("decision") or {}, "decision.")
         if found.positive not in (None, 0, 1) or (found.positive is not None and num_labels != 2):
             raise ValueError(f"decision.positive is {found.positive}, of {num_labels} labels")
         if found.costs is not None and np.shape(found.costs) != (num_labels, num_labels):
@@ -90,15 +91,17 @@ def threshold_of_precision(
     """The threshold that finds most at a precision of at least `least`; None where none has it."""
     cuts = thresholds(scores)[:-1]
     given, hits = _counts(scores, positive, cuts)
-    precise = hits >= least * given
-    return float(cuts[precise][hits[precise].argmax()]) if (hits[precise] > 0).any() else None
+    precise = (hits >= least * given - 1e-9) & (hits > 0)
+    if not precise.any():
+        return None
+    return float(cuts[precise & (hits == hits[precise].max())][-1])
 
 
 def threshold_of_recall(scores: Figures, positive: NDArray[np.bool_], least: float) -> float | None:
     """The highest threshold that finds at least so large a share; None without a positive text."""
     cuts = thresholds(scores)
     _, hits = _counts(scores, positive, cuts)
-    return float(cuts[hits >= least * positive.sum()][-1]) if positive.any() else None
+    return float(cuts[hits >= least * positive.sum() - 1e-9][-1]) if positive.any() else None
 
 
 def _counts(scores: Figures, positive: NDArray[np.bool_], cuts: Figures) -> tuple[Indices, Indices]:

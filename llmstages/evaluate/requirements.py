@@ -23,7 +23,12 @@ class Requirement:
         wanted = f"{self.figure}{sign}{self.bound:g} is required"
         value = figures.get(self.figure)
         if value is None:
-            return f"{self.figure} has no value where a label has no row ({wanted})"
+            why = (
+                "where a label has no row"
+                if "auc" in self.figure
+                else "without an out-of-scope rule"
+            )
+            return f"{self.figure} has no value {why} ({wanted})"
         if value >= self.bound if self.at_least else value <= self.bound:
             return None
         return f"{self.figure} is {value:.6g} ({wanted})"

@@ -53,10 +53,23 @@ def fitted_temperature(
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
     with torch.no_grad():
         before = nats().item()
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         improved = nats().item() < before
     found = log_temperature.item()
     if not (improved and abs(found) < math.log(MAX_TEMPERATURE)):
         return None
     return math.exp(found)
+
+
+def averaged(
+    probabilities: NDArray[np.float64], num_windows: Sequence[int], temperature: float
+) -> NDArray[np.float64]:
+    """[n, k] of texts at a temperature: the mean over their windows, [w, k] of which are given."""
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / temperature
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    counts = np.array(num_windows)
+    sums = np.add.reduceat(shares, counts.cumsum() - counts)
+    means: NDArray[np.float64] = sums / counts[:, None]
+    return means

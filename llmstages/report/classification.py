@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmstages.evaluate.classification import FIGURES, ClassificationReport
+from llmstages.evaluate.classification import FIGURES, SCOPE_FIGURES, ClassificationReport
 from llmstages.report.terminal import clipped, plain
 
 # A confusion matrix wider than this does not fit a terminal; its largest mistakes are listed.
@@ -27,6 +28,12 @@ class PredictedRow:
     """The true one."""
     predicted: str
     probabilities: dict[str, float]
+    out_of_scope: bool | None = None
+    """None where the classifier has no rule for it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def render_classification(
@@ -74,7 +81,7 @@ def _figures(report: ClassificationReport) -> Table:
     table.add_column("value", justify="right")
     if report.intervals:
         table.add_column("95 % interval", justify="right")
-    for name, label in FIGURES.items():
+    for name, label in (FIGURES | SCOPE_FIGURES).items():
         if name in report.figures:
             ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name, []))
             table.add_row(label, f"{report.figures[name]:.3f}", *([ends] if ends else []))

@@ -5,7 +5,7 @@ imported only here, and only when something is drawn: it takes a third of a seco
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +43,25 @@ def draw_curves(run_dir: Path, title: str) -> list[Path]:
     curves = Curves.of(read_entries(run_dir / "metrics.jsonl"))
     if "loss" not in curves.training:
         return []
-    directory = run_dir / "report"
+    return save_figures(
+        run_dir / "report",
+        {
+            LOSS_FILE: lambda: loss_figure(curves, title),
+            OPTIMIZER_FILE: lambda: optimizer_figure(curves, title),
+        },
+    )
+
+
+def save_figures(directory: Path, draw: Mapping[str, Callable[[], "Figure"]]) -> list[Path]:
+    """Draw each figure into the file of its name, whole; returns the files."""
     directory.mkdir(exist_ok=True)
     paths = []
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes: no matter for the user.
         warnings.simplefilter("ignore")
-        for name, draw in ((LOSS_FILE, loss_figure), (OPTIMIZER_FILE, optimizer_figure)):
+        for name, figure in draw.items():
             picture = BytesIO()
-            draw(curves, title).savefig(picture, format="png", dpi=PIXELS_PER_INCH)
+            figure().savefig(picture, format="png", dpi=PIXELS_PER_INCH)
             temporary = directory / f"{name}.tmp"
             temporary.write_bytes(picture.getvalue())
             paths.append(temporary.replace(directory / name))
@@ -114,16 +124,29 @@ def validation_panels(validation: Mapping[str, Curve]) -> dict[str, dict[str, Cu
 
 
 def _figure(title: str, rows: int, columns: int) -> "tuple[Figure, list[Axes]]":
+    """A figure of curves and its axes, row by row."""
+    size = (11, 0.8 + 3.4 * rows) if columns > 1 else (11, 0.8 + 2.4 * rows)
+    return new_figure(title, size, rows, columns)
+
+
+def new_figure(
+    title: str,
+    size_inches: tuple[float, float],
+    rows: int = 1,
+    columns: int = 1,
+    height_ratios: Sequence[float] | None = None,
+) -> "tuple[Figure, list[Axes]]":
     """A figure and its axes, row by row."""
     # Without pyplot: it keeps every figure, and may look for a window to show it in.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (11, 0.8 + 3.4 * rows) if columns > 1 else (11, 0.8 + 2.4 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size_inches, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(visible(title), parse_math=False)
-    grid: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid: list[Axes] = list(
+        figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).flat
+    )
     for axes in grid:
         axes.grid(alpha=0.25)
     return figure, grid

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from llmstages.data.examples import Example, labelled_windows
 from llmstages.data.labelled_texts import LabelledText
+from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport, classification_report
+from llmstages.evaluate.decision import Decision
 from llmstages.model.transformer import Transformer
 from llmstages.report.classification import PredictedRow
 from llmstages.stages.training import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
+from llmstages.train.checkpoint import INFO_NAME, Checkpoint
 from llmstages.train.losses import text_states
 from llmstages.train.scoring import per_text
 
@@ -36,6 +39,16 @@ def examples_of(
     ]
 
 
+def decision_of(checkpoint: Checkpoint) -> Decision:
+    """The rule by which a classifier gives labels; `UserError` where it is a bad one."""
+    assert checkpoint.labels is not None
+    classifier = None if checkpoint.info is None else checkpoint.info.classifier
+    try:
+        return Decision.of(classifier, len(checkpoint.labels))
+    except ValueError as error:
+        raise UserError(f"{checkpoint.directory / INFO_NAME}: {error}") from error
+
+
 def measure(
     model: Transformer, texts: Sequence[Sequence[Example]], labels: Sequence[str], machine: Machine
 ) -> ClassificationReport:
@@ -51,10 +64,14 @@ def assess(
     labels: Sequence[str],
     machine: Machine,
     seed: int,
+    decision: Decision,
 ) -> tuple[ClassificationReport, list[PredictedRow]]:
     """Report on rows, whose windows are in `texts`, with intervals; each row and its prediction."""
     truth = [windows[0].targets[-1] for windows in texts]
     found = probabilities(model, texts, machine)
+    refused: list[bool | None] = [None] * len(rows)
+    if decision.min_probability is not None:
+        refused = (~decision.accepted(found)).tolist()
     predictions = [
         PredictedRow(
             file=row.path,
@@ -63,10 +80,13 @@ def assess(
             label=row.label,
             predicted=labels[best],
             probabilities=dict(zip(labels, shares, strict=True)),
+            out_of_scope=out,
         )
-        for row, best, shares in zip(rows, found.argmax(axis=1), found.tolist(), strict=True)
+        for row, best, shares, out in zip(
+            rows, decision.labels(found), found.tolist(), refused, strict=True
+        )
     ]
-    return classification_report(labels, truth, found, seed), predictions
+    return classification_report(labels, truth, found, seed, decision), predictions
 
 
 def probabilities(

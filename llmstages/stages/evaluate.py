@@ -7,12 +7,12 @@ import torch
 from llmstages.config.stages import EvaluateCheckpointConfig
 from llmstages.data.labelled_texts import read_known_labels
 from llmstages.errors import CheckFailed, UserError
-from llmstages.evaluate.classification import FIGURES
+from llmstages.evaluate.classification import FIGURES, SCOPE_FIGURES
 from llmstages.evaluate.requirements import read_requirement
 from llmstages.report.classification import render_classification
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import error_console, say
-from llmstages.stages.classifying import assess, examples_of
+from llmstages.stages.classifying import assess, decision_of, examples_of
 from llmstages.stages.output import output_file
 from llmstages.stages.training import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import load_checkpoint
@@ -28,7 +28,7 @@ def run(config: EvaluateCheckpointConfig) -> float:
     """
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("evaluate needs a checkpoint and a file: llmstages evaluate RUN FILE")
-    requirements = [read_requirement(text, FIGURES) for text in config.require]
+    requirements = [read_requirement(text, FIGURES | SCOPE_FIGURES) for text in config.require]
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if config.head is not None:
         checkpoint = with_head(checkpoint, config.head)
@@ -50,7 +50,9 @@ def run(config: EvaluateCheckpointConfig) -> float:
     )
     examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length)
     with output_file(config.output) as file:
-        report, predictions = assess(model, rows, examples, labels, machine, config.seed)
+        report, predictions = assess(
+            model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)
+        )
         error_console().print(
             render_classification(report, title=config.data, predictions=predictions)
         )

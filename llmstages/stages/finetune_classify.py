@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.examples import Example, ShuffledData
@@ -11,11 +13,13 @@ from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
 from llmstages.errors import UserError
 from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
-from llmstages.model.transformer import Transformer
+from llmstages.evaluate.decision import Decision
+from llmstages.model.transformer import Transformer, TransformerConfig
+from llmstages.report.class_pictures import draw_classification
 from llmstages.report.classification import render_classification
 from llmstages.report.terminal import error_console, progress, say, table
 from llmstages.stages.classifying import assess, examples_of, features, measure
-from llmstages.stages.deciding import decide
+from llmstages.stages.deciding import check_decision, decide
 from llmstages.stages.finetune_rows import finetune_rows
 from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
@@ -32,8 +36,9 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint
+from llmstages.train.checkpoint import Checkpoint, load_checkpoint, restore_weights
 from llmstages.train.heads import head_path, save_head
+from llmstages.train.loop import TrainingResult
 from llmstages.train.losses import balanced_class_weights, label_loss
 from llmstages.train.run import Run
 
@@ -63,6 +68,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     )
     labels = sorted({row.label for row in rows.train})
     check_labels([*rows.validation, *rows.test], labels)
+    check_decision(config.decide, labels)
     machine = choose_machine(config)
     base = finetune_base(config, num_labels=len(labels), pooling=config.pooling)
     model, tokenizer = base.model, base.tokenizer
@@ -106,12 +112,14 @@ def run(config: FinetuneClassifyConfig) -> float:
     place(model, config, machine)
     before: dict[str, float] = {}
     baselines: dict[str, dict[str, float]] = {}
-    if config.baselines and the_run.resume_from is None:
-        before, baselines = compare(rows.train, rows.test, labels, model, training, test, machine)
+    if config.chosen_baselines and the_run.resume_from is None:
+        before, baselines = compare(
+            config, rows.train, rows.test, labels, model, training, test, machine
+        )
     before = the_run.plan.get("metrics_before", before) if the_run.resume_from else before
     baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(model: Transformer) -> dict[str, float]:
         figures = measure(model, validation, labels, machine).figures
         return {
             "val_loss": figures["log_loss"],
@@ -119,45 +127,73 @@ def run(config: FinetuneClassifyConfig) -> float:
             "macro_f1": figures["macro_f1"],
         }
 
-    result = fine_tune(
-        the_run,
-        config,
-        base,
-        machine,
-        clock,
-        data=data,
-        num_tokens=sum(len(training[text][0].tokens) for text, _ in data.epoch_reads(0)),
-        default_epochs=DEFAULT_EPOCHS,
-        lr_share=LR_SHARE,
-        evaluate=evaluate,
-        plan={"metrics_before": before, "baselines": baselines},
-        loss=label_loss(
-            focal_gamma=config.focal_gamma if config.loss == "focal" else 0.0,
-            label_smoothing=config.label_smoothing,
-            class_weights=balanced_class_weights(label_numbers, len(labels))
-            if config.class_weights == "balanced"
-            else None,
-        ),
-        labels=labels,
-        classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
+    loss = label_loss(
+        focal_gamma=config.focal_gamma if config.loss == "focal" else 0.0,
+        label_smoothing=config.label_smoothing,
+        class_weights=balanced_class_weights(label_numbers, len(labels))
+        if config.class_weights == "balanced"
+        else None,
     )
-    uncalibrated = measure(model, test, labels, machine).figures
+
+    def tune(run: Run, base: Checkpoint, clock: Clock) -> TrainingResult:
+        return fine_tune(
+            run,
+            config,
+            base,
+            machine,
+            clock,
+            data=data,
+            num_tokens=sum(len(training[text][0].tokens) for text, _ in data.epoch_reads(0)),
+            default_epochs=DEFAULT_EPOCHS,
+            lr_share=LR_SHARE,
+            evaluate=lambda: evaluate(base.model),
+            plan={"metrics_before": before, "baselines": baselines},
+            loss=loss,
+            labels=labels,
+            classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
+        )
+
+    result = tune(the_run, base, clock)
+    uncalibrated = measure(model, test, labels, machine)
     parallel.shard_again(model)
-    decided = decide(the_run, config.decide, model, validation, machine)
+    decided = decide(the_run, config.decide, labels, model, validation, machine)
     if config.head is not None:
         add_head(base, config.head, labels)
-    report, predictions = assess(model, rows.test, test, labels, machine, config.seed)
-    the_run.keep_lines("predictions.jsonl", (asdict(row) for row in predictions))
+    decision = Decision.of(decided, len(labels))
+    report, predictions = assess(model, rows.test, test, labels, machine, config.seed, decision)
+    the_run.keep_lines("predictions.jsonl", (row.as_dict() for row in predictions))
     error_console().print(
         render_classification(
             report, title=f"test rows of {Path(config.data).name}", predictions=predictions
         )
     )
+    if "random_weights" in config.chosen_baselines:
+        say("baseline: the same training from random weights")
+        inner = Run(directory / "random_weights", the_run.stage, config, the_run.settings["inputs"])
+        fresh = replace(base, model=random_model(model.config, config.seed))
+        place(fresh.model, config, machine)
+        if inner.summary is None:
+            tune(inner, fresh, Clock())
+            inner.finish({"headline": "macro_f1", "metrics": {}})
+        else:
+            restore_weights(fresh.model, load_checkpoint(inner.directory))
+        figures = measure(fresh.model, test, labels, machine).figures
+        of_random = {name: figures[name] for name in ("accuracy", "macro_f1")}
+        baselines = {**baselines, "random_weights": of_random}
     calibration = None
     if decided["temperature"] is not None:
         calibration = {"temperature": decided["temperature"], "validation_rows": len(validation)}
-        calibration |= {f"{name}_before": uncalibrated[name] for name in ("log_loss", "ece")}
-        show_calibration(report, uncalibrated)
+        calibration |= {
+            f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
+        }
+        show_calibration(report, uncalibrated.figures)
+    if config.report.curves and parallel.is_first():
+        draw_classification(
+            directory,
+            f"{directory.name} (test rows)",
+            report,
+            None if calibration is None else uncalibrated,
+        )
     show_comparison(report, before, baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -189,6 +225,15 @@ def add_head(base: Checkpoint, name: str, labels: list[str]) -> None:
         say(f"head {name}: {save_head(base, name, weight.cpu(), labels)}")
 
 
+def random_model(config: TransformerConfig, seed: int) -> Transformer:
+    """A classifier of the shape with new weights, as pretraining starts with, and a new head."""
+    model = Transformer(config)
+    model.initialize(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.output_weight.zero_()
+    return model
+
+
 def check_labels(rows: Sequence[LabelledText], labels: Sequence[str]) -> None:
     """Raise `UserError` when a held-out row has a label that no training row has."""
     for row in rows:
@@ -199,6 +244,7 @@ def check_labels(rows: Sequence[LabelledText], labels: Sequence[str]) -> None:
 
 
 def compare(
+    config: FinetuneClassifyConfig,
     train_rows: Sequence[LabelledText],
     test_rows: Sequence[LabelledText],
     labels: list[str],
@@ -207,29 +253,39 @@ def compare(
     test: Sequence[Sequence[Example]],
     machine: Machine,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat."""
+    """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat.
+
+    Those that are asked for; random weights are trained after it.
+    """
     train_labels = [row.label for row in train_rows]
     test_labels = [row.label for row in test_rows]
-    with progress("baselines", total=3, unit="done") as advance:
-        majority = majority_baseline(train_labels, test_labels, labels)
-        advance(note="majority")
-        tfidf = tfidf_baseline(
-            [row.text for row in train_rows],
-            train_labels,
-            [row.text for row in test_rows],
-            test_labels,
-            labels,
-        )
-        advance(note="TF-IDF + logistic regression")
-        probe = linear_probe(
-            features(model, [windows[:1] for windows in training], machine),
-            train_labels,
-            features(model, test, machine),
-            test_labels,
-            labels,
-        )
-        advance(note="linear probe on the base")
-    return probe, {"majority": majority, "tfidf": tfidf}
+    chosen = config.chosen_baselines
+    probe: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
+    quick = [name for name in chosen if name != "random_weights"]
+    with progress("baselines", total=len(quick), unit="done") as advance:
+        if "majority" in chosen:
+            found["majority"] = majority_baseline(train_labels, test_labels, labels)
+            advance(note="majority")
+        if "tfidf" in chosen:
+            found["tfidf"] = tfidf_baseline(
+                [row.text for row in train_rows],
+                train_labels,
+                [row.text for row in test_rows],
+                test_labels,
+                labels,
+            )
+            advance(note="TF-IDF + logistic regression")
+        if "probe" in chosen:
+            probe = linear_probe(
+                features(model, [windows[:1] for windows in training], machine),
+                train_labels,
+                features(model, test, machine),
+                test_labels,
+                labels,
+            )
+            advance(note="linear probe on the base")
+    return probe, found
 
 
 def show_calibration(report: ClassificationReport, before: Mapping[str, float]) -> None:
@@ -248,6 +304,10 @@ def show_comparison(
     rows: list[tuple[str, float, float]] = [("this classifier", own["accuracy"], own["macro_f1"])]
     if before:
         rows.append(("linear probe on the frozen base", before["accuracy"], before["macro_f1"]))
-    names = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression"}
+    names = {
+        "majority": "majority class",
+        "tfidf": "TF-IDF + logistic regression",
+        "random_weights": "the same from random weights",
+    }
     rows += [(names[key], b["accuracy"], b["macro_f1"]) for key, b in baselines.items()]
     table("on the test rows", ("", "accuracy", "macro F1"), rows)

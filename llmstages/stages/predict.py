@@ -1,17 +1,21 @@
 """`llmstages predict`: labels and probabilities of texts, as JSON Lines in the input's order."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from llmstages.config.stages import PredictConfig
 from llmstages.data.examples import labelled_windows
 from llmstages.data.labelled_texts import read_texts
 from llmstages.errors import UserError
+from llmstages.evaluate.decision import Decision
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
+from llmstages.stages.classifying import decision_of
 from llmstages.stages.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
@@ -30,7 +34,10 @@ Id = int | str
 
 
 def run(config: PredictConfig) -> None:
-    """Write one object a text: id, label, and the probability of every label."""
+    """Write one object a text: id, label, and the probability of every label.
+
+    A text that the classifier's rule takes to be out of scope has the label null.
+    """
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
     checkpoint = load_checkpoint(config.checkpoint_dir)
@@ -43,6 +50,7 @@ def run(config: PredictConfig) -> None:
     # Whatever is not asked for is float32: labels must not depend on what the processor can do.
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     checkpoint.model.to(device)
+    decision = decision_of(checkpoint)
     count = num_empty = 0
     first_empty: Id = 0
     with output_file(config.output) as file, progress("predicting", unit="texts") as advance:
@@ -50,8 +58,7 @@ def run(config: PredictConfig) -> None:
             texts = [text for _, text in rows]
             found = scores_of(checkpoint, texts, config.batch_size, device, dtype)
             for (id, text), scores in zip(rows, found, strict=True):
-                best = max(scores, key=lambda label: scores[label])
-                entry = {"id": id, "label": best, "probabilities": scores}
+                entry = {"id": id, **labelled(scores, decision), "probabilities": scores}
                 file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
                 if not text.strip():
                     first_empty = first_empty if num_empty else id
@@ -65,6 +72,21 @@ def run(config: PredictConfig) -> None:
         )
     if config.output is not None:
         say(f"{count:,} predictions in {config.output}")
+
+
+def labelled(scores: Mapping[str, float], decision: Decision) -> dict[str, Any]:
+    """The label, null where a text is out of scope; that and how sure the classifier is of its
+    likeliest label are said where there is a rule for it."""
+    shares = np.array([list(scores.values())])
+    label = list(scores)[decision.labels(shares)[0]]
+    if decision.min_probability is None:
+        return {"label": label}
+    accepted = bool(decision.accepted(shares)[0])
+    return {
+        "label": label if accepted else None,
+        "out_of_scope": not accepted,
+        "score": shares.max(),
+    }
 
 
 def read_ahead(rows: Iterator[tuple[Id, str]], most: int) -> Iterator[list[tuple[Id, str]]]:

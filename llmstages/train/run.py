@@ -21,6 +21,7 @@ from llmstages.data.json_files import as_type, parse_json
 from llmstages.disk import LOCK_NAME, lock_directory, require_writable
 from llmstages.errors import UserError
 from llmstages.model.transformer import TransformerConfig
+from llmstages.report.class_pictures import CONFUSION_FILE, RELIABILITY_FILE
 from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
 from llmstages.report.live import LiveChart
 from llmstages.report.observers import Observers
@@ -66,6 +67,7 @@ OWN_NAMES = {
     "answers.jsonl.tmp",
     "predictions.jsonl",
     "predictions.jsonl.tmp",
+    "random_weights",
     "checkpoints",
     "best",
     "last",
@@ -106,9 +108,8 @@ PLAN_TYPES: dict[str, Any] = {
 }
 """Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
-REPORT_NAME = re.compile(
-    rf"({re.escape(LOSS_FILE)}|{re.escape(OPTIMIZER_FILE)})(\.tmp)?|tensorboard"
-)
+PICTURES = (LOSS_FILE, OPTIMIZER_FILE, CONFUSION_FILE, RELIABILITY_FILE)
+REPORT_NAME = re.compile(rf"({'|'.join(map(re.escape, PICTURES))})(\.tmp)?|tensorboard")
 EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 
 

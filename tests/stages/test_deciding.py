@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from llmstages.config.groups import MethodConfig
+from llmstages.config.groups import DecideConfig, MethodConfig
 from llmstages.stages import deciding, finetune_classify
 from llmstages.train.checkpoint import load_checkpoint, read_tensors
 
@@ -43,3 +44,57 @@ def test_a_temperature_is_divided_into_the_head_once(cli, tmp_path, classify_con
     again = read_tensors(run / "best" / "model.safetensors")["score.weight"]
     assert torch.allclose(again, score, rtol=1e-6)
     assert json.loads((run / "summary.json").read_text("utf-8"))["metrics"] == summary["metrics"]
+
+
+def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(cli, tmp_path, classify_config):
+    decide = DecideConfig(positive="strings", min_recall=1.0, refuse_share=0.34)
+    finetune_classify.run(classify_config(tmp_path, decide=decide))
+    run = tmp_path / "lines-classify"
+    rule = load_checkpoint(run).info.classifier["decision"]
+    assert rule.keys() == {"positive", "threshold", "min_probability"}
+    lines = (run / "predictions.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        above = row["probabilities"]["strings"] >= rule["threshold"]
+        assert row["predicted"] == ("strings" if above else "integers")
+        sure = max(row["probabilities"].values()) >= rule["min_probability"]
+        assert row["out_of_scope"] == (not sure)
+    status, out, err = cli("predict", run, run / "predictions.jsonl")
+    assert status == 0, err
+    for row, entry in zip(rows, map(json.loads, out.splitlines()), strict=True):
+        assert entry["out_of_scope"] == row["out_of_scope"]
+        assert entry["label"] == (None if row["out_of_scope"] else row["predicted"])
+        assert entry["score"] == max(entry["probabilities"].values())
+    status, out, err = cli("evaluate", run, run / "predictions.jsonl", "require=coverage>=0")
+    assert status == 0, err
+    report = json.loads(out)
+    assert report["coverage"] == sum(not row["out_of_scope"] for row in rows) / len(rows)
+    metrics = json.loads((run / "summary.json").read_text("utf-8"))["metrics"]
+    assert report["confusion"] == metrics["confusion"]
+    assert report["accepted_accuracy"] == metrics["accepted_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["decide.min_precision=0.9"], "decide.min_precision needs decide.positive: 'integers' or"),
+        (["decide.positive=string", "decide.min_recall=0.9"], "choose one of 'integers' and"),
+        (["decide.positive=strings"], "needs decide.cost, decide.min_precision or"),
+        (["decide.positive=strings", "decide.cost={fp: 1}"], "give fp and fn"),
+        (["decide.cost={strings: {integer: 5}}"], "no training row has the label 'integer'"),
+        (["decide.cost={fp: 1, fn: few}"], "fn is no cost of 0 or more"),
+        (["decide.cost={fp: 1, fn: 2}", "decide.min_recall=1"], "keep one of them"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused_before_training(
+    cli, labelled_file, tiny_run, words, said
+):
+    status, _, err = cli("finetune-classify", labelled_file, f"base={tiny_run}", *words)
+    assert (status, said in err) == (2, True), err
+
+
+def test_costs_by_label_are_a_matrix_in_the_order_of_the_labels():
+    config = DecideConfig(cost={"b": {"a": 5, "c": 0.5}})
+    deciding.check_decision(config, ["a", "b", "c"])
+    found = deciding.found_decision(config, ["a", "b", "c"], np.eye(3), np.arange(3))
+    assert found.costs == [[0, 1, 1], [5, 0, 0.5], [1, 1, 0]]

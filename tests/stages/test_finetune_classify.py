@@ -193,3 +193,32 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
     assert weights != (run / "best" / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="trained on other weights"):
         with_head(load_checkpoint(own), "other-1")
+
+
+def test_the_same_training_from_random_weights_is_a_baseline(tmp_path, classify_config):
+    from llmstages.stages import finetune_classify
+
+    config = classify_config(tmp_path, baselines=["majority", "random_weights"])
+    finetune_classify.run(config)
+    run = tmp_path / "lines-classify"
+    summary = json.loads((run / "summary.json").read_text("utf-8"))
+    assert summary["baselines"].keys() == {"majority", "random_weights"}
+    assert summary["metrics_before"] == {}
+    own, other = (
+        [json.loads(line) for line in (directory / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for directory in (run, run / "random_weights")
+    )
+    # The same batches at the same rates, from other weights; both start from an even guess.
+    assert [(e["step"], e.get("lr"), e["tokens"]) for e in own] == [
+        (e["step"], e.get("lr"), e["tokens"]) for e in other
+    ]
+    assert own[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert other[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert own[-1]["val_loss"] != other[-1]["val_loss"]
+    # Found again, and not trained again, by a run that was killed before its summary.
+    written = (run / "random_weights" / "summary.json").stat().st_mtime_ns
+    (run / "summary.json").unlink()
+    finetune_classify.run(config)
+    again = json.loads((run / "summary.json").read_text("utf-8"))
+    assert again["baselines"] == summary["baselines"]
+    assert (run / "random_weights" / "summary.json").stat().st_mtime_ns == written
