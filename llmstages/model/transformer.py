@@ -70,6 +70,8 @@ class TransformerConfig:
     """Family whose switches and names on disk these are (llmstages/model/layouts.py)."""
     num_labels: int | None = None
     """None: language-model head; otherwise a classification head with this many logits."""
+    multi_label: bool = False
+    """Of a classifier: a text may have any number of labels, each with a probability of its own."""
 
 
 class RMSNorm(nn.Module):

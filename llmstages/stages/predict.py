@@ -3,15 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmstages.config.stages import PredictConfig
 from llmstages.data.examples import labelled_windows
 from llmstages.data.labelled_texts import read_texts
+from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
+from llmstages.stages.classifying import above_threshold
 from llmstages.stages.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
@@ -29,12 +32,14 @@ Id = int | str
 
 
 def run(config: PredictConfig) -> None:
-    """Write one object a text: id, label, and the probability of every label."""
+    """Write one object a text: id, label (or labels), and the probability of every label."""
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if checkpoint.labels is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
+    multi_label = checkpoint.model.config.multi_label
+    template = TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None)
     device = choose_device(config.device)
     keep_freed_memory(device)
     # Whatever is not asked for is float32: labels must not depend on what the processor can do.
@@ -43,12 +48,16 @@ def run(config: PredictConfig) -> None:
     count = num_empty = 0
     first_empty: Id = 0
     with output_file(config.output) as file, progress("predicting", unit="texts") as advance:
-        for rows in read_ahead(texts_of(config), BATCHES_AHEAD * config.batch_size):
+        for rows in read_ahead(texts_of(config, template), BATCHES_AHEAD * config.batch_size):
             texts = [text for _, text in rows]
             found = scores_of(checkpoint, texts, config.batch_size, device, dtype)
             for (id, text), scores in zip(rows, found, strict=True):
-                best = max(scores, key=lambda label: scores[label])
-                entry = {"id": id, "label": best, "probabilities": scores}
+                entry: dict[str, Any] = {"id": id}
+                if multi_label:
+                    entry["labels"] = above_threshold(scores)
+                else:
+                    entry["label"] = max(scores, key=lambda label: scores[label])
+                entry["probabilities"] = scores
                 file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
                 if not text.strip():
                     first_empty = first_empty if num_empty else id
@@ -78,7 +87,9 @@ def read_ahead(rows: Iterator[tuple[Id, str]], most: int) -> Iterator[list[tuple
         yield found
 
 
-def texts_of(config: PredictConfig) -> Iterator[tuple[Id, str]]:
+def texts_of(
+    config: PredictConfig, template: TextTemplate | None = None
+) -> Iterator[tuple[Id, str]]:
     """(id, text) of a file's rows, or the text itself when no file is meant."""
     assert config.data is not None
     path = Path(config.data)
@@ -90,7 +101,10 @@ def texts_of(config: PredictConfig) -> Iterator[tuple[Id, str]]:
         "/" in config.data or path.suffix in PATH_SUFFIXES
     )
     if exists or looks_like_path:
-        return read_texts(path, config.text_column, config.bad_rows, config.id_column)
+        return read_texts(path, config.text_column, config.bad_rows, config.id_column, template)
+    if template is not None:
+        listed = ", ".join(template.columns)
+        raise UserError(f"the classifier reads rows with {listed}: give a file that has them")
     return iter([(1, config.data)])
 
 

@@ -191,14 +191,17 @@ def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str
     return found
 
 
-def finetune_base(config: FinetuneConfig, num_labels: int | None = None) -> Checkpoint:
-    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head.
+def finetune_base(
+    config: FinetuneConfig, num_labels: int | None = None, multi_label: bool = False
+) -> Checkpoint:
+    """The checkpoint fine-tuning starts from; num_labels gives it a new classification head, and
+    with multi_label a text may have any number of labels.
 
     From here on the config names the optimizer that is inherited from it.
     """
     if config.method.quantised:
         require_bitsandbytes()
-    base = load_checkpoint(config.base_path, num_labels=num_labels)
+    base = load_checkpoint(config.base_path, num_labels=num_labels, multi_label=multi_label)
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base_path}: a classifier; this stage needs a language model")
     config.optim = inherited(config.optim, base)
@@ -237,13 +240,14 @@ def fine_tune(
     plan: Mapping[str, Any],
     loss: LossFn = sparse_loss,
     labels: list[str] | None = None,
+    classifier: Mapping[str, Any] | None = None,
     last_evaluation: float = 1.0,
     show_samples: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Tune the base's model on labelled rows; then it holds the weights of the best checkpoint.
 
-    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. The others
-    are those of `Training`.
+    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. classifier:
+    more for the section of that name in `llmstages.json`. The others are those of `Training`.
     """
     model, info = base.model, base.info
     length = choose_length(
@@ -307,7 +311,9 @@ def fine_tune(
             compile=compiled,
             base=str(base.directory),
             labels=labels,
-            classifier=None if labels is None else {"pooling": "last", "task": "single_label"},
+            classifier=None
+            if labels is None
+            else {"pooling": "last", "task": "single_label", **(classifier or {})},
             tokens_seen=info.tokens_seen if info else 0,
             began=clock.began,
             stop_after=config.stop_after,

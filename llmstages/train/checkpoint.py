@@ -348,11 +348,16 @@ def best_of_run(run_dir: Path) -> Path:
 
 
 def load_checkpoint(
-    name: str | Path, *, num_labels: int | None = None, verified: bool = False
+    name: str | Path,
+    *,
+    num_labels: int | None = None,
+    multi_label: bool = False,
+    verified: bool = False,
 ) -> Checkpoint:
     """Load a model and its tokenizer; weights become float32, on the CPU.
 
     num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero).
+    multi_label: that classifier gives a text any number of labels.
     verified: the hashes of its files were compared just now.
     """
     directory = resolve_checkpoint(str(name))
@@ -376,7 +381,8 @@ def load_checkpoint(
     weights = read_tensors(weights_path)
     require_weights_of(config, directory)
     if num_labels is not None:
-        config = TransformerConfig(**{**asdict(config), "num_labels": num_labels})
+        head = {"num_labels": num_labels, "multi_label": multi_label}
+        config = TransformerConfig(**{**asdict(config), **head})
         labels = None
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)

@@ -56,6 +56,23 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     return loss, batch.weights.sum()
 
 
+def multi_label_loss(label_sets: Tensor) -> LossFn:
+    """Binary cross-entropy of every label in nats, the mean over the labels, summed over texts.
+
+    label_sets: [num_sets, num_labels] float32, 1 where a label is in a set. The target of a text is
+    the number of its set.
+    """
+
+    def loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = label_logits(model, batch)
+        supervised = batch.targets != IGNORED
+        wanted = label_sets[batch.targets[supervised]]
+        nats = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+        return (nats * batch.weights[supervised]).sum(), batch.weights.sum()
+
+    return loss
+
+
 def row_log_probabilities(model: Transformer, batch: Batch) -> Tensor:
     """[B] float32 sum of the log probabilities of each row's targets, in nats; 0 without any."""
     return target_log_probabilities(model, batch).sum(dim=1)
@@ -106,11 +123,19 @@ def softcap_of(model: Transformer) -> float | None:
 
 @torch.no_grad()
 def label_probabilities(model: Transformer, batch: Batch) -> Tensor:
-    """[B, num_labels] float32 softmax at each row's one target position.
+    """[B, num_labels] float32 probabilities at each row's one target position: the softmax, or of
+    labels that do not exclude each other the sigmoid.
+    """
+    logits = label_logits(model, batch)
+    return logits.sigmoid() if model.config.multi_label else logits.softmax(dim=-1)
 
-    Logits are float32 under autocast too: a bfloat16 one of 4 is rounded by up to 0.016.
+
+def label_logits(model: Transformer, batch: Batch) -> Tensor:
+    """[B, num_labels] float32 logits at each row's one target position.
+
+    They are float32 under autocast too: a bfloat16 one of 4 is rounded by up to 0.016.
     """
     hidden = model(batch.tokens, batch.position_ids, batch.document_ids)
     ends = hidden[batch.targets != IGNORED].float()
     with torch.autocast(ends.device.type, enabled=False):
-        return F.linear(ends, model.output_weight.float()).softmax(dim=-1)
+        return F.linear(ends, model.output_weight.float())
