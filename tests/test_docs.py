@@ -102,6 +102,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     (rows,) = blocks(README, "json")
     for name, row in zip(("pairs.jsonl", "reviews.jsonl"), rows.splitlines(), strict=True):
         (tmp_path / name).write_text(row + "\n", encoding="utf-8")
+    for name in ("spam", "ham"):
+        (tmp_path / "mails" / name).mkdir(parents=True)
+        (tmp_path / "mails" / name / "0001.eml").write_text("Subject: a\n\nb\n", encoding="utf-8")
     for name, content in re.findall(
         r"`(my_conf/\S+)`:\n\n```yaml\n(.*?)^```", TEXTS[README], re.S | re.M
     ):

@@ -34,3 +34,12 @@ def range_problem(
         return []
     bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
     return [f"{key}={value:g} must be {bounds}"]
+
+
+def columns_problem(key: str, value: object) -> list[str]:
+    """A problem (in a list) when `value` is neither the name of a column nor a list of names."""
+    listed = value if isinstance(value, list) else [value]
+    numbers_or_names = all(isinstance(name, (str, int)) for name in listed)
+    if value is None or (listed and numbers_or_names and len(set(listed)) == len(listed)):
+        return []
+    return [f"{key} is a column, or a list of different columns, as [a,b]"]

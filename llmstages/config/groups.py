@@ -181,6 +181,12 @@ class DecideConfig:
         problems += self._cost_problems()
         refuse(problems)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether labels are to be given by another rule than the likeliest."""
+        rules = (self.positive, self.cost, self.min_precision, self.min_recall)
+        return any(rules) or self.refuse_share > 0
+
     def _cost_problems(self) -> list[str]:
         if self.cost is None:
             return []

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmstages.config.checks import choice_problem, range_problem, refuse
+from llmstages.config.checks import choice_problem, columns_problem, range_problem, refuse
 from llmstages.config.collect_groups import (
     CorpusConfig,
     DecontaminateConfig,
@@ -298,10 +298,14 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """`llmstages finetune-classify FILE`: base model + labelled texts -> classifier."""
 
     decide: DecideConfig = field(default_factory=DecideConfig)
-    text_column: str | None = None
-    """Column of the text; found by its name when null."""
-    label_column: str | None = None
-    """Column of the label; found by its name when null."""
+    text_column: Any = None
+    """Column of the text, or a list of columns whose texts are joined; found by its name when null."""
+    text_template: str | None = None
+    """How several texts are joined, as '{question} {passage}'; null: a line each, after the name of its column."""
+    label_column: Any = None
+    """Column of the label, or a list of columns with 0 or 1, a text having any number of labels; found by its name when null."""
+    label_separator: str | None = None
+    """What stands between the labels in a cell with any number of them, as ';'."""
     batch_size: int = 32
     """Examples an optimizer step."""
     pooling: str = "last"
@@ -348,6 +352,10 @@ class FinetuneClassifyConfig(FinetuneConfig):
         problems += self._loss_problems()
         problems += self._repeat_problems()
         problems += self._head_problems()
+        problems += columns_problem("text_column", self.text_column)
+        problems += columns_problem("label_column", self.label_column)
+        if self.label_separator == "":
+            problems.append("label_separator is empty: leave it out, or name what stands between")
         if self.method.objective != "answers":
             problems.append("method=dpo is for finetune-instruct: a classifier has no answers")
         if self.batch_tokens is not None:
@@ -506,8 +514,8 @@ class PredictConfig:
     """File for the JSON Lines; null prints them."""
     head: str | None = None
     """Which of the further heads beside the checkpoint is used; null: its own."""
-    text_column: str | None = None
-    """Column of the text; found by its name when null."""
+    text_column: Any = None
+    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
     id_column: str | None = None
     """Column that names a row in the output; null takes `id` where there is one, else the line."""
     batch_size: int = 32
@@ -525,6 +533,7 @@ class PredictConfig:
             choice_problem("device", self.device, DEVICES)
             + choice_problem("dtype", self.dtype, DTYPES)
             + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + columns_problem("text_column", self.text_column)
             + range_problem("batch_size", self.batch_size, 1)
         )
 
@@ -543,10 +552,12 @@ class EvaluateCheckpointConfig:
     """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`; the exit status is 1 where one does not."""
     head: str | None = None
     """Which of the further heads beside the checkpoint is used; null: its own."""
-    text_column: str | None = None
-    """Column of the text; found by its name when null."""
-    label_column: str | None = None
-    """Column of the label; found by its name when null."""
+    text_column: Any = None
+    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
+    label_column: Any = None
+    """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
+    label_separator: str | None = None
+    """What stands between the labels in a cell with any number of them."""
     bad_rows: str = "refuse"
     """A broken row, or one with a label that the classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
     micro_batch_tokens: int | None = None
@@ -560,6 +571,8 @@ class EvaluateCheckpointConfig:
         refuse(
             choice_problem("device", self.device, DEVICES)
             + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + columns_problem("text_column", self.text_column)
+            + columns_problem("label_column", self.label_column)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
         )
 

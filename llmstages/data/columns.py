@@ -18,6 +18,11 @@ TEXT_NAMES = (
     *("document", "body", "comment", "comments", "post", "review_text", "review_body", "title"),
     *("headline", "description", "question", "prompt", "input", "sentences", "phrase", "v2"),
 )
+PAIR_NAMES = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")),
+    *(("text_a", "text_b"), ("text1", "text2"), ("question", "passage"), ("question", "sentence")),
+)
+"""Two texts that are judged together."""
 LABEL_NAMES = (
     *("label", "labels", "category", "class", "intent", "sentiment", "target", "airline_sentiment"),
     *("emotion", "topic", "polarity", "tag", "stars", "rating", "spam", "is_spam", "toxic"),
@@ -35,7 +40,13 @@ REJECTED_NAMES = ("rejected", "rejected_response", "dispreferred")
 ID_NAMES = ("id",)
 OTHER_NAMES = ("id", "idx", "index", "url", "source", "language", "lang", "date", "author", "name")
 HEADER_NAMES = frozenset(
-    TEXT_NAMES + LABEL_NAMES + PROMPT_NAMES + ANSWER_NAMES + INPUT_NAMES + SYSTEM_NAMES
+    tuple(name for pair in PAIR_NAMES for name in pair)
+    + TEXT_NAMES
+    + LABEL_NAMES
+    + PROMPT_NAMES
+    + ANSWER_NAMES
+    + INPUT_NAMES
+    + SYSTEM_NAMES
 ) | frozenset(MESSAGES_NAMES + CHOSEN_NAMES + REJECTED_NAMES + OTHER_NAMES)
 
 
@@ -50,6 +61,15 @@ def find_column(
     """The column with the likeliest of the known names; None where there is none."""
     by_key = {column_key(column): column for column in reversed(columns) if column != taken}
     return next((by_key[name] for name in names if name in by_key), None)
+
+
+def find_pair(columns: Sequence[str], taken: str | None = None) -> list[str]:
+    """The two columns with the likeliest known names of texts judged together; else none."""
+    for names in PAIR_NAMES:
+        pair = [find_column(columns, (name,), taken) for name in names]
+        if all(pair):
+            return [name for name in pair if name is not None]
+    return []
 
 
 def require_column(

@@ -16,6 +16,7 @@ from llmstages.data.columns import (
     PROMPT_NAMES,
     TEXT_NAMES,
     find_column,
+    find_pair,
     listed_columns,
     only_preferences,
 )
@@ -62,7 +63,8 @@ def detect_kind(path: Path | str) -> Kind:
     prompt = find_column(columns, PROMPT_NAMES)
     answer = find_column(columns, ANSWER_NAMES, prompt) or find_column(columns, INSTANCES_NAMES)
     label = find_column(columns, LABEL_NAMES)
-    text = find_column(columns, TEXT_NAMES, label)
+    pair_of_texts = find_pair(columns, label)
+    text = pair_of_texts[0] if pair_of_texts else find_column(columns, TEXT_NAMES, label)
     pairs = prompt is not None and answer is not None
     if only_preferences(columns):
         return "instruct"  # with method=dpo, as the stage says

@@ -6,10 +6,11 @@ skipped like one that cannot be read. Mails and texts in files of their own have
 folder (`llmstages.data.class_folders`). Nothing here imports torch.
 """
 
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -26,17 +27,26 @@ from llmstages.data.columns import (
     LABEL_NAMES,
     TEXT_NAMES,
     find_column,
+    find_pair,
     require_column,
 )
 from llmstages.data.headerless import ColumnShape, column_shapes
 from llmstages.data.rows import Row, Unusable, shown
-from llmstages.data.table import Table, table_with_columns
+from llmstages.data.table import Table, read_rows, table_with_columns
+from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 
 logger = logging.getLogger("llmstages")
 
 LABELS_LISTED = 8
 """Labels named in a message about one that is unknown."""
+ROWS_LOOKED_AT = 200
+"""For lists of labels."""
+TRUTHS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+
+Columns = str | Sequence[str] | None
+"""A column or several, as a user names them; None: found by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +55,57 @@ class LabelledText:
 
     text: str
     label: str
+    """Of a text with any number of labels all of them, for messages."""
     line: int
     path: str = field(default="", compare=False)
+    labels: tuple[str, ...] | None = None
+    """Of a text that may have any number of labels: those it has."""
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The one label, or the labels, of a text."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 def read_labelled_texts(
     path: Path | str,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: Columns = None,
+    label_column: Columns = None,
     bad_rows: str = "refuse",
     aside: Counter[str] | None = None,
+    *,
+    label_separator: str | None = None,
+    template: TextTemplate | None = None,
 ) -> list[LabelledText]:
     """Read a file with a text and a label in each row, or a folder with a subfolder a label.
 
     Whole numbers and truth values become strings (`1`, `true`); an empty text is kept. A file
     without header has the label in the column with fewer distinct values.
 
-    aside: counts what is left out, by reason; of a great many rows the first are told apart.
+    text_column: several are joined by `template`. label_column: several hold 0 or 1. Then, with
+    `label_separator` and where a label is a list, texts have any number of labels. aside: counts
+    what is left out, by reason; of a great many rows the first are told apart.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
             all rows have the same label.
     """
     aside = Counter() if aside is None else aside
-    where, column = Path(path).expanduser(), "of folders"
+    where = Path(path).expanduser()
     if by_label := class_files(where):
-        examples = _texts_of_folder(where, by_label, aside)
+        examples, column = _texts_of_folder(where, by_label, aside), "of folders"
     else:
-        table, text, column = _labelled_table(where, text_column, label_column, bad_rows)
-        examples = list(table.usable(lambda row: _labelled_text(table, row, text, column)))
-        aside.update(reason for _, reason in table.skipped)
+        table = _open(where, text_column, label_column, bad_rows, label_separator, template)
+        examples = list(table.rows.usable(table.read))
+        aside.update(reason for _, reason in table.rows.skipped)
+        column = ", ".join(table.labels.names)
     if not examples:
         raise UserError(f"{path}: no row with a text and a label in it")
     counts = Counter(example.label for example in examples)
+    if examples[0].labels is not None:
+        if not any(example.labels for example in examples):
+            raise UserError(f"{path}: no row has any of the labels in {column}")
+        return examples
     if len(counts) == 1:
         raise UserError(
             f"{path}: all {len(examples):,} rows have the label {shown(repr(examples[0].label))}; "
@@ -94,39 +122,79 @@ def read_labelled_texts(
 def read_known_labels(
     path: Path | str,
     labels: Collection[str],
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: Columns = None,
+    label_column: Columns = None,
     bad_rows: str = "refuse",
+    *,
+    multi_label: bool = False,
+    label_separator: str | None = None,
+    template: TextTemplate | None = None,
 ) -> tuple[list[LabelledText], int]:
     """The same for a classifier that knows `labels`, and how many rows were skipped.
 
-    A row with any other label is a bad row. All rows may have the same label.
+    A row with any other label is a bad row. All rows may have the same label. With `multi_label`,
+    texts have any number of labels, and columns of their names are found.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or no row is left.
     """
     where = Path(path).expanduser()
     if by_label := class_files(where):
-        return _known_of_folder(where, by_label, labels, bad_rows)
-    table, text, label = _labelled_table(where, text_column, label_column, bad_rows)
+        examples, num_aside = _known_of_folder(where, by_label, labels, bad_rows)
+        if multi_label:
+            examples = [replace(example, labels=(example.label,)) for example in examples]
+        return examples, num_aside
+    wanted = list(labels) if multi_label else []
+    table = _open(where, text_column, label_column, bad_rows, label_separator, template, wanted)
+    if table.labels.multi_label and not multi_label:
+        raise UserError(f"{path}: several labels a row, and the classifier gives one")
 
     def read(row: Row) -> LabelledText:
-        example = _labelled_text(table, row, text, label)
-        if example.label not in labels:
-            raise Unusable(_unknown_label(example.label, labels))
+        example = table.read(row)
+        for label in example.all_labels:
+            if label not in labels:
+                raise Unusable(_unknown_label(label, labels))
         return example
 
-    examples = list(table.usable(read))
+    examples = list(table.rows.usable(read))
     if not examples:
         raise UserError(f"{path}: no row with a text and a label that the classifier knows")
-    return examples, table.bad.count
+    return examples, table.rows.bad.count
+
+
+def found_template(
+    path: Path | str,
+    text_column: Columns = None,
+    label_column: Columns = None,
+    text_template: str | None = None,
+) -> TextTemplate | None:
+    """How the texts of a file's rows are joined; None: each row has one."""
+    where = Path(path).expanduser()
+    names = as_names(text_column)
+    if len(names) < 2 and not class_files(where):
+        labels = as_names(label_column)
+        table = table_with_columns(where, "skip", [*names, *labels], quiet=True)
+        names = names or find_pair(table.columns, _taken(table, labels))
+    if len(names) < 2:
+        if text_template is not None:
+            raise UserError("text_template joins several columns: name them with text_column=[...]")
+        return None
+    return TextTemplate.of(names, text_template)
+
+
+def as_names(columns: Columns) -> list[str]:
+    """The names of columns; those of a file without header are numbers."""
+    if columns is None:
+        return []
+    return [str(name) for name in ([columns] if isinstance(columns, (str, int)) else columns)]
 
 
 def read_texts(
     path: Path | str,
-    text_column: str | None = None,
+    text_column: Columns = None,
     bad_rows: str = "refuse",
     id_column: str | None = None,
+    template: TextTemplate | None = None,
 ) -> Iterator[tuple[int | str, str]]:
     """Id and text of each row, streamed; a label column is not needed.
 
@@ -134,24 +202,27 @@ def read_texts(
     and where that is empty, the line. A plain text file has one text a line. With
     `bad_rows="refuse"` nothing is handed out after the first bad row, and the `UserError` comes at
     the end of the file. Of mail, and of the mails and texts in a folder, the id is the file's name.
+    template: by which the texts of several columns are joined.
     """
     path = Path(path).expanduser()
     if path.is_dir() or is_mail(path):
+        if template is not None:
+            raise UserError(f"{path}: {_pairs_wanted(template)}")
         return _texts_of_files(path)
-    named = [name for name in (text_column, id_column) if name is not None]
-    if text_column is None and (shapes := column_shapes(path, named)):
-        text_column = max(shapes, key=lambda name: shapes[name].mean_length)
+    names = as_names(text_column) or (list(template.columns) if template else [])
+    named = [*names, *([] if id_column is None else [id_column])]
+    if not names and (shapes := column_shapes(path, named)):
+        names = [max(shapes, key=lambda name: shapes[name].mean_length)]
     table = table_with_columns(path, bad_rows, named)
-    only = table.columns[0] if len(table.columns) == 1 else None
+    if len(table.columns) == 1:
+        names = names or [table.columns[0]]
     if id_column is not None:
         id_column = require_column(path, table.columns, "id", id_column, ID_NAMES)
-    text = require_column(
-        path, table.columns, "text", text_column or only, TEXT_NAMES, taken=id_column
-    )
-    known = find_column(table.columns, ID_NAMES, taken=text)
+    text = _text_reader(table, names, template, taken=id_column)
+    known = find_column(table.columns, ID_NAMES, taken=text.names[0])
 
     def read(row: Row) -> tuple[int | str, str]:
-        found = required_text(row.values, text)
+        found = text(row)
         if id_column is not None:
             return _id(row.values.get(id_column), id_column), found
         value = row.values.get(known) if known is not None else None
@@ -212,23 +283,138 @@ def _id(value: object, name: str) -> int | str:
     return as_text(value, name)
 
 
-def _labelled_table(
-    path: Path, text_column: str | None, label_column: str | None, bad_rows: str
-) -> tuple[Table, str, str]:
-    """An opened file, and its columns of texts and labels."""
-    named = [name for name in (text_column, label_column) if name is not None]
+@dataclass(frozen=True)
+class _TextReader:
+    """The columns of a row's text, and how they are joined."""
+
+    names: list[str]
+    template: TextTemplate | None
+
+    def __call__(self, row: Row) -> str:
+        texts = [required_text(row.values, name) for name in self.names]
+        return texts[0] if self.template is None else self.template.fill(texts)
+
+
+@dataclass(frozen=True)
+class _LabelReader:
+    """The columns of a row's labels, and whether it may have any number of them."""
+
+    names: list[str]
+    multi_label: bool
+    separator: str | None
+    own_columns: bool
+    """Each label has a column that says whether it is true."""
+
+    def __call__(self, row: Row) -> tuple[str, ...]:
+        if self.own_columns:
+            return tuple(name for name in self.names if _truth(row, name))
+        if not self.multi_label:
+            return (_label(row, self.names[0]),)
+        value = row.values.get(self.names[0])
+        if value is None:
+            raise Unusable(f"no label in {self.names[0]!r}")
+        if isinstance(value, str) and self.separator is not None:
+            value = [part for part in value.split(self.separator) if part.strip()]
+        parts = value if isinstance(value, list) else [value]
+        found = [_label(Row(row.line, {self.names[0]: part}), self.names[0]) for part in parts]
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class _LabelledRows:
+    """An opened file, and what its columns are for."""
+
+    rows: Table
+    text: _TextReader
+    labels: _LabelReader
+
+    def read(self, row: Row) -> LabelledText:
+        text, labels = self.text(row), self.labels(row)
+        multi = labels if self.labels.multi_label else None
+        return LabelledText(text, ", ".join(labels), row.line, str(self.rows.path), multi)
+
+
+def _open(
+    path: Path,
+    text_column: Columns,
+    label_column: Columns,
+    bad_rows: str,
+    separator: str | None,
+    template: TextTemplate | None,
+    known_labels: Sequence[str] = (),
+) -> _LabelledRows:
+    """A file of rows, and its columns of texts and labels.
+
+    known_labels: of a classifier whose texts have any number of them; columns of their names are
+    found.
+    """
+    texts = as_names(text_column) or (list(template.columns) if template else [])
+    labels = as_names(label_column)
+    several = isinstance(label_column, Sequence) and not isinstance(label_column, str)
+    named = [*texts, *labels]
     if len(named) < 2 and (shapes := column_shapes(path, named)):
-        text_column, label_column = _headerless_columns(path, shapes, text_column, label_column)
+        only = (next(iter(texts), None), next(iter(labels), None))
+        text, label = _headerless_columns(path, shapes, *only)
+        texts, labels = [text], [label]
     table = table_with_columns(path, bad_rows, named)
-    label = require_column(path, table.columns, "label", label_column, LABEL_NAMES)
-    text = require_column(path, table.columns, "text", text_column, TEXT_NAMES, taken=label)
-    return table, text, label
-
-
-def _labelled_text(table: Table, row: Row, text: str, label: str) -> LabelledText:
-    return LabelledText(
-        required_text(row.values, text), _label(row, label), row.line, str(table.path)
+    if known_labels and not labels and set(known_labels) <= set(table.columns):
+        labels, several = list(known_labels), True
+    found = [
+        require_column(path, table.columns, "label", name, LABEL_NAMES)
+        for name in (labels if labels else (None,))
+    ]
+    lists = len(found) == 1 and _holds_lists(table, found[0])
+    multi = several or lists or separator is not None or bool(known_labels)
+    own_columns = several and not lists
+    return _LabelledRows(
+        table,
+        _text_reader(table, texts, template, found[0]),
+        _LabelReader(found, multi, separator, own_columns),
     )
+
+
+def _text_reader(
+    table: Table, names: Sequence[str], template: TextTemplate | None, taken: str | None
+) -> _TextReader:
+    """The columns of texts; those of a pair are found by their names."""
+    wanted = list(names) or find_pair(table.columns, taken)
+    found = [
+        require_column(table.path, table.columns, "text", name, TEXT_NAMES, taken)
+        for name in (wanted if wanted else (None,))
+    ]
+    if template is not None and len(template.columns) != len(found):
+        raise UserError(f"{table.path}: {_pairs_wanted(template)}")
+    if template is None and len(found) > 1:
+        template = TextTemplate.of(found)
+    return _TextReader(found, template)
+
+
+def _taken(table: Table, labels: Sequence[str]) -> str | None:
+    """The column of the label, as far as that can be told."""
+    return labels[0] if labels else find_column(table.columns, LABEL_NAMES)
+
+
+def _pairs_wanted(template: TextTemplate) -> str:
+    listed = ",".join(template.columns)
+    return f"the classifier reads the texts of several columns: name them, text_column=[{listed}]"
+
+
+def _holds_lists(table: Table, name: str) -> bool:
+    """Whether a column of labels holds a list in one of the first rows."""
+    if table.format in ("csv", "tsv", "lines"):
+        return False
+    first = itertools.islice(read_rows(table.path, quiet=True).rows, ROWS_LOOKED_AT)
+    return any(isinstance(row.values.get(name), list) for row in first)
+
+
+def _truth(row: Row, name: str) -> bool:
+    """Whether a label that has a column of its own is true of a row."""
+    value = row.values.get(name)
+    truth = TRUTHS.get(str(value).strip().casefold())
+    if truth is None:
+        found = "empty" if value is None else shown(repr(value))
+        raise Unusable(f"label {name!r} is {found}, neither 0 nor 1")
+    return truth
 
 
 def _unknown_label(label: str, labels: Collection[str]) -> str:

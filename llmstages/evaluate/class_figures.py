@@ -87,6 +87,45 @@ def _ranking(positive: NDArray[np.bool_], scores: Figures, weights: Weights) -> 
     )
 
 
+def multi_label_figures(
+    truth: NDArray[np.bool_], probabilities: Figures, predicted: NDArray[np.bool_], weights: Weights
+) -> dict[str, Figures]:
+    """Every figure of texts with any number of labels, each [r]; the first three are [n, k].
+
+    `micro_f1` of all decisions together, `macro_f1` the mean over all labels, `subset_accuracy` the
+    share of texts with exactly the right labels, `hamming_loss` the share of wrong decisions,
+    `mean_average_precision` over the labels that are true of some texts and not of all, `log_loss`
+    the binary cross-entropy of a decision in nats.
+    """
+    counts = weights.astype(np.float64)
+    total = counts.sum(axis=0)
+    hits, support, chosen = (
+        each.T.astype(np.float64) @ counts for each in (truth & predicted, truth, predicted)
+    )
+    wrong = (truth != predicted).astype(np.float64)
+    of_truth = np.where(truth, probabilities, 1 - probabilities)
+    nats = -np.log(np.clip(of_truth, MIN_PROBABILITY, 1.0)).mean(axis=1)
+    areas = average_precisions(truth, probabilities, weights)
+    sums = (part.sum(axis=0) for part in (hits, support, chosen))
+    all_hits, all_support, all_chosen = sums
+    return {
+        "micro_f1": _ratio(2 * all_hits, all_support + all_chosen),
+        "macro_f1": _ratio(2 * hits, support + chosen).mean(axis=0),
+        "subset_accuracy": (~wrong.any(axis=1)).astype(np.float64) @ counts / total,
+        "hamming_loss": wrong.mean(axis=1) @ counts / total,
+        "mean_average_precision": _mean_where(areas, ~np.isnan(areas)),
+        "log_loss": nats @ counts / total,
+    }
+
+
+def average_precisions(
+    truth: NDArray[np.bool_], probabilities: Figures, weights: Weights
+) -> Figures:
+    """[k, r] average precision of each label; NaN where it is true of no example, or of all."""
+    pairs = zip(truth.T, probabilities.T, strict=True)
+    return np.stack([_ranking(positive, scores, weights)[1] for positive, scores in pairs])
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Whether predictions are right as often as their probability says (Guo et al. 2017).

@@ -14,6 +14,7 @@ from llmstages.model.transformer import TransformerConfig
 
 LARGEST_CONTEXT = 2**21
 """Tokens; the tables of rotary positions take memory for each."""
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 LAYER = re.compile(r"^blocks\.(\d+)\.")
 NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
@@ -142,7 +143,7 @@ def config_to_disk(
     if labels is not None:
         disk["id2label"] = {str(index): label for index, label in enumerate(labels)}
         disk["label2id"] = {label: index for index, label in enumerate(labels)}
-        disk["problem_type"] = "single_label_classification"
+        disk["problem_type"] = MULTI_LABEL if config.multi_label else SINGLE_LABEL
     return disk
 
 
@@ -194,6 +195,7 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
             rope_theta=float(disk.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
             norm_eps=float(disk.get("rms_norm_eps", 1e-6)),
             num_labels=len(disk["id2label"]) if classifier else None,
+            multi_label=disk.get("problem_type") == MULTI_LABEL,
             **more,
         )
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:

@@ -73,6 +73,8 @@ class TransformerConfig:
     pooling: str = "last"
     """What a classification head reads of a text: `last`, the hidden state of its end token, or
     `mean`, that of all its tokens."""
+    multi_label: bool = False
+    """Of a classifier: a text may have any number of labels, each with a probability of its own."""
 
 
 class RMSNorm(nn.Module):

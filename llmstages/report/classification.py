@@ -1,6 +1,6 @@
 """A classification report as tables for the terminal, with the most confident mistakes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from llmstages.evaluate.classification import FIGURES, SCOPE_FIGURES, ClassificationReport
+from llmstages.evaluate.classification import FIGURES, ClassificationReport
+from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
 from llmstages.report.terminal import clipped, plain
 
 # A confusion matrix wider than this does not fit a terminal; its largest mistakes are listed.
@@ -50,12 +51,58 @@ def render_classification(
     """
     tables = [
         _per_class(report, title),
-        _figures(report),
+        _figures(report, FIGURES),
         _reliability(report),
         _confusion(report, num_confusions),
         _mistakes(predictions),
     ]
     return Group(*(table for table in tables if table.row_count))
+
+
+@dataclass(frozen=True)
+class PredictedLabels:
+    """The same of a text with any number of labels."""
+
+    file: str
+    line: int
+    text: str
+    labels: list[str]
+    """The true ones."""
+    predicted: list[str]
+    probabilities: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line."""
+        return dict(vars(self))
+
+
+def render_multi_label(
+    report: MultiLabelReport, *, title: str = "", predictions: Sequence[PredictedLabels] = ()
+) -> RenderableType:
+    """The figures per label and in all; of predictions those with the surest wrong decision."""
+    per_label = _table(title, "label")
+    for name in ("precision", "recall", "F1", "average precision", "examples"):
+        per_label.add_column(name, justify="right")
+    for scores in report.per_label:
+        figures = (scores.precision, scores.recall, scores.f1, scores.average_precision)
+        shown = ("" if value is None else f"{value:.3f}" for value in figures)
+        per_label.add_row(plain(scores.label), *shown, f"{scores.support:,}")
+    tables = [per_label, _figures(report, MULTI_LABEL_FIGURES), _wrong_labels(predictions)]
+    return Group(*(table for table in tables if table.row_count))
+
+
+def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:
+    def error(row: PredictedLabels) -> float:
+        """How far the probability of the label that is most wrong is from what is true."""
+        return max(abs(share - (name in row.labels)) for name, share in row.probabilities.items())
+
+    table = _table("most confident mistakes", "line", "text", "true labels", "predicted")
+    wrong = [row for row in predictions if set(row.predicted) != set(row.labels)]
+    for row in sorted(wrong, key=lambda row: -error(row))[:SHOWN_MISTAKES]:
+        text = clipped(row.text, SHOWN_CHARACTERS)[1:-1]
+        cells = (text, ", ".join(row.labels), ", ".join(row.predicted))
+        table.add_row(str(row.line), *(plain(cell) for cell in cells))
+    return table
 
 
 def most_confident_mistakes(
@@ -76,12 +123,12 @@ def _per_class(report: ClassificationReport, title: str) -> Table:
     return table
 
 
-def _figures(report: ClassificationReport) -> Table:
+def _figures(report: ClassificationReport | MultiLabelReport, names: Mapping[str, str]) -> Table:
     table = _table(f"{report.num_examples:,} examples", "figure")
     table.add_column("value", justify="right")
     if report.intervals:
         table.add_column("95 % interval", justify="right")
-    for name, label in (FIGURES | SCOPE_FIGURES).items():
+    for name, label in names.items():
         if name in report.figures:
             ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name, []))
             table.add_row(label, f"{report.figures[name]:.3f}", *([ends] if ends else []))

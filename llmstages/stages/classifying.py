@@ -1,6 +1,7 @@
 """What a classifier says of labelled texts, and how good that is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,15 @@ from llmstages.data.labelled_texts import LabelledText
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.evaluate.decision import Decision
+from llmstages.evaluate.multi_label import THRESHOLD, MultiLabelReport, multi_label_report
 from llmstages.model.transformer import Transformer
-from llmstages.report.classification import PredictedRow
+from llmstages.report.classification import (
+    PredictedLabels,
+    PredictedRow,
+    render_classification,
+    render_multi_label,
+)
+from llmstages.report.terminal import error_console
 from llmstages.stages.training import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
@@ -21,17 +29,45 @@ from llmstages.train.checkpoint import INFO_NAME, Checkpoint
 from llmstages.train.losses import text_states
 from llmstages.train.scoring import per_text
 
+Report = ClassificationReport | MultiLabelReport
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """The different sets of labels of texts with any number of labels.
+
+    The target of such a text is the number of its set: one number a text, as with one label.
+    """
+
+    numbers: dict[tuple[str, ...], int]
+    members: NDArray[np.bool_]
+    """[num_sets, num_labels] whether a label is in a set."""
+
+    @classmethod
+    def of(cls, rows: Sequence[LabelledText], labels: Sequence[str]) -> "LabelSets | None":
+        """Those of rows, in the order of `labels`; None for rows with one label each."""
+        if rows[0].labels is None:
+            return None
+        different = dict.fromkeys(row.all_labels for row in rows)
+        numbers = {found: number for number, found in enumerate(different)}
+        members = [[label in found for label in labels] for found in numbers]
+        return cls(numbers, np.array(members, dtype=np.bool_))
+
 
 def examples_of(
-    rows: Sequence[LabelledText], labels: Sequence[str], tokenizer: Tokenizer, context_length: int
+    rows: Sequence[LabelledText],
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    context_length: int,
+    sets: LabelSets | None = None,
 ) -> list[list[Example]]:
-    """The windows of each row's text; each label must be among `labels`."""
+    """The windows of each row's text; each label must be among `labels`, each set among `sets`."""
     index = {label: number for number, label in enumerate(labels)}
     return [
         labelled_windows(
             ids,
             tokenizer.end_id,
-            index[row.label],
+            index[row.label] if sets is None else sets.numbers[row.all_labels],
             context_length,
             f"{Path(row.path).name}:{row.line}",
         )
@@ -50,11 +86,28 @@ def decision_of(checkpoint: Checkpoint) -> Decision:
 
 
 def measure(
-    model: Transformer, texts: Sequence[Sequence[Example]], labels: Sequence[str], machine: Machine
-) -> ClassificationReport:
+    model: Transformer,
+    texts: Sequence[Sequence[Example]],
+    labels: Sequence[str],
+    machine: Machine,
+    sets: LabelSets | None = None,
+) -> Report:
     """Report on texts, without intervals."""
-    truth = [windows[0].targets[-1] for windows in texts]
-    return classification_report(labels, truth, probabilities(model, texts, machine))
+    return _report(labels, texts, probabilities(model, texts, machine), sets, None)
+
+
+def _report(
+    labels: Sequence[str],
+    texts: Sequence[Sequence[Example]],
+    found: NDArray[np.float64],
+    sets: LabelSets | None,
+    seed: int | None,
+    decision: Decision | None = None,
+) -> Report:
+    targets = [windows[0].targets[-1] for windows in texts]
+    if sets is None:
+        return classification_report(labels, targets, found, seed, decision)
+    return multi_label_report(labels, sets.members[targets], found, seed)
 
 
 def assess(
@@ -65,10 +118,29 @@ def assess(
     machine: Machine,
     seed: int,
     decision: Decision,
-) -> tuple[ClassificationReport, list[PredictedRow]]:
-    """Report on rows, whose windows are in `texts`, with intervals; each row and its prediction."""
-    truth = [windows[0].targets[-1] for windows in texts]
+    sets: LabelSets | None = None,
+    title: str = "",
+) -> tuple[Report, list[PredictedRow] | list[PredictedLabels]]:
+    """Report on rows, whose windows are in `texts`, with intervals; each row and its prediction.
+
+    decision: how one label is given. title: under which the report is shown.
+    """
     found = probabilities(model, texts, machine)
+    report = _report(labels, texts, found, sets, seed, decision)
+    if isinstance(report, MultiLabelReport):
+        several = [
+            PredictedLabels(
+                file=row.path,
+                line=row.line,
+                text=row.text,
+                labels=list(row.all_labels),
+                predicted=above_threshold(dict(zip(labels, shares, strict=True))),
+                probabilities=dict(zip(labels, shares, strict=True)),
+            )
+            for row, shares in zip(rows, found.tolist(), strict=True)
+        ]
+        error_console().print(render_multi_label(report, title=title, predictions=several))
+        return report, several
     refused: list[bool | None] = [None] * len(rows)
     if decision.min_probability is not None:
         refused = (~decision.accepted(found)).tolist()
@@ -86,7 +158,13 @@ def assess(
             rows, decision.labels(found), found.tolist(), refused, strict=True
         )
     ]
-    return classification_report(labels, truth, found, seed, decision), predictions
+    error_console().print(render_classification(report, title=title, predictions=predictions))
+    return report, predictions
+
+
+def above_threshold(scores: Mapping[str, float]) -> list[str]:
+    """The labels that a text with any number of labels is given, in the order of the model's."""
+    return [label for label, share in scores.items() if share > THRESHOLD]
 
 
 def probabilities(

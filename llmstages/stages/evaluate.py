@@ -6,13 +6,14 @@ import torch
 
 from llmstages.config.stages import EvaluateCheckpointConfig
 from llmstages.data.labelled_texts import read_known_labels
+from llmstages.data.text_template import TextTemplate
 from llmstages.errors import CheckFailed, UserError
 from llmstages.evaluate.classification import FIGURES, SCOPE_FIGURES
+from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES
 from llmstages.evaluate.requirements import read_requirement
-from llmstages.report.classification import render_classification
 from llmstages.report.plain import for_stream
-from llmstages.report.terminal import error_console, say
-from llmstages.stages.classifying import assess, decision_of, examples_of
+from llmstages.report.terminal import say
+from llmstages.stages.classifying import LabelSets, assess, decision_of, examples_of
 from llmstages.stages.output import output_file
 from llmstages.stages.training import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import load_checkpoint
@@ -28,18 +29,24 @@ def run(config: EvaluateCheckpointConfig) -> float:
     """
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("evaluate needs a checkpoint and a file: llmstages evaluate RUN FILE")
-    requirements = [read_requirement(text, FIGURES | SCOPE_FIGURES) for text in config.require]
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if config.head is not None:
         checkpoint = with_head(checkpoint, config.head)
+    multi_label = checkpoint.model.config.multi_label
+    figures = MULTI_LABEL_FIGURES if multi_label else FIGURES | SCOPE_FIGURES
+    requirements = [read_requirement(text, figures) for text in config.require]
     labels = checkpoint.labels
     if labels is None:
         raise UserError(
             f"{config.checkpoint_dir}: not a classifier, and evaluate is for classifiers so far"
         )
     rows, num_skipped = read_known_labels(
-        config.data, labels, config.text_column, config.label_column, config.bad_rows
+        *(config.data, labels, config.text_column, config.label_column, config.bad_rows),
+        multi_label=multi_label,
+        label_separator=config.label_separator,
+        template=TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None),
     )
+    sets = LabelSets.of(rows, labels)
     device = choose_device(config.device)
     keep_freed_memory(device)
     model = checkpoint.model.to(device)
@@ -48,13 +55,12 @@ def run(config: EvaluateCheckpointConfig) -> float:
         torch.float32,
         config.micro_batch_tokens or default_micro_batch_tokens(device),
     )
-    examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length)
+    examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length, sets)
     with output_file(config.output) as file:
-        report, predictions = assess(
-            model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)
-        )
-        error_console().print(
-            render_classification(report, title=config.data, predictions=predictions)
+        report, _ = assess(
+            *(model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)),
+            sets=sets,
+            title=config.data,
         )
         entry = {
             "checkpoint": str(checkpoint.directory),

@@ -1,26 +1,29 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llmstages.config.stages import FinetuneClassifyConfig
-from llmstages.data.examples import Example, ShuffledData
-from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
+from llmstages.data.examples import ShuffledData
 from llmstages.errors import UserError
-from llmstages.evaluate.baselines import linear_probe, majority_baseline, tfidf_baseline
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.evaluate.decision import Decision
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.class_pictures import draw_classification
-from llmstages.report.classification import render_classification
-from llmstages.report.terminal import error_console, progress, say, table
-from llmstages.stages.classifying import assess, examples_of, features, measure
+from llmstages.report.terminal import say, table
+from llmstages.stages.class_baselines import (
+    HEADLINES,
+    MULTI_LABEL_HEADLINES,
+    compare,
+    show_comparison,
+)
+from llmstages.stages.class_rows import ClassRows, class_rows
+from llmstages.stages.classifying import assess, examples_of, measure
 from llmstages.stages.deciding import check_decision, decide
-from llmstages.stages.finetune_rows import finetune_rows
 from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
@@ -39,7 +42,7 @@ from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint, restore_weights
 from llmstages.train.heads import head_path, save_head
 from llmstages.train.loop import TrainingResult
-from llmstages.train.losses import balanced_class_weights, label_loss
+from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -56,21 +59,14 @@ def run(config: FinetuneClassifyConfig) -> float:
     if members := members_of(config):
         return run_members(run, members, directory, config)
     clock = Clock()
-    aside: Counter[str] = Counter()
-    rows = finetune_rows(
-        config,
-        lambda path: read_labelled_texts(
-            path, config.text_column, config.label_column, config.bad_rows, aside
-        ),
-        lambda row: row.text,
-        lambda row: row.label,
-        fold=None if config.fold is None else (config.fold, config.folds),
-    )
-    labels = sorted({row.label for row in rows.train})
-    check_labels([*rows.validation, *rows.test], labels)
+    found = class_rows(config)
+    rows, labels, sets = found.rows, found.labels, found.sets
+    check_several_labels(config, found)
     check_decision(config.decide, labels)
     machine = choose_machine(config)
-    base = finetune_base(config, num_labels=len(labels), pooling=config.pooling)
+    base = finetune_base(
+        config, num_labels=len(labels), pooling=config.pooling, multi_label=sets is not None
+    )
     model, tokenizer = base.model, base.tokenizer
     the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
@@ -82,7 +78,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     context_length = model.config.context_length
 
     training, validation, test = (
-        examples_of(part, labels, tokenizer, context_length)
+        examples_of(part, labels, tokenizer, context_length, sets)
         for part in (rows.train, rows.validation, rows.test)
     )
     if num_long := sum(len(windows) > 1 for windows in training):
@@ -90,14 +86,14 @@ def run(config: FinetuneClassifyConfig) -> float:
             f"{num_long:,} of {len(training):,} texts are longer than the {context_length} tokens "
             "that the model reads at once: each epoch reads another window of them"
         )
-    label_numbers = [windows[0].targets[-1] for windows in training]
+    targets = [windows[0].targets[-1] for windows in training]
     data = ShuffledData(
         training,
         batch_size=config.batch_size,
         micro_batch_tokens=machine.micro_batch_tokens,
         context_length=context_length,
         seed=config.seed,
-        classes=label_numbers if config.sampling == "balanced" else None,
+        classes=targets if config.sampling == "balanced" else None,
     )
     say(
         f"{len(training):,} training, {len(validation):,} validation and {len(test):,} test texts, "
@@ -110,30 +106,24 @@ def run(config: FinetuneClassifyConfig) -> float:
         )
     choose_weights(model, config, machine)
     place(model, config, machine)
-    before: dict[str, float] = {}
-    baselines: dict[str, dict[str, float]] = {}
-    if config.chosen_baselines and the_run.resume_from is None:
-        before, baselines = compare(
-            config, rows.train, rows.test, labels, model, training, test, machine
-        )
-    before = the_run.plan.get("metrics_before", before) if the_run.resume_from else before
-    baselines = the_run.plan.get("baselines", baselines) if the_run.resume_from else baselines
+    if the_run.resume_from is None:
+        baselines = compare(config.chosen_baselines, found, model, training, test, machine)
+        before = baselines.pop("probe", {})
+    else:
+        before = the_run.plan.get("metrics_before", {})
+        baselines = the_run.plan.get("baselines", {})
+    loss = loss_of(config, found, targets, machine)
+    record: dict[str, Any] = {
+        "pooling": config.pooling,
+        "task": "single_label" if sets is None else "multi_label",
+        "windows": "mean",
+        **({} if found.template is None else found.template.as_record()),
+    }
 
     def evaluate(model: Transformer) -> dict[str, float]:
-        figures = measure(model, validation, labels, machine).figures
-        return {
-            "val_loss": figures["log_loss"],
-            "accuracy": figures["accuracy"],
-            "macro_f1": figures["macro_f1"],
-        }
-
-    loss = label_loss(
-        focal_gamma=config.focal_gamma if config.loss == "focal" else 0.0,
-        label_smoothing=config.label_smoothing,
-        class_weights=balanced_class_weights(label_numbers, len(labels))
-        if config.class_weights == "balanced"
-        else None,
-    )
+        figures = measure(model, validation, labels, machine, sets).figures
+        shown = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
+        return {"val_loss": figures["log_loss"], **{name: figures[name] for name in shown}}
 
     def tune(run: Run, base: Checkpoint, clock: Clock) -> TrainingResult:
         return fine_tune(
@@ -150,23 +140,24 @@ def run(config: FinetuneClassifyConfig) -> float:
             plan={"metrics_before": before, "baselines": baselines},
             loss=loss,
             labels=labels,
-            classifier={"pooling": config.pooling, "task": "single_label", "windows": "mean"},
+            classifier=record,
         )
 
     result = tune(the_run, base, clock)
-    uncalibrated = measure(model, test, labels, machine)
+    uncalibrated = measure(model, test, labels, machine, sets)
     parallel.shard_again(model)
-    decided = decide(the_run, config.decide, labels, model, validation, machine)
+    decision, temperature = Decision(), None
+    if sets is None:
+        decided = decide(the_run, config.decide, labels, model, validation, machine)
+        decision, temperature = Decision.of(decided, len(labels)), decided["temperature"]
     if config.head is not None:
         add_head(base, config.head, labels)
-    decision = Decision.of(decided, len(labels))
-    report, predictions = assess(model, rows.test, test, labels, machine, config.seed, decision)
-    the_run.keep_lines("predictions.jsonl", (row.as_dict() for row in predictions))
-    error_console().print(
-        render_classification(
-            report, title=f"test rows of {Path(config.data).name}", predictions=predictions
-        )
+    report, predictions = assess(
+        *(model, rows.test, test, labels, machine, config.seed, decision),
+        sets=sets,
+        title=f"test rows of {Path(config.data).name}",
     )
+    the_run.keep_lines("predictions.jsonl", (row.as_dict() for row in predictions))
     if "random_weights" in config.chosen_baselines:
         say("baseline: the same training from random weights")
         inner = Run(directory / "random_weights", the_run.stage, config, the_run.settings["inputs"])
@@ -177,24 +168,26 @@ def run(config: FinetuneClassifyConfig) -> float:
             inner.finish({"headline": "macro_f1", "metrics": {}})
         else:
             restore_weights(fresh.model, load_checkpoint(inner.directory))
-        figures = measure(fresh.model, test, labels, machine).figures
-        of_random = {name: figures[name] for name in ("accuracy", "macro_f1")}
+        figures = measure(fresh.model, test, labels, machine, sets).figures
+        names = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
+        of_random = {name: figures[name] for name in names}
         baselines = {**baselines, "random_weights": of_random}
     calibration = None
-    if decided["temperature"] is not None:
-        calibration = {"temperature": decided["temperature"], "validation_rows": len(validation)}
-        calibration |= {
-            f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
-        }
-        show_calibration(report, uncalibrated.figures)
-    if config.report.curves and parallel.is_first():
-        draw_classification(
-            directory,
-            f"{directory.name} (test rows)",
-            report,
-            None if calibration is None else uncalibrated,
-        )
-    show_comparison(report, before, baselines)
+    if isinstance(report, ClassificationReport) and isinstance(uncalibrated, ClassificationReport):
+        if temperature is not None:
+            calibration = {"temperature": temperature, "validation_rows": len(validation)}
+            calibration |= {
+                f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
+            }
+            show_calibration(report, uncalibrated.figures)
+        if config.report.curves and parallel.is_first():
+            draw_classification(
+                directory,
+                f"{directory.name} (test rows)",
+                report,
+                None if calibration is None else uncalibrated,
+            )
+    show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
     )
@@ -212,9 +205,45 @@ def run(config: FinetuneClassifyConfig) -> float:
         baselines=baselines,
         calibration=calibration,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
-        set_aside=dict(aside),
+        set_aside=found.set_aside,
+        overlap=rows.overlap,
     )
     return report.figures["macro_f1"]
+
+
+def check_several_labels(config: FinetuneClassifyConfig, found: ClassRows) -> None:
+    """Raise `UserError` where texts have any number of labels and the config asks for what is of
+    texts with one."""
+    if found.sets is None:
+        return
+    asked = {
+        "loss=focal": config.loss == "focal",
+        "label_smoothing": config.label_smoothing > 0,
+        "class_weights=balanced": config.class_weights != "none",
+        "sampling=balanced": config.sampling != "natural",
+        "head": config.head is not None,
+        "decide": config.decide.is_asked,
+    }
+    if unfit := [name for name, is_asked in asked.items() if is_asked]:
+        raise UserError(
+            f"{config.data}: its texts have any number of labels; {', '.join(unfit)} is for texts "
+            "with one label each"
+        )
+
+
+def loss_of(
+    config: FinetuneClassifyConfig, found: ClassRows, targets: list[int], machine: Machine
+) -> LossFn:
+    """The loss that is trained on; targets are those of the training texts."""
+    if found.sets is not None:
+        members = torch.tensor(found.sets.members, dtype=torch.float32, device=machine.device)
+        return multi_label_loss(members)
+    is_balanced = config.class_weights == "balanced"
+    return label_loss(
+        focal_gamma=config.focal_gamma if config.loss == "focal" else 0.0,
+        label_smoothing=config.label_smoothing,
+        class_weights=balanced_class_weights(targets, len(found.labels)) if is_balanced else None,
+    )
 
 
 def add_head(base: Checkpoint, name: str, labels: list[str]) -> None:
@@ -234,80 +263,7 @@ def random_model(config: TransformerConfig, seed: int) -> Transformer:
     return model
 
 
-def check_labels(rows: Sequence[LabelledText], labels: Sequence[str]) -> None:
-    """Raise `UserError` when a held-out row has a label that no training row has."""
-    for row in rows:
-        if row.label not in labels:
-            raise UserError(
-                f"{row.path}:{row.line}: label {row.label!r} does not occur in the training rows"
-            )
-
-
-def compare(
-    config: FinetuneClassifyConfig,
-    train_rows: Sequence[LabelledText],
-    test_rows: Sequence[LabelledText],
-    labels: list[str],
-    model: Transformer,
-    training: Sequence[Sequence[Example]],
-    test: Sequence[Sequence[Example]],
-    machine: Machine,
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """(linear probe on the frozen base, {majority, tfidf}): what the classifier has to beat.
-
-    Those that are asked for; random weights are trained after it.
-    """
-    train_labels = [row.label for row in train_rows]
-    test_labels = [row.label for row in test_rows]
-    chosen = config.chosen_baselines
-    probe: dict[str, float] = {}
-    found: dict[str, dict[str, float]] = {}
-    quick = [name for name in chosen if name != "random_weights"]
-    with progress("baselines", total=len(quick), unit="done") as advance:
-        if "majority" in chosen:
-            found["majority"] = majority_baseline(train_labels, test_labels, labels)
-            advance(note="majority")
-        if "tfidf" in chosen:
-            found["tfidf"] = tfidf_baseline(
-                [row.text for row in train_rows],
-                train_labels,
-                [row.text for row in test_rows],
-                test_labels,
-                labels,
-            )
-            advance(note="TF-IDF + logistic regression")
-        if "probe" in chosen:
-            probe = linear_probe(
-                features(model, [windows[:1] for windows in training], machine),
-                train_labels,
-                features(model, test, machine),
-                test_labels,
-                labels,
-            )
-            advance(note="linear probe on the base")
-    return probe, found
-
-
 def show_calibration(report: ClassificationReport, before: Mapping[str, float]) -> None:
     """Log loss and calibration error, without the temperature and with it."""
     rows = [(FIGURES[name], before[name], report.figures[name]) for name in ("log_loss", "ece")]
     table("temperature, on the test rows", ("", "before", "after"), rows)
-
-
-def show_comparison(
-    report: ClassificationReport,
-    before: dict[str, float],
-    baselines: dict[str, dict[str, float]],
-) -> None:
-    """One table: this classifier beside what it has to beat."""
-    own = report.figures
-    rows: list[tuple[str, float, float]] = [("this classifier", own["accuracy"], own["macro_f1"])]
-    if before:
-        rows.append(("linear probe on the frozen base", before["accuracy"], before["macro_f1"]))
-    names = {
-        "majority": "majority class",
-        "tfidf": "TF-IDF + logistic regression",
-        "random_weights": "the same from random weights",
-    }
-    rows += [(names[key], b["accuracy"], b["macro_f1"]) for key, b in baselines.items()]
-    table("on the test rows", ("", "accuracy", "macro F1"), rows)

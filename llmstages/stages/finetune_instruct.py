@@ -154,6 +154,7 @@ def run(config: FinetuneInstructConfig) -> float:
         words=round(objective.num_words * epochs),
         clock=clock,
         examples=sizes,
+        overlap=rows.overlap,
         improvement_percent=improvement,
     )
     return float(metrics["val_loss"])

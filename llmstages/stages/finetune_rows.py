@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -26,6 +26,8 @@ class Rows(Generic[R]):
     """Choose the best checkpoint."""
     test: list[R]
     """Give the final figures; the validation rows when no row is set apart for it."""
+    overlap: dict[str, int] = field(default_factory=dict)
+    """Rows that stand, equal or nearly so, in several of the files given: for `summary.json`."""
 
 
 def finetune_rows(
@@ -53,7 +55,9 @@ def finetune_rows(
     alike = alike_rows(
         [key(row) for row in every], None if answer is None else [answer(row) for row in every]
     )
-    kept = _apart(config, [key(row) for row in every], alike, len(rows), len(given_validation))
+    kept, overlap = _apart(
+        *(config, [key(row) for row in every], alike, len(rows), len(given_validation))
+    )
     seed = config.seed if config.split_seed is None else config.split_seed
     if fold is not None:
         assert label is not None
@@ -97,11 +101,11 @@ def finetune_rows(
             "with: add rows, or give validation_data=FILE"
         )
     if not weights:
-        return Rows([rows[index] for index in chosen], validation, test)
+        return Rows([rows[index] for index in chosen], validation, test, overlap)
     training: list[list[R]] = [[] for _ in parts]
     for index in chosen:
         training[part_of[index]].append(rows[index])
-    return Rows(_weighted_rows(config, training, weights), validation, test)
+    return Rows(_weighted_rows(config, training, weights), validation, test, overlap)
 
 
 def _apart(
@@ -110,8 +114,8 @@ def _apart(
     alike: Sequence[int],
     num_rows: int,
     num_validation: int,
-) -> list[int]:
-    """The rows of the data that no row of the given validation and test files is like.
+) -> tuple[list[int], dict[str, int]]:
+    """The rows of the data that no row of the given validation and test files is like, and counts.
 
     Says how many are left out, and how many rows of the two files are alike. texts and alike are
     those of the data, then of the validation file, then of the test file.
@@ -120,6 +124,7 @@ def _apart(
     in_validation = set(alike[num_rows:begin_test])
     held_out = in_validation | set(alike[begin_test:])
     kept = [index for index in range(num_rows) if alike[index] not in held_out]
+    equal = 0
     if len(kept) < num_rows:
         equal_texts = {normalised_text(text) for text in texts[num_rows:]}
         equal = sum(normalised_text(text) in equal_texts for text in texts[:num_rows])
@@ -134,7 +139,13 @@ def _apart(
             f"{config.test_data}: {both:,} of its {len(alike) - begin_test:,} rows are equal or "
             f"nearly so to rows of {config.validation_data}, by which the best checkpoint is chosen"
         )
-    return kept
+    if num_rows == len(alike):  # no file was given
+        return kept, {}
+    return kept, {
+        "training_rows_left_out_as_equal": equal,
+        "training_rows_left_out_as_nearly_equal": num_rows - len(kept) - equal,
+        "test_rows_like_validation_rows": both,
+    }
 
 
 def _weighted_rows(

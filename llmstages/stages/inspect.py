@@ -17,7 +17,8 @@ from llmstages.data.json_files import read_object
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport
-from llmstages.report.classification import render_classification
+from llmstages.evaluate.multi_label import MultiLabelReport
+from llmstages.report.classification import render_classification, render_multi_label
 from llmstages.report.corpus import show_corpus
 from llmstages.report.facts import PASSAGE_CHARACTERS, show_facts, show_passage
 from llmstages.report.terminal import output_console, plain, table
@@ -212,10 +213,14 @@ def inspect_run(path: Path) -> None:
     if after:
         rows = [(key, *(figures.get(key) for figures in given.values())) for key in after]
         table("metrics", ("metric", *given), rows, to_output=True)
-    if "confusion" in metrics:
+    if "confusion" in metrics or "hamming_loss" in metrics:
         try:
-            report = ClassificationReport.from_dict(metrics)
-            rendered = render_classification(report, title="test rows")
+            if "confusion" in metrics:
+                report = ClassificationReport.from_dict(metrics)
+                rendered = render_classification(report, title="test rows")
+            else:
+                found = MultiLabelReport.from_dict(metrics)
+                rendered = render_multi_label(found, title="test rows")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / 'summary.json'}: no readable report ({error!r})") from None
         output_console().print(rendered)

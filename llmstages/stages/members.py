@@ -15,11 +15,13 @@ from typing import Any
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, table
+from llmstages.stages.class_baselines import NAMES as BASELINES
 from llmstages.train import parallel
 from llmstages.train.records import read_record, write_sealed
 from llmstages.train.run import FORMAT_VERSION
 
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "log_loss": "log loss (nats)"}
+MULTI_LABEL_FIGURES = {"micro_f1": "micro F1", "macro_f1": "macro F1", "log_loss": "log loss"}
 """What is compared, and how it is called in the table."""
 # 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom (scipy.stats.t.ppf).
 T_QUANTILES = (
@@ -48,8 +50,10 @@ def members_of(config: FinetuneClassifyConfig) -> Members:
                 seeds=1,
                 seed=seed,
                 split_seed=split_seed,
-                # Their rows are the same, and so would these be.
-                baselines=config.baselines and seed == config.seed,
+                # Their rows are the same, and so would be all baselines that have no seed.
+                baselines=config.baselines
+                if seed == config.seed
+                else [name for name in config.chosen_baselines if name == "random_weights"],
                 name_suffix=inside(config, f"seed-{seed}"),
             )
             for seed in range(config.seed, config.seed + config.seeds)
@@ -82,9 +86,12 @@ def run_members(
         run(member)
     parallel.wait_for_all()  # the first process writes the summaries that all read
     summaries = {name: read_record(directory / name / "summary.json") for name in members}
+    figures = FIGURES.keys()
+    if not all(figures <= s["metrics"].keys() for s in summaries.values()):
+        figures = MULTI_LABEL_FIGURES.keys()
     found = {
         figure: spread([float(s["metrics"][figure]) for s in summaries.values()])
-        for figure in FIGURES
+        for figure in figures
     }
     baselines = baselines_of(list(summaries.values()))
     if parallel.is_first():
@@ -124,16 +131,16 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def baselines_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean figures of what each member was compared with, where it was: once for all seeds."""
-    compared = [
-        s["baselines"] | {"probe": s["metrics_before"]} for s in summaries if s["baselines"]
-    ]
+    """Mean figures of what the members were compared with, over those that were: of seeds one,
+    but for random weights."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for summary in summaries:
+        probe = {"probe": summary["metrics_before"]} if summary["metrics_before"] else {}
+        for name, figures in (probe | summary["baselines"]).items():
+            found.setdefault(name, []).append(figures)
     return {
-        name: {
-            figure: statistics.fmean(entry[name][figure] for entry in compared)
-            for figure in ("accuracy", "macro_f1")
-        }
-        for name in (compared[0] if compared else ())
+        name: {figure: statistics.fmean(each[figure] for each in entries) for figure in entries[0]}
+        for name, entries in found.items()
     }
 
 
@@ -143,19 +150,18 @@ def show(
     baselines: Mapping[str, Mapping[str, float]],
 ) -> None:
     """One table: each member, their mean and spread, and what they have to beat."""
+    names = FIGURES if FIGURES.keys() <= found.keys() else MULTI_LABEL_FIGURES
     rows: list[tuple[str | float | None, ...]] = [
-        (name, *(summary["metrics"][figure] for figure in FIGURES))
+        (name, *(summary["metrics"][figure] for figure in names))
         for name, summary in summaries.items()
     ]
-    spreads = [found[figure] for figure in FIGURES]
+    spreads = [found[figure] for figure in names]
     rows.append(("mean", *(entry["mean"] for entry in spreads)))
     rows.append(("standard deviation", *(entry["standard_deviation"] for entry in spreads)))
     rows.append(("95 % interval, from", *(entry["interval"][0] for entry in spreads)))
     rows.append(("to", *(entry["interval"][1] for entry in spreads)))
-    names = {
-        "majority": "majority class",
-        "tfidf": "TF-IDF + logistic regression",
-        "probe": "linear probe on the frozen base",
-    }
-    rows += [(names[key], e["accuracy"], e["macro_f1"], None) for key, e in baselines.items()]
-    table("on the test rows of each", ("", *FIGURES.values()), rows)
+    rows += [
+        (BASELINES[name], *(figures.get(figure) for figure in names))
+        for name, figures in baselines.items()
+    ]
+    table("on the test rows of each", ("", *names.values()), rows)

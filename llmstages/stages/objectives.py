@@ -126,14 +126,15 @@ def without_refused(
             return False
         return True
 
-    parts = (rows.train, rows.validation, rows.test)
-    kept = Rows(*([row for row in part if accepted(row)] for part in parts))
+    train, validation, test = (
+        [row for row in part if accepted(row)] for part in (rows.train, rows.validation, rows.test)
+    )
     if refused:
         warn(
             f"{described(config)}: {len(refused):,} rows are refused by the chat template and were "
             f"skipped; the first, {refused[0]}"
         )
-    return kept
+    return Rows(train, validation, test, rows.overlap)
 
 
 def objective_of(

@@ -11,11 +11,12 @@ import torch
 from llmstages.config.stages import PredictConfig
 from llmstages.data.examples import labelled_windows
 from llmstages.data.labelled_texts import read_texts
+from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.evaluate.decision import Decision
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
-from llmstages.stages.classifying import decision_of
+from llmstages.stages.classifying import above_threshold, decision_of
 from llmstages.stages.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
@@ -34,7 +35,7 @@ Id = int | str
 
 
 def run(config: PredictConfig) -> None:
-    """Write one object a text: id, label, and the probability of every label.
+    """Write one object a text: id, label (or labels), and the probability of every label.
 
     A text that the classifier's rule takes to be out of scope has the label null.
     """
@@ -45,6 +46,8 @@ def run(config: PredictConfig) -> None:
         checkpoint = with_head(checkpoint, config.head)
     if checkpoint.labels is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
+    multi_label = checkpoint.model.config.multi_label
+    template = TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None)
     device = choose_device(config.device)
     keep_freed_memory(device)
     # Whatever is not asked for is float32: labels must not depend on what the processor can do.
@@ -54,11 +57,16 @@ def run(config: PredictConfig) -> None:
     count = num_empty = 0
     first_empty: Id = 0
     with output_file(config.output) as file, progress("predicting", unit="texts") as advance:
-        for rows in read_ahead(texts_of(config), BATCHES_AHEAD * config.batch_size):
+        for rows in read_ahead(texts_of(config, template), BATCHES_AHEAD * config.batch_size):
             texts = [text for _, text in rows]
             found = scores_of(checkpoint, texts, config.batch_size, device, dtype)
             for (id, text), scores in zip(rows, found, strict=True):
-                entry = {"id": id, **labelled(scores, decision), "probabilities": scores}
+                given: dict[str, Any] = (
+                    {"labels": above_threshold(scores)}
+                    if multi_label
+                    else labelled(scores, decision)
+                )
+                entry = {"id": id, **given, "probabilities": scores}
                 file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
                 if not text.strip():
                     first_empty = first_empty if num_empty else id
@@ -103,7 +111,9 @@ def read_ahead(rows: Iterator[tuple[Id, str]], most: int) -> Iterator[list[tuple
         yield found
 
 
-def texts_of(config: PredictConfig) -> Iterator[tuple[Id, str]]:
+def texts_of(
+    config: PredictConfig, template: TextTemplate | None = None
+) -> Iterator[tuple[Id, str]]:
     """(id, text) of a file's rows, or the text itself when no file is meant."""
     assert config.data is not None
     path = Path(config.data)
@@ -115,7 +125,10 @@ def texts_of(config: PredictConfig) -> Iterator[tuple[Id, str]]:
         "/" in config.data or path.suffix in PATH_SUFFIXES
     )
     if exists or looks_like_path:
-        return read_texts(path, config.text_column, config.bad_rows, config.id_column)
+        return read_texts(path, config.text_column, config.bad_rows, config.id_column, template)
+    if template is not None:
+        listed = ", ".join(template.columns)
+        raise UserError(f"the classifier reads rows with {listed}: give a file that has them")
     return iter([(1, config.data)])
 
 

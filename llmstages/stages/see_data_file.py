@@ -175,7 +175,7 @@ def _bad_row(skipped: Sequence[tuple[int, str]]) -> str | None:
 
 def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
     """Labels, duplicates and a few texts."""
-    counts = Counter(example.label for example in examples)
+    counts = Counter(label for example in examples for label in example.all_labels)
     shown = counts.most_common(MAX_LABELS_SHOWN)
     rows: list[tuple[str, int, str]] = [
         (label, count, f"{count / len(examples):.1%}") for label, count in shown

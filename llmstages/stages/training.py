@@ -192,16 +192,21 @@ def tokens_begun_with(run: Run, directory: Path, shards: Sequence[Shard]) -> str
 
 
 def finetune_base(
-    config: FinetuneConfig, num_labels: int | None = None, pooling: str = "last"
+    config: FinetuneConfig,
+    num_labels: int | None = None,
+    pooling: str = "last",
+    multi_label: bool = False,
 ) -> Checkpoint:
     """The checkpoint fine-tuning starts from; num_labels gives it a new classification head, which
-    reads what `pooling` says.
+    reads what `pooling` says, and with multi_label gives a text any number of labels.
 
     From here on the config names the optimizer that is inherited from it.
     """
     if config.method.quantised:
         require_bitsandbytes()
-    base = load_checkpoint(config.base_path, num_labels=num_labels, pooling=pooling)
+    base = load_checkpoint(
+        config.base_path, num_labels=num_labels, pooling=pooling, multi_label=multi_label
+    )
     if num_labels is None and base.labels is not None:
         raise UserError(f"base={config.base_path}: a classifier; this stage needs a language model")
     config.optim = inherited(config.optim, base)
@@ -246,8 +251,8 @@ def fine_tune(
 ) -> TrainingResult:
     """Tune the base's model on labelled rows; then it holds the weights of the best checkpoint.
 
-    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. The others
-    are those of `Training`.
+    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. classifier:
+    more for the section of that name in `llmstages.json`. The others are those of `Training`.
     """
     model, info = base.model, base.info
     length = choose_length(

@@ -388,12 +388,14 @@ def load_checkpoint(
     *,
     num_labels: int | None = None,
     pooling: str = "last",
+    multi_label: bool = False,
     verified: bool = False,
 ) -> Checkpoint:
     """Load a model and its tokenizer; weights become float32, on the CPU.
 
-    num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero)
-    and reads what `pooling` says. verified: the hashes of its files were compared just now.
+    num_labels: start a classifier from this checkpoint: the body is kept, the head is new (zero),
+    reads what `pooling` says, and with multi_label gives a text any number of labels. verified: the
+    hashes of its files were compared just now.
     """
     directory = resolve_checkpoint(str(name))
     info = None
@@ -417,7 +419,7 @@ def load_checkpoint(
     weights = read_tensors(weights_path)
     require_weights_of(config, directory)
     if num_labels is not None:
-        config = replace(config, num_labels=num_labels, pooling=pooling)
+        config = replace(config, num_labels=num_labels, pooling=pooling, multi_label=multi_label)
         labels = None
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)

@@ -70,7 +70,9 @@ def with_head(checkpoint: Checkpoint, name: str) -> Checkpoint:
     if backbone != checkpoint.hash:
         raise UserError(f"{path}: trained on other weights than {checkpoint.directory} has")
     model = checkpoint.model
-    model.config = replace(config, num_labels=len(labels), pooling=pooling)
+    model.config = replace(config, num_labels=len(labels), pooling=pooling, multi_label=False)
     model.head = nn.Linear(config.hidden_size, len(labels), bias=False)
     model.head.weight = nn.Parameter(weight.float())
-    return replace(checkpoint, labels=labels)
+    # Thresholds and a template of texts are of the checkpoint's own head.
+    info = checkpoint.info and replace(checkpoint.info, classifier={"pooling": pooling})
+    return replace(checkpoint, labels=labels, info=info)

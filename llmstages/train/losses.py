@@ -99,6 +99,23 @@ def label_loss(
     return loss
 
 
+def multi_label_loss(label_sets: Tensor) -> LossFn:
+    """Binary cross-entropy of every label in nats, the mean over the labels, summed over texts.
+
+    label_sets: [num_sets, num_labels] float32, 1 where a label is in a set. The target of a text is
+    the number of its set.
+    """
+
+    def loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = label_logits(model, batch)
+        supervised = batch.targets != IGNORED
+        wanted = label_sets[batch.targets[supervised]]
+        nats = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1)
+        return (nats * batch.weights[supervised]).sum(), batch.weights.sum()
+
+    return loss
+
+
 def balanced_class_weights(labels: Sequence[int], num_labels: int) -> Tensor:
     """[num_labels] float32: what makes all classes weigh alike, and the mean text 1; each label
     occurs."""
@@ -156,10 +173,17 @@ def softcap_of(model: Transformer) -> float | None:
 
 @torch.no_grad()
 def label_probabilities(model: Transformer, batch: Batch) -> Tensor:
-    """[B, num_labels] float32 softmax of each row's text.
+    """[n, num_labels] float32 probabilities of each text: the softmax, or of labels that do not
+    exclude each other the sigmoid."""
+    logits = label_logits(model, batch)
+    return logits.sigmoid() if model.config.multi_label else logits.softmax(dim=-1)
 
-    Logits are float32 under autocast too: a bfloat16 one of 4 is rounded by up to 0.016.
+
+def label_logits(model: Transformer, batch: Batch) -> Tensor:
+    """[n, num_labels] float32 logits of each text.
+
+    They are float32 under autocast too: a bfloat16 one of 4 is rounded by up to 0.016.
     """
     states = text_states(model, batch).float()
     with torch.autocast(states.device.type, enabled=False):
-        return F.linear(states, model.output_weight.float()).softmax(dim=-1)
+        return F.linear(states, model.output_weight.float())

@@ -4,14 +4,20 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llmstages.data.file_kind import detect_kind
-from llmstages.data.labelled_texts import LabelledText, read_labelled_texts, read_texts
+from llmstages.data.labelled_texts import (
+    LabelledText,
+    found_template,
+    read_known_labels,
+    read_labelled_texts,
+    read_texts,
+)
+from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 
 real_data = pytest.mark.skipif(
@@ -64,12 +70,57 @@ class TestLabelledTexts:
         message = refusal(read_labelled_texts, path)
         assert message.startswith(f"{path}:2: no label in 'label' (3 bad rows")
 
-    @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}])
-    def test_several_labels(
-        self, jsonl: Callable[..., Path], refusal: Callable[..., str], value: Any
+    def test_an_object_is_no_label(
+        self, jsonl: Callable[..., Path], refusal: Callable[..., str]
     ) -> None:
-        path = jsonl({"text": "t", "label": value}, {"text": "t", "label": "x"})
+        path = jsonl({"text": "t", "label": {"a": 1}}, {"text": "t", "label": "x"})
         assert "one label a row" in refusal(read_labelled_texts, path)
+
+    def test_any_number_of_labels(
+        self, write: Callable[..., Path], jsonl: Callable[..., Path], refusal: Callable[..., str]
+    ) -> None:
+        lists = jsonl(
+            {"text": "t", "labels": ["b", 1, "b"]},
+            {"text": "u", "labels": []},
+            {"text": "v", "labels": "a"},
+        )
+        found = [row.labels for row in read_labelled_texts(lists)]
+        assert found == [("b", "1"), (), ("a",)]
+        assert "is no text but an object" in refusal(
+            read_labelled_texts, jsonl({"text": "t", "label": ["a", {"b": 1}]})
+        )
+
+        cells = write("cells.csv", "text,label\nt,b; a ;\nu,\n")
+        rows = read_labelled_texts(cells, label_separator=";")
+        assert [(row.labels, row.label) for row in rows] == [(("b", "a"), "b, a"), ((), "")]
+
+        columns = write("columns.csv", "comment,mild,rude\nt,0,1\nu,true,0\nv,-1,0\n")
+        named = ["rude", "mild"]
+        assert refusal(read_labelled_texts, columns, label_column=named).startswith(
+            f"{columns}:4: label 'mild' is '-1', neither 0 nor 1"
+        )
+        rows = read_labelled_texts(columns, None, named, bad_rows="skip")
+        assert [row.labels for row in rows] == [("rude",), ("mild",)]
+        same = read_known_labels(columns, named, bad_rows="skip", multi_label=True)
+        assert same == (rows, 1)
+        with pytest.raises(UserError, match="several labels a row, and the classifier gives one"):
+            read_known_labels(columns, named, label_column=named)
+
+    def test_pairs_of_texts(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
+        path = write("x.csv", "id,Premise,Hypothesis,label\n7,{Premise},b,yes\n8,,d,no\n")
+        assert detect_kind(path) == "classify"
+        template = found_template(path)
+        assert template == TextTemplate.of(["Premise", "Hypothesis"])
+        joined = ["Premise: {Premise}\nHypothesis: b", "Premise: \nHypothesis: d"]
+        assert [row.text for row in read_labelled_texts(path)] == joined
+        assert list(read_texts(path, template=template)) == [("7", joined[0]), ("8", joined[1])]
+        swapped = TextTemplate.of(["b", "a"], "{a}/{b}")
+        other = write("other.csv", "a,b\nx,y\n")
+        assert list(read_texts(other, template=swapped)) == [(2, "x/y")]
+        assert list(read_texts(other, ["a", "b"], template=swapped)) == [(2, "y/x")]
+        assert "text_column=[b,a]" in refusal(read_texts, other, "a", template=swapped)
+        assert "no column 'Premise'" in refusal(read_texts, other, template=template)
+        assert "has no place for {b}" in refusal(found_template, other, ["a", "b"], "a", "{a}")
 
     def test_missing_column(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
         path = write("x.csv", "text,foo\na,b\nc,d\n")

@@ -1,0 +1,132 @@
+"""The rows of labelled texts: read, split, and of labels that training has."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmstages.config.stages import FinetuneClassifyConfig
+from llmstages.data.labelled_texts import (
+    LabelledText,
+    as_names,
+    found_template,
+    read_labelled_texts,
+)
+from llmstages.data.text_template import TextTemplate
+from llmstages.errors import UserError
+from llmstages.report.terminal import say, warn
+from llmstages.stages.classifying import LabelSets
+from llmstages.stages.finetune_rows import Rows, finetune_rows
+
+LABELS_LISTED = 8
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """What there is to learn from and to measure with."""
+
+    rows: Rows[LabelledText]
+    labels: list[str]
+    """In the order of the head's logits."""
+    sets: LabelSets | None
+    """Of texts with any number of labels."""
+    template: TextTemplate | None
+    """How the several texts of a row are joined."""
+    set_aside: dict[str, int]
+    """Rows that are not used, by reason."""
+
+
+def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
+    """Read and split the labelled texts that the config names."""
+    assert config.data is not None
+    aside: Counter[str] = Counter()
+    frequency: Counter[str] = Counter()
+    template = found_template(
+        Path(config.data), config.text_column, config.label_column, config.text_template
+    )
+
+    def read(path: Path) -> list[LabelledText]:
+        found = read_labelled_texts(
+            path,
+            config.text_column or (None if template is None else template.columns),
+            config.label_column,
+            config.bad_rows,
+            aside,
+            label_separator=config.label_separator,
+            template=template,
+        )
+        frequency.update(label for row in found for label in row.all_labels)
+        return found
+
+    rows = finetune_rows(
+        config,
+        read,
+        lambda row: row.text,
+        lambda row: stratum(row, frequency),
+        fold=None if config.fold is None else (config.fold, config.folds),
+    )
+    labels = labels_of(rows.train, config.label_column)
+    rows = known_rows(rows, labels, config.bad_rows, aside)
+    sets = LabelSets.of([*rows.train, *rows.validation, *rows.test], labels)
+    return ClassRows(rows, labels, sets, template, dict(aside))
+
+
+def stratum(row: LabelledText, frequency: Mapping[str, int]) -> str:
+    """By what a split keeps its proportions: the label; of several the rarest, as those are the
+    ones that a part would miss (after Sechidis et al. 2011)."""
+    if row.labels is None:
+        return row.label
+    return min(row.labels, key=lambda label: (frequency[label], label), default="")
+
+
+def labels_of(rows: Sequence[LabelledText], label_column: Any) -> list[str]:
+    """The labels of training rows, sorted; those with columns of their own as these were named."""
+    found = {label for row in rows for label in row.all_labels}
+    named = as_names(label_column) if isinstance(label_column, list) else []
+    if not found <= set(named):
+        return sorted(found)
+    if missing := [label for label in named if label not in found]:
+        warn(f"no training row has the label {', '.join(missing)}: it is never learnt")
+    return named
+
+
+def known_rows(
+    rows: Rows[LabelledText], labels: Sequence[str], bad_rows: str, aside: Counter[str]
+) -> Rows[LabelledText]:
+    """The rows without those held out that have a label of no training row; counted in `aside`.
+
+    Says which labels no test row has.
+
+    Raises:
+        UserError: there is such a row and `bad_rows` is `refuse`, or no other is left.
+    """
+
+    known = set(labels)
+
+    def unknown(row: LabelledText) -> list[str]:
+        return [label for label in row.all_labels if label not in known]
+
+    odd = [row for row in [*rows.validation, *rows.test] if unknown(row)]
+    if odd:
+        first = odd[0]
+        message = (
+            f"{first.path}:{first.line}: label {unknown(first)[0]!r} does not occur in the "
+            f"training rows ({len(odd):,} such row{'s' if len(odd) > 1 else ''}"
+        )
+        if bad_rows == "refuse":
+            raise UserError(f"{message}; leave them out with bad_rows=skip)")
+        warn(f"{message}, left out)")
+        aside["a label that does not occur in the training rows"] += len(odd)
+        validation, test = (
+            [row for row in part if not unknown(row)] for part in (rows.validation, rows.test)
+        )
+        if not validation or not test:
+            raise UserError(f"{first.path}: no row with a label that occurs in the training rows")
+        rows = replace(rows, validation=validation, test=test)
+    measured = {label for row in rows.test for label in row.all_labels}
+    if unmeasured := [label for label in labels if label not in measured]:
+        more = ", ..." if len(unmeasured) > LABELS_LISTED else ""
+        listed = ", ".join(unmeasured[:LABELS_LISTED]) + more
+        say(f"no test row has the label {listed} ({len(unmeasured):,} of {len(labels):,} labels)")
+    return rows
