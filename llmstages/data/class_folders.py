@@ -7,6 +7,7 @@ counted: a folder of mail always holds some, so that it never ends the reading. 
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     Raises:
         UserError: the subfolders are parts of a data set, each with labels of its own.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False too for what can be no path; `Path.is_dir` raises
         return {}
     found: dict[str, list[Path]] = {}
     for child in sorted(path.iterdir()):
@@ -120,7 +121,7 @@ def kind_of(path: Path) -> Kind | None:
 def is_mail(path: Path) -> bool:
     """Whether a file is a message or a mailbox."""
     rows = inner_suffix(path.name) in (*SUFFIXES, ".txt")
-    return not rows and path.is_file() and kind_of(path) == "mail"
+    return not rows and os.path.isfile(path) and kind_of(path) == "mail"
 
 
 def read_documents(files: list[Path], aside: Counter[str]) -> Iterator[Document]:

@@ -8,6 +8,7 @@ folder (`llmstages.data.class_folders`). Nothing here imports torch.
 
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -91,7 +92,7 @@ def read_labelled_texts(
             all rows have the same label.
     """
     aside = Counter() if aside is None else aside
-    where = Path(path).expanduser()
+    where = Path(path)
     if by_label := class_files(where):
         examples, column = _texts_of_folder(where, by_label, aside), "of folders"
     else:
@@ -138,7 +139,7 @@ def read_known_labels(
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or no row is left.
     """
-    where = Path(path).expanduser()
+    where = Path(path)
     if by_label := class_files(where):
         examples, num_aside = _known_of_folder(where, by_label, labels, bad_rows)
         if multi_label:
@@ -169,7 +170,7 @@ def found_template(
     text_template: str | None = None,
 ) -> TextTemplate | None:
     """How the texts of a file's rows are joined; None: each row has one."""
-    where = Path(path).expanduser()
+    where = Path(path)
     names = as_names(text_column)
     if len(names) < 2 and not class_files(where):
         labels = as_names(label_column)
@@ -204,8 +205,8 @@ def read_texts(
     the end of the file. Of mail, and of the mails and texts in a folder, the id is the file's name.
     template: by which the texts of several columns are joined.
     """
-    path = Path(path).expanduser()
-    if path.is_dir() or is_mail(path):
+    path = Path(path)
+    if os.path.isdir(path) or is_mail(path):
         if template is not None:
             raise UserError(f"{path}: {_pairs_wanted(template)}")
         return _texts_of_files(path)
