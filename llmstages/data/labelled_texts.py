@@ -20,6 +20,7 @@ from llmstages.data.class_folders import (
     class_files,
     files_below,
     is_mail,
+    kind_of_document,
     read_documents,
     said_aside,
 )
@@ -233,12 +234,18 @@ def read_texts(
 
 
 def _texts_of_files(path: Path) -> Iterator[tuple[int | str, str]]:
-    """Name and text of mails and texts in a folder, or in one file."""
-    aside: Counter[str] = Counter()
+    """Name and text of mails and texts in a folder, or in one file, streamed."""
     folder, files = (path, files_below(path)) if path.is_dir() else (path.parent, [path])
-    for document in read_documents(files, aside):
-        yield document.id_below(folder), document.text
-    said_aside(path, aside)
+    if not any(kind_of_document(file) for file in files):
+        raise UserError(f"{path}: no mail (.eml, .mbox) and no text (.txt) in it")
+
+    def read() -> Iterator[tuple[int | str, str]]:
+        aside: Counter[str] = Counter()
+        for document in read_documents(files, aside):
+            yield document.id_below(folder), document.text
+        said_aside(path, aside)
+
+    return read()
 
 
 def _texts_of_folder(
