@@ -7,6 +7,7 @@ counted: a folder of mail always holds some, so that it never ends the reading. 
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     Raises:
         UserError: the subfolders are parts of a data set, each with labels of its own.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False too for what can be no path; `Path.is_dir` raises
         return {}
     found: dict[str, list[Path]] = {}
     for child in sorted(path.iterdir()):
@@ -74,7 +75,9 @@ def class_files(path: Path) -> dict[str, list[Path]]:
             )
     num_rows = sum(inner_suffix(file.name) in SUFFIXES for file in files_below(path))
     with_documents = {
-        label: files for label, files in found.items() if any(kind_of(file) for file in files)
+        label: files
+        for label, files in found.items()
+        if any(kind_of_document(file) for file in files)
     }
     if sum(map(len, with_documents.values())) <= num_rows:
         return {}
@@ -97,7 +100,7 @@ def files_below(folder: Path) -> list[Path]:
     ]
 
 
-def kind_of(path: Path) -> Kind | None:
+def kind_of_document(path: Path) -> Kind | None:
     """What a file of a folder is taken for; None for what is set aside."""
     # Imported here: `finetune` looks into its file before anything else is needed.
     from llmstages.collect.sources.formats import SNIFF_BYTES, find_format, needs_head
@@ -120,12 +123,12 @@ def kind_of(path: Path) -> Kind | None:
 def is_mail(path: Path) -> bool:
     """Whether a file is a message or a mailbox."""
     rows = inner_suffix(path.name) in (*SUFFIXES, ".txt")
-    return not rows and path.is_file() and kind_of(path) == "mail"
+    return not rows and os.path.isfile(path) and kind_of_document(path) == "mail"
 
 
 def read_documents(files: list[Path], aside: Counter[str]) -> Iterator[Document]:
     """The texts of files, streamed; why others are set aside is counted in `aside`."""
-    kinds = {file: kind_of(file) for file in files}
+    kinds = {file: kind_of_document(file) for file in files}
     among_mails = "mail" in kinds.values()
     for file, kind in kinds.items():
         if kind is None or (kind == "bare text" and among_mails):
@@ -182,6 +185,6 @@ def _is_mailbox(path: Path) -> bool:
         return False
     try:
         with open_bytes(path) as stream:
-            return stream.read(5) == b"From " and kind_of(path) == "mail"
+            return stream.read(5) == b"From " and kind_of_document(path) == "mail"
     except (UserError, *UNREADABLE):
         return False

@@ -8,6 +8,7 @@ folder (`llmstages.data.class_folders`). Nothing here imports torch.
 
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from llmstages.data.class_folders import (
     class_files,
     files_below,
     is_mail,
+    kind_of_document,
     read_documents,
     said_aside,
 )
@@ -91,7 +93,7 @@ def read_labelled_texts(
             all rows have the same label.
     """
     aside = Counter() if aside is None else aside
-    where = Path(path).expanduser()
+    where = Path(path)
     if by_label := class_files(where):
         examples, column = _texts_of_folder(where, by_label, aside), "of folders"
     else:
@@ -138,7 +140,7 @@ def read_known_labels(
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or no row is left.
     """
-    where = Path(path).expanduser()
+    where = Path(path)
     if by_label := class_files(where):
         examples, num_aside = _known_of_folder(where, by_label, labels, bad_rows)
         if multi_label:
@@ -169,7 +171,7 @@ def found_template(
     text_template: str | None = None,
 ) -> TextTemplate | None:
     """How the texts of a file's rows are joined; None: each row has one."""
-    where = Path(path).expanduser()
+    where = Path(path)
     names = as_names(text_column)
     if len(names) < 2 and not class_files(where):
         labels = as_names(label_column)
@@ -204,8 +206,8 @@ def read_texts(
     the end of the file. Of mail, and of the mails and texts in a folder, the id is the file's name.
     template: by which the texts of several columns are joined.
     """
-    path = Path(path).expanduser()
-    if path.is_dir() or is_mail(path):
+    path = Path(path)
+    if os.path.isdir(path) or is_mail(path):
         if template is not None:
             raise UserError(f"{path}: {_pairs_wanted(template)}")
         return _texts_of_files(path)
@@ -232,12 +234,18 @@ def read_texts(
 
 
 def _texts_of_files(path: Path) -> Iterator[tuple[int | str, str]]:
-    """Name and text of mails and texts in a folder, or in one file."""
-    aside: Counter[str] = Counter()
+    """Name and text of mails and texts in a folder, or in one file, streamed."""
     folder, files = (path, files_below(path)) if path.is_dir() else (path.parent, [path])
-    for document in read_documents(files, aside):
-        yield document.id_below(folder), document.text
-    said_aside(path, aside)
+    if not any(kind_of_document(file) for file in files):
+        raise UserError(f"{path}: no mail (.eml, .mbox) and no text (.txt) in it")
+
+    def read() -> Iterator[tuple[int | str, str]]:
+        aside: Counter[str] = Counter()
+        for document in read_documents(files, aside):
+            yield document.id_below(folder), document.text
+        said_aside(path, aside)
+
+    return read()
 
 
 def _texts_of_folder(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -101,8 +102,16 @@ def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:
     for row in sorted(wrong, key=lambda row: -error(row))[:SHOWN_MISTAKES]:
         text = clipped(row.text, SHOWN_CHARACTERS)[1:-1]
         cells = (text, ", ".join(row.labels), ", ".join(row.predicted))
-        table.add_row(str(row.line), *(plain(cell) for cell in cells))
+        table.add_row(_place(row, predictions), *(plain(cell) for cell in cells))
     return table
+
+
+def _place(
+    row: PredictedRow | PredictedLabels, predictions: Sequence[PredictedRow | PredictedLabels]
+) -> Text:
+    """Where a text stands: its line, of texts in several files after the name of the file."""
+    several = any(other.file != row.file for other in predictions)
+    return plain(f"{Path(row.file).name}:{row.line}" if several else str(row.line))
 
 
 def most_confident_mistakes(
@@ -181,7 +190,7 @@ def _mistakes(predictions: Sequence[PredictedRow]) -> Table:
     for row in most_confident_mistakes(predictions):
         cells = (clipped(row.text, SHOWN_CHARACTERS)[1:-1], row.label, row.predicted)
         shown = (plain(cell) for cell in cells)
-        table.add_row(str(row.line), *shown, f"{row.probabilities[row.predicted]:.3f}")
+        table.add_row(_place(row, predictions), *shown, f"{row.probabilities[row.predicted]:.3f}")
     return table
 
 

@@ -26,6 +26,7 @@ def test_mails_from_folder_to_prediction(cli, classify_config, tmp_path):
     assert [json.loads(line)["id"] for line in out.splitlines()][:2] == ["0.eml", "1.eml"]
     status, out, err = cli("evaluate", run, mails)
     assert status == 0, err
+    assert ".eml:1 " in err  # a mistake, by its file: two steps teach nothing
     report = json.loads(out)
     assert (report["num_examples"], report["skipped_rows"]) == (24, 1)
     status, out, err = cli("inspect", mails)
