@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from sklearn import metrics
 
+from llmstages.evaluate import class_figures
 from llmstages.evaluate.class_figures import all_figures
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.report.classification import render_classification
@@ -161,3 +162,17 @@ def test_many_labels_show_their_commonest_mistakes() -> None:
     assert "label 03" in mistakes
     assert "label 07" in mistakes
     assert "label 04" not in mistakes
+
+
+def test_both_ways_to_rank_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    p = np.round(random.dirichlet(np.ones(3), size=90), 1)
+    truth = random.integers(0, 3, size=90)
+    counts = np.stack([random.poisson(1, 90), truth == 0, np.zeros(90, int)], axis=1)
+    found = []
+    for many in (0, 1000):
+        monkeypatch.setattr(class_figures, "MANY_POSITIVE", many)
+        found.append(class_figures.ranking_figures(truth, p, counts))
+    for name, areas in found[0].items():
+        np.testing.assert_allclose(found[1][name], areas, rtol=1e-12)
+        assert np.isfinite(areas).tolist() == [True, False, False]
