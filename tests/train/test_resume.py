@@ -214,20 +214,6 @@ def test_without_its_plan_a_run_is_not_thrown_away(tmp_path, pretrain_config, ru
     assert (run_dir / "checkpoints" / "step-000006").is_dir()
 
 
-def test_two_processes_at_one_run(command, cli):
-    """The second is told, and the first goes on as if nothing was."""
-    words, run_dir = command("both")
-    process = start(words, run_dir, 3)
-    process.send_signal(signal.SIGSTOP)
-    status, _, err = cli(*words[3:])
-    process.send_signal(signal.SIGCONT)
-    assert status == 2
-    assert "another process is at this run: wait for it" in err
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert [e["step"] for e in losses(run_dir) if "loss" in e] == list(range(1, 41))
-
-
 def test_killed_while_a_checkpoint_takes_the_place_of_another(
     tmp_path, tiny_run, pretrain_config, run_killed
 ):
@@ -435,20 +421,35 @@ def command(tiny_corpus, tmp_path):
 def start(command, run_dir, lines):
     """Start a run and wait until `metrics.jsonl` has so many lines."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(process, run_dir, lines)
+    return process
+
+
+def wait_for(process, run_dir, lines):
+    """Until `metrics.jsonl` of a run has so many lines."""
     path = run_dir / "metrics.jsonl"
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
-            return process
+            return
         time.sleep(0.002)
     process.kill()
     raise AssertionError(f"the run did not get to step {lines}: {process.communicate()[1]}")
 
 
 def test_signals(command, cli):
-    """SIGKILL at some moment, then SIGTERM, then to the end: as if nothing had been."""
+    """SIGKILL at some moment, then SIGTERM, then to the end: as if nothing had been.
+
+    So it is where a second process comes to the run, which is told of the first.
+    """
     words, run_dir = command("pieces")
-    process = start(words, run_dir, 8)
+    process = start(words, run_dir, 3)
+    process.send_signal(signal.SIGSTOP)
+    status, _, err = cli(*words[3:])
+    process.send_signal(signal.SIGCONT)
+    assert status == 2
+    assert "another process is at this run: wait for it" in err
+    wait_for(process, run_dir, 8)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
