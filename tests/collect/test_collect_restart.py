@@ -24,7 +24,7 @@ from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.stages.collect import run
 
-NUM_KILLS = 10
+NUM_KILLS = 6
 
 DRIVER = """
 import sys

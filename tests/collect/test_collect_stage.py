@@ -117,6 +117,7 @@ def test_worker_processes_change_nothing(
 ) -> None:
     folder = write_folder(tmp_path / "in")
     (folder / "latin.txt").write_bytes(("Größe und Straße " + story(40)).encode("latin-1"))
+    (folder / "bad.jsonl").write_text('{"foo": 1, "bar": 2}\n')
     run(config(folder, tmp_path / "a"))
     capsys.readouterr()
     for step in ("read", "measure", "write"):
@@ -124,7 +125,9 @@ def test_worker_processes_change_nothing(
     monkeypatch.setattr("llmstages.collect.steps.read.TASK_BYTES", 2_000)
     monkeypatch.setattr("llmstages.collect.steps.measure.BUCKET_BYTES", 4_000)
     run(config(folder, tmp_path / "b"))
-    assert "latin.txt: read as latin-1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "latin.txt: read as latin-1" in said
+    assert "bad.jsonl: no text column" in said
     texts = [
         [
             (document.id, document.text)
@@ -133,9 +136,6 @@ def test_worker_processes_change_nothing(
         for path in (tmp_path / "a", tmp_path / "b")
     ]
     assert texts[0] == texts[1]
-    (folder / "bad.jsonl").write_text('{"foo": 1, "bar": 2}\n')
-    run(config(folder, tmp_path / "c"))
-    assert "bad.jsonl: no text column" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"bad\.jsonl: no text column"):
         run(config(folder, tmp_path / "d", bad_rows="refuse"))
     gc.collect()
