@@ -4,6 +4,7 @@ All of it is found by places that were written down (`config.yaml`), so it may b
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from llmstages.config.compose import from_file
@@ -46,9 +47,15 @@ def config_of_run(directory: Path) -> TrainingConfig | None:
     if directory.parent.name != "checkpoints" or not path.is_file():
         return None
     try:
-        found: TrainingConfig = from_file(read_info(directory).stage, path)
+        return _config_in(read_info(directory).stage, path, path.stat().st_mtime_ns)
     except (UserError, KeyError):
         return None  # of another version: nothing depends on it
+
+
+@lru_cache(maxsize=8)
+def _config_in(stage: str, path: Path, written: int) -> TrainingConfig:
+    """Read once in the state it was written in: a stage asks several times, each 0.1 s."""
+    found: TrainingConfig = from_file(stage, path)
     return found
 
 
