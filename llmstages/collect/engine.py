@@ -53,12 +53,10 @@ class Engine:
             warn("engine.address and engine.num_workers are ignored without engine=ray")
         elif config.address and config.num_workers:
             warn("engine.num_workers is ignored: the cluster at engine.address has its own")
-        # Daft's own engine starts by itself; a process keeps the first it used.
-        running = daft.get_or_infer_runner_type()
-        if self.distributed and running != "ray":
+        if not self.distributed:
+            _start_embedded()
+        elif daft.get_or_infer_runner_type() != "ray":
             self.num_workers = _start_ray(config)
-        elif not self.distributed and running == "ray":
-            raise UserError("engine=embedded: this process already runs on Ray: start another one")
 
     def close(self) -> None:
         """End a local Ray cluster, whose processes would outlive an interrupted run."""
@@ -137,6 +135,17 @@ def failure(error: Exception) -> str:
 def _reason(error: Exception) -> str:
     """The beginning of an error of the engine, on one line."""
     return clipped(" ".join(str(error).split()) or repr(error), 100)
+
+
+def _start_embedded() -> None:
+    """Choose Daft's own engine: before it chose by itself it would import Ray, a second's work."""
+    try:
+        daft.set_runner_native()
+    except Exception:  # a process keeps the first it used
+        if daft.get_or_infer_runner_type() == "ray":
+            raise UserError(
+                "engine=embedded: this process already runs on Ray: start another one"
+            ) from None
 
 
 def _start_ray(config: EngineConfig) -> int:
