@@ -223,17 +223,22 @@ def test_a_prompt_arrives_exactly_as_typed(prompt: str, prompts: list[str]) -> N
     assert prompts[-1] == prompt
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", " a ", "???", "null", "${HOME}", r"\${a", "a\\", "a=b", "--x", "[1,2]", "a\nb", "사자 🦁"],
-)
-def test_words_arrive_exactly_as_typed_also_in_a_sweep(text: str, received: Received) -> None:
-    assert main(["collect", "--", text, text]) == 0
-    assert main(["generate", "-m", "seed=1,2", "--", text, text]) == 0
-    assert received[0].paths == [text, text]
-    assert [(got.checkpoint_dir, got.prompt, got.seed) for got in received[1:]] == [
-        (text, text, 1),
-        (text, text, 2),
+AWKWARD = [
+    *("", " a ", "???", "null", "${HOME}", r"\${a", "a\\", "a=b", "--x", "[1,2]", "a\nb", "사자 🦁")
+]
+
+
+def test_paths_arrive_exactly_as_typed(received: Received) -> None:
+    assert main(["collect", "--", *AWKWARD, *AWKWARD]) == 0
+    assert received[0].paths == [*AWKWARD, *AWKWARD]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_words_arrive_exactly_as_typed_in_a_sweep(text: str, received: Received) -> None:
+    seeds = "1,2" if text == "a=b" else "1"
+    assert main(["generate", "-m", f"seed={seeds}", "--", text, text]) == 0
+    assert [(got.checkpoint_dir, got.prompt, str(got.seed)) for got in received] == [
+        (text, text, seed) for seed in seeds.split(",")
     ]
 
 
@@ -723,8 +728,15 @@ def test_completion(
     captured = capsys.readouterr()
     assert captured.out == f"{answers}\n"
     assert captured.err == ""
+
+
+def test_completion_in_fish(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "llmstages pretrain corpora/x model.num_")
     assert main(["--shell-completion", "query=fish"]) == 0
-    assert capsys.readouterr().out == answers.replace(" ", "\n") + "\n"
+    answers = ["model.num_heads=", "model.num_kv_heads=", "model.num_layers="]
+    assert capsys.readouterr().out.splitlines() == answers
 
 
 def test_completion_script_of_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
