@@ -474,13 +474,24 @@ def test_signals(command, cli):
     assert results(run_dir) == results(command("whole")[1])
 
 
+LOOKING = EvaluateConfig(every_steps=4, max_tokens=2000, num_samples=1)
+
+
+@pytest.fixture(scope="module")
+def run_with_samples(tmp_path_factory, pretrain_config):
+    """A finished run that showed samples: read only."""
+    runs_dir = tmp_path_factory.mktemp("samples")
+    pretrain.run(pretrain_config(runs_dir, evaluate=LOOKING))
+    return runs_dir / "pretrain"
+
+
 @pytest.mark.parametrize("moment", ["first step", "micro-batch", "evaluation", "samples"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_at_some_moment(moment, number, tmp_path, pretrain_config, monkeypatch):
+def test_a_signal_at_some_moment(
+    moment, number, tmp_path, run_with_samples, pretrain_config, monkeypatch
+):
     """The run stops there, has lost at most the step under way, and goes on as if nothing was."""
-    looking = EvaluateConfig(every_steps=4, max_tokens=2000, num_samples=1)
-    pretrain.run(pretrain_config(tmp_path, name="whole", evaluate=looking))
-    config = pretrain_config(tmp_path, name="pieces", evaluate=looking)
+    config = pretrain_config(tmp_path, name="pieces", evaluate=LOOKING)
     calls = []
 
     def signalled(whole, at):
@@ -509,7 +520,7 @@ def test_a_signal_at_some_moment(moment, number, tmp_path, pretrain_config, monk
     else:
         assert saved[-1] == f"step-{losses(tmp_path / 'pieces')[-1]['step']:06d}"
     pretrain.run(config)
-    assert results(tmp_path / "pieces") == results(tmp_path / "whole")
+    assert results(tmp_path / "pieces") == results(run_with_samples)
 
 
 def test_time_budget(tmp_path, pretrain_config):

@@ -2,7 +2,7 @@
 
 import random
 
-from llmstages.config.groups import EvaluateConfig
+from llmstages.config.groups import CheckpointConfig, EvaluateConfig
 from llmstages.stages import pretrain
 from llmstages.train.spikes import MAX_IN_A_ROW, MIN_STEPS, SpikeWatch
 
@@ -46,7 +46,8 @@ def test_its_documents_are_named(tmp_path, pretrain_config, monkeypatch, capfd):
 
     monkeypatch.setattr(pretrain, "pretraining_loss", loss_of)
     looking = EvaluateConfig(every_steps=30, max_tokens=500, num_samples=0)
-    pretrain.run(pretrain_config(tmp_path, steps=30, evaluate=looking))
+    checkpoint = CheckpointConfig(every_steps=30)
+    pretrain.run(pretrain_config(tmp_path, steps=30, evaluate=looking, checkpoint=checkpoint))
     said = [line for line in capfd.readouterr().err.splitlines() if "is usual" in line]
     assert len(said) == 1
     assert said[0].startswith("step 25: the loss is ")
