@@ -19,7 +19,7 @@ NUM_BINS = 15
 
 MANY_POSITIVE = 4
 """Where a label is true of more than one in so many examples, running sums are quicker than groups
-by positive example: of two labels and 100,000 rows in half the time, of seven they take twice it."""
+by positive example: of two labels and 100,000 rows in half the time; of seven they take double."""
 
 Figures = NDArray[np.float64]
 Indices = NDArray[np.int64]
