@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 MIN_ROWS = 100
-"""Texts from which a temperature is fitted: with fewer it follows single mistakes."""
+MIN_MISTAKES = 20
+"""Texts, and wrong labels among them, from which a temperature is fitted: with fewer it follows
+single mistakes, and makes other texts' probabilities worse; see docs/architecture.md."""
 MAX_TEMPERATURE = 20.0
 """A temperature above this, or below 1 over this, is no calibration: texts that are all right, or
 guesses, have none."""
@@ -30,7 +32,8 @@ def fitted_temperature(
         num_windows: [n] windows of each text, which add up to w.
         truth: [n] index of each text's label.
     """
-    if len(truth) < MIN_ROWS:
+    wrong = averaged(probabilities, num_windows, 1.0).argmax(axis=1) != np.array(truth)
+    if len(truth) < MIN_ROWS or wrong.sum() < MIN_MISTAKES:
         return None
     counts = torch.as_tensor(num_windows)
     text_of = torch.repeat_interleave(torch.arange(len(counts)), counts)

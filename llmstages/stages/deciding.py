@@ -20,7 +20,12 @@ from llmstages.evaluate.decision import (
     threshold_of_precision,
     threshold_of_recall,
 )
-from llmstages.evaluate.temperature import MIN_ROWS, averaged, fitted_temperature
+from llmstages.evaluate.temperature import (
+    MIN_MISTAKES,
+    MIN_ROWS,
+    averaged,
+    fitted_temperature,
+)
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
 from llmstages.stages.classifying import probabilities
@@ -29,6 +34,7 @@ from llmstages.train import parallel
 from llmstages.train.checkpoint import best_of_run, read_info, revise_classifier
 from llmstages.train.run import Run
 
+TOO_FEW = f"it takes {MIN_ROWS} validation rows, and {MIN_MISTAKES} wrong labels among them"
 THRESHOLD_KEYS = ("cost", "min_precision", "min_recall")
 """Settings by which a threshold is found."""
 
@@ -49,7 +55,7 @@ def decide(
     asked = (config.positive, config.cost, config.refuse_share)
     if not any(asked) and not (config.calibrate and len(validation) >= MIN_ROWS):
         if config.calibrate:
-            say(f"no temperature: {len(validation)} validation rows, and it takes {MIN_ROWS}")
+            say(f"no temperature: {TOO_FEW}")
         return {"temperature": None, "decision": {}}
     directory = best_of_run(run.directory)
     # A run that was killed before its summary has divided the head already.
@@ -63,8 +69,11 @@ def decide(
     temperature = None
     if config.calibrate and len(truth) >= MIN_ROWS:
         temperature = parallel.from_first(fitted_temperature(found, num_windows, truth))
-        none = "none makes the validation rows likelier"
-        say(f"temperature: {none if temperature is None else f'{temperature:.3f}'}")
+        say(
+            f"no temperature: {TOO_FEW}"
+            if temperature is None
+            else f"temperature {temperature:.3f}"
+        )
     divisor = temperature or 1.0
     divide_head(model, divisor)
     shares = averaged(found, num_windows, divisor)

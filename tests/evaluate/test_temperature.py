@@ -42,4 +42,6 @@ def test_no_temperature_of_few_rows_of_rows_all_right_or_of_guesses() -> None:
     assert fitted_temperature(p, [1] * 200, truth.tolist()) is not None
     assert fitted_temperature(p[:99], [1] * 99, truth[:99].tolist()) is None
     assert fitted_temperature(p, [1] * 200, p.argmax(1).tolist()) is None
+    few = np.where(np.arange(200) < 19, p.argmin(1), p.argmax(1))
+    assert fitted_temperature(p, [1] * 200, few.tolist()) is None
     assert fitted_temperature(p, [1] * 200, p.argmin(1).tolist()) is None
