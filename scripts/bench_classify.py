@@ -76,7 +76,7 @@ def label_first(path: Path) -> list[Row]:
     """Rows of a file of `label<TAB>text`; a header is no row."""
     lines = path.read_text("utf-8-sig").splitlines()
     pairs = [line.split("\t", 1) for line in lines if "\t" in line]
-    return [(text, label) for label, text in pairs if label != "label"]
+    return [(text, label) for label, text in pairs if label.lower() != "label"]
 
 
 def split_off_test(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
