@@ -243,6 +243,12 @@ class MethodConfig:
                 "method.decomposed=true goes with the matrices of the blocks, as an embedding that "
                 "is the output matrix too has two kinds of norms: method.targets without embedding"
             )
+        if self.name != "lora":
+            problems += [
+                f"method.{key} is for adapters, and method.name={self.name} has none: method=lora"
+                for key in ("rank", "alpha", "targets", "rank_stabilised", "decomposed")
+                if getattr(self, key) != getattr(type(self), key)
+            ]
         if self.targets == []:
             problems.append("method.targets=[] leaves nothing to train: name some of the matrices")
         refuse(problems)

@@ -266,7 +266,10 @@ def to_peft(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[st
     for name in trained_names(list(weights), config):
         tensor = weights[name]
         stored[peft_name(name, config)] = (
-            tensor.t().contiguous() if name in EMBEDDING_TO_PEFT else tensor
+            # Of rank 1 the transposed is contiguous as it is; files have no shared memory.
+            tensor.t().clone(memory_format=torch.contiguous_format)
+            if name in EMBEDDING_TO_PEFT
+            else tensor
         )
         if name in EMBEDDING_TO_PEFT and is_tied(config):
             stored[peft_name(name.replace("embedding", "head"), config)] = tensor

@@ -25,6 +25,12 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
     """Leave as they are all weights that `method` does not train, or put adapters beside them."""
     method = config.method
     if method.name == "lora":
+        if method.rank > model.config.hidden_size:
+            raise UserError(
+                f"method.rank={method.rank}: the base's matrices have a side of "
+                f"{model.config.hidden_size}, and no more ranks than that: method=full trains them "
+                "whole"
+            )
         lora = Lora(
             rank=method.rank,
             alpha=method.alpha,

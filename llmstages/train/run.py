@@ -10,13 +10,14 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from llmstages.config.stages import TrainingConfig
+from llmstages.config.groups import BLOCK_MATRICES
+from llmstages.config.stages import FinetuneConfig, TrainingConfig
 from llmstages.data.json_files import as_type, parse_json
 from llmstages.disk import LOCK_NAME, lock_directory, require_writable
 from llmstages.errors import UserError
@@ -232,6 +233,7 @@ class Run:
         known = flatten(settings_of(type(self.config)(), {}))
         known |= {key: value for key, value in now.items() if key.startswith("inputs.")}
         before = {key: known[key] for key in now.keys() & known.keys()} | before
+        self.keep_old_targets(before, now)
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
         ]
@@ -309,6 +311,15 @@ class Run:
             temporary = self.directory / "plan.json.tmp"
             write_sealed(temporary, self.plan)
             temporary.replace(self.directory / "plan.json")
+
+    def keep_old_targets(self, before: Mapping[str, Any], now: dict[str, Any]) -> None:
+        """Go on with the matrices that adapters had by default when an older version began this."""
+        key = "method.targets"
+        old = list(BLOCK_MATRICES)
+        if isinstance(self.config, FinetuneConfig) and before.get(key) == old and now[key] is None:
+            self.config.method = replace(self.config.method, targets=old)
+            self.settings = settings_of(self.config, self.settings["inputs"])
+            now[key] = old
 
     def log(self, text: str) -> None:
         """Say something to the user and keep it in `log.txt`."""

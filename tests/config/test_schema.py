@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from llmstages.config.compose import to_dataclass
-from llmstages.config.groups import BudgetConfig
+from llmstages.config.groups import BudgetConfig, MethodConfig
 from llmstages.config.overrides import for_hydra
 from llmstages.config.schema import all_keys, find_key, key_doc, nearest_key, no_such_key
 from llmstages.config.stages import (
@@ -118,6 +118,11 @@ def test_the_dataclasses_hold_the_values_and_nothing_of_omegaconf() -> None:
     assert config.corpus.sources["a"].paths == ["x"]
     assert type(config.corpus.sources) is dict
     assert type(config.corpus.sources["a"].paths) is list
+
+
+def test_settings_of_adapters_are_for_adapters() -> None:
+    with pytest.raises(UserError, match=r"method\.rank is for adapters.*method=lora"):
+        MethodConfig(rank=4)
 
 
 def test_all_problems_are_said_at_once() -> None:

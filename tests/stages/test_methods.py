@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from llmstages.config.groups import MethodConfig
+from llmstages.config.groups import BLOCK_MATRICES, MethodConfig
 from llmstages.errors import UserError
 from llmstages.model.counts import trained_flops_share
 from llmstages.model.layouts import make_config
@@ -96,7 +96,7 @@ def test_the_embedding_is_adapted_where_it_is_a_third_of_the_model():
     for vocab_size, has_embedding in ((300, True), (200, False)):  # 38 % and 29 % of all
         config = make_config("qwen3", **{**SHAPE, "vocab_size": vocab_size})
         assert ("embedding" in lora_targets(MethodConfig(), config)) == has_embedding
-        assert "embedding" not in lora_targets(MethodConfig(decomposed=True), config)
+        assert "embedding" not in lora_targets(MethodConfig(name="lora", decomposed=True), config)
         assert lora_targets(MethodConfig(targets=["embedding"]), config) == ("embedding",)
 
 
@@ -118,6 +118,9 @@ def test_methods_that_a_base_cannot_have(tmp_path, instruct_config, classify_con
     model = Transformer(make_config("nanochat", **SHAPE))
     config = instruct_config(tmp_path, method=MethodConfig(name="lora", targets=["gate"]))
     with pytest.raises(UserError, match=r"method\.targets=.*no such matrix"):
+        choose_weights(model, config, choose_machine(config))
+    config = instruct_config(tmp_path, method=MethodConfig(name="lora", rank=33))
+    with pytest.raises(UserError, match=r"method\.rank=33: .* a side of 32"):
         choose_weights(model, config, choose_machine(config))
 
 
@@ -162,4 +165,15 @@ def test_a_run_that_an_older_version_began_goes_on(tmp_path, instruct_config):
     with pytest.raises(UserError, match=r"method\.name was full, is last"):
         finetune_instruct.run(other)
     finetune_instruct.run(instruct_config(tmp_path))
+    assert (tmp_path / "pairs-instruct" / "summary.json").is_file()
+
+
+def test_adapters_of_an_older_version_stay_where_they_were(tmp_path, instruct_config):
+    """Then the default was all matrices of the blocks, and written down as such."""
+    old = MethodConfig(name="lora", targets=list(BLOCK_MATRICES))
+    with pytest.raises(KeyboardInterrupt):
+        finetune_instruct.run(instruct_config(tmp_path, method=old, stop_after=3))
+    finetune_instruct.run(instruct_config(tmp_path, method=MethodConfig(name="lora")))
+    plan = read_sealed(tmp_path / "pairs-instruct" / "plan.json")
+    assert plan["settings"]["method"]["targets"] == list(BLOCK_MATRICES)
     assert (tmp_path / "pairs-instruct" / "summary.json").is_file()
