@@ -97,7 +97,9 @@ def test_the_embedding_is_adapted_where_it_is_a_third_of_the_model():
         config = make_config("qwen3", **{**SHAPE, "vocab_size": vocab_size})
         assert ("embedding" in lora_targets(MethodConfig(), config)) == has_embedding
         assert "embedding" not in lora_targets(MethodConfig(name="lora", decomposed=True), config)
-        assert lora_targets(MethodConfig(targets=["embedding"]), config) == ("embedding",)
+        assert lora_targets(MethodConfig(name="lora", targets=["embedding"]), config) == (
+            "embedding",
+        )
 
 
 def test_a_head_is_a_classifiers(instruct_config, tmp_path):
