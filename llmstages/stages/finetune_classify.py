@@ -155,7 +155,7 @@ def run(config: FinetuneClassifyConfig) -> float:
     report, predictions = assess(
         *(model, rows.test, test, labels, machine, config.seed, decision),
         sets=sets,
-        title=f"test rows of {Path(config.data).name}",
+        title=f"test rows of {Path(config.test_data or config.data).name}",
     )
     the_run.keep_lines("predictions.jsonl", (row.as_dict() for row in predictions))
     if "random_weights" in config.chosen_baselines:

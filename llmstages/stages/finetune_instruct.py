@@ -79,6 +79,8 @@ def run(config: FinetuneInstructConfig) -> float:
         f"test {objective.unit}; base {base.directory}"
     )
     questions = [row.conversation for row in rows.test[: config.evaluate.num_generations]]
+    # What one watches while training is not what the result is measured by.
+    samples = [row.conversation for row in rows.validation[: config.evaluate.num_samples]]
 
     def test_metrics(description: str) -> tuple[dict[str, Any], list[str]]:
         answers = answer_all(model, tokenizer, questions, config, machine, description)
@@ -96,10 +98,8 @@ def run(config: FinetuneInstructConfig) -> float:
         return metrics, texts
 
     def show_samples(step: int) -> None:
-        shown = questions[: config.evaluate.num_samples]
-        for question, answer in zip(
-            shown, answer_all(model, tokenizer, shown, config, machine, None), strict=True
-        ):
+        answers = answer_all(model, tokenizer, samples, config, machine, None)
+        for question, answer in zip(samples, answers, strict=True):
             asked = question.messages[-2].content if len(question.messages) > 1 else ""
             answered = tokenizer.decode(answer.tokens)
             say(f"  {clipped(asked)} -> {clipped(answered)}")
@@ -138,7 +138,8 @@ def run(config: FinetuneInstructConfig) -> float:
     the_run.keep_lines("answers.jsonl", (asdict(answer) for answer in answered))
     shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
     show_answers([answered[index] for index in sorted(shown)])
-    names = ", ".join(Path(path).name for path in config.data_paths)
+    test_paths = [config.test_data] if config.test_data else config.data_paths
+    names = ", ".join(Path(path).name for path in test_paths)
     improvement = improvement_percent(metrics_before, metrics)
     show_improvement(metrics_before, metrics, f"test rows of {names}")
     epochs = result.progress.step / objective.data.steps_per_epoch
