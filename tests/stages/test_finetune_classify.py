@@ -90,6 +90,18 @@ def test_probabilities_do_not_depend_on_the_batch_and_are_those_of_predict(loade
         assert (found.argmax(1) == one_by_one.argmax(1))[clear].all()
 
 
+def test_batches_side_by_side_give_the_same(loaded, texts):
+    machine = Machine(torch.device("cpu"), torch.float32, 40)
+    alone = probabilities(loaded.model, texts, machine)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        np.testing.assert_allclose(probabilities(loaded.model, texts, machine), alone, atol=1e-6)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_features_are_what_the_head_reads_in_order(loaded, texts):
     machine = Machine(torch.device("cpu"), torch.float32, 100)
     found = features(loaded.model, texts, machine)
