@@ -47,9 +47,14 @@ class Document:
 
     def id_below(self, folder: Path) -> str:
         """Its name in a folder; messages of a mailbox are numbered."""
-        name = self.path.relative_to(folder).as_posix()
+        name = readable(self.path.relative_to(folder).as_posix())
         mailbox = inner_suffix(name) in MAILBOX_SUFFIXES or self.number > 1
         return f"{name}#{self.number}" if mailbox else name
+
+
+def readable(name: Path | str) -> str:
+    """A name to show and to write: bytes of it that are not UTF-8 stand as `\\xe9`."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def class_files(path: Path) -> dict[str, list[Path]]:
@@ -68,11 +73,10 @@ def class_files(path: Path) -> dict[str, list[Path]]:
         if child.name.startswith("."):
             continue
         if child.is_dir():
-            found.setdefault(child.name, []).extend(files_below(child))
+            found.setdefault(readable(child.name), []).extend(files_below(child))
         elif child.is_file() and _is_mailbox(child):
-            found.setdefault(inner_name(child.name).rpartition(".")[0] or child.name, []).append(
-                child
-            )
+            label = inner_name(child.name).rpartition(".")[0] or child.name
+            found.setdefault(readable(label), []).append(child)
     num_rows = sum(inner_suffix(file.name) in SUFFIXES for file in files_below(path))
     with_documents = {
         label: files
@@ -132,7 +136,8 @@ def read_documents(files: list[Path], aside: Counter[str]) -> Iterator[Document]
     among_mails = "mail" in kinds.values()
     for file, kind in kinds.items():
         if kind is None or (kind == "bare text" and among_mails):
-            aside[f"no mail and no text ({inner_suffix(file.name) or 'no suffix'})"] += 1
+            suffix = readable(inner_suffix(file.name)) or "no suffix"
+            aside[f"no mail and no text ({suffix})"] += 1
             continue
         try:
             check_file(file)

@@ -22,6 +22,7 @@ from llmstages.data.class_folders import (
     is_mail,
     kind_of_document,
     read_documents,
+    readable,
     said_aside,
 )
 from llmstages.data.columns import (
@@ -254,7 +255,7 @@ def _texts_of_folder(
     """The mails and texts of each label's files; says what is set aside."""
     found: Counter[str] = Counter()
     examples = [
-        LabelledText(document.text, label, document.number, str(document.path))
+        LabelledText(document.text, label, document.number, readable(document.path))
         for label, files in by_label.items()
         for document in read_documents(files, found)
     ]
@@ -339,7 +340,7 @@ class _LabelledRows:
     def read(self, row: Row) -> LabelledText:
         text, labels = self.text(row), self.labels(row)
         multi = labels if self.labels.multi_label else None
-        return LabelledText(text, ", ".join(labels), row.line, str(self.rows.path), multi)
+        return LabelledText(text, ", ".join(labels), row.line, readable(self.rows.path), multi)
 
 
 def _open(

@@ -87,3 +87,16 @@ def test_what_is_no_folder_of_labels(tmp_path: Path) -> None:
     put(tmp_path / "parts" / "test" / "pos", a_txt="good")
     with pytest.raises(UserError, match="are parts of a data set: name them, such as data="):
         detect_kinds(tmp_path / "parts")
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "mails"
+    put(folder / "ham", a_eml=PLAIN)
+    put(folder / "caf\udce9", **{"m\udce9_eml": PLAIN, "x_b\udce9": "\0"})
+    aside: Counter[str] = Counter()
+    rows = read_labelled_texts(folder, aside=aside)
+    ids = [id for id, _ in read_texts(folder)]
+    assert [row.label for row in rows] == ["caf\\xe9", "ham"]
+    assert ids == ["caf\\xe9/m\\xe9.eml", "ham/a.eml"]
+    assert rows[0].path == f"{folder}/{ids[0]}"
+    assert aside == {"no mail and no text (.b\\xe9)": 1}
