@@ -17,6 +17,7 @@ from pathlib import Path
 
 from llmstages.data.cells import as_text, kind_of, number_text, required_text
 from llmstages.data.class_folders import (
+    are_rows,
     class_files,
     files_below,
     is_mail,
@@ -35,6 +36,7 @@ from llmstages.data.columns import (
     require_column,
 )
 from llmstages.data.headerless import ColumnShape, column_shapes
+from llmstages.data.opening import check_file
 from llmstages.data.rows import Row, Unusable, shown
 from llmstages.data.table import Table, read_rows, table_with_columns
 from llmstages.data.text_template import TextTemplate
@@ -247,6 +249,8 @@ def read_texts(
 def _texts_of_files(path: Path) -> Iterator[tuple[int | str, str]]:
     """Name and text of mails and texts in a folder, or in one file, streamed."""
     folder, files = (path, files_below(path)) if path.is_dir() else (path.parent, [path])
+    if are_rows(files):
+        check_file(path)  # a folder of tables is refused, and its files are named
     if not any(kind_of_document(file) for file in files):
         raise UserError(f"{path}: no mail (.eml, .mbox) and no text (.txt) in it")
 
