@@ -10,7 +10,8 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,8 @@ MAILBOX_SUFFIXES = (".mbox", ".mbx")
 TEXT_BYTES = 64 * 2**20
 """Of a text file; a longer one is a log or a dump."""
 SPLIT_NAMES = frozenset(("train", "training", "valid", "validation", "val", "dev", "test"))
+NOTES_PER_TABLE = 10
+"""Most texts that are taken for notes beside a file of rows."""
 REASONS_SHOWN = 5
 # Headers of a message, as `From: ada@example.org`; a group of news has no `Received`.
 _HEADERS = re.compile(rb"(?:[A-Za-z][A-Za-z-]{1,40}:[ \t].*\r?\n(?:[ \t]+\S.*\r?\n)*){2}")
@@ -47,16 +50,21 @@ class Document:
 
     def id_below(self, folder: Path) -> str:
         """Its name in a folder; messages of a mailbox are numbered."""
-        name = self.path.relative_to(folder).as_posix()
+        name = readable(self.path.relative_to(folder).as_posix())
         mailbox = inner_suffix(name) in MAILBOX_SUFFIXES or self.number > 1
         return f"{name}#{self.number}" if mailbox else name
+
+
+def readable(name: Path | str) -> str:
+    """A name to show and to write: bytes of it that are not UTF-8 stand as `\\xe9`."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def class_files(path: Path) -> dict[str, list[Path]]:
     """The files of each label of a folder, by name; empty where a path is no such folder.
 
-    It is one when its subfolders and mailboxes hold mails or texts, more of them than files of
-    rows. What is set aside is among the files.
+    It is one when its subfolders and mailboxes hold mails or texts and are no files of rows
+    (`are_rows`). What is set aside is among the files.
 
     Raises:
         UserError: the subfolders are parts of a data set, each with labels of its own.
@@ -64,22 +72,22 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     if not os.path.isdir(path):  # False too for what can be no path; `Path.is_dir` raises
         return {}
     found: dict[str, list[Path]] = {}
+    unlabelled: list[Path] = []
     for child in sorted(path.iterdir()):
         if child.name.startswith("."):
             continue
         if child.is_dir():
-            found.setdefault(child.name, []).extend(files_below(child))
+            found.setdefault(readable(child.name), []).extend(files_below(child))
         elif child.is_file() and _is_mailbox(child):
-            found.setdefault(inner_name(child.name).rpartition(".")[0] or child.name, []).append(
-                child
-            )
-    num_rows = sum(inner_suffix(file.name) in SUFFIXES for file in files_below(path))
+            label = inner_name(child.name).rpartition(".")[0] or child.name
+            found.setdefault(readable(label), []).append(child)
+        else:
+            unlabelled.append(child)
     with_documents = {
-        label: files
-        for label, files in found.items()
-        if any(kind_of_document(file) for file in files)
+        label: files for label, files in found.items() if any(map(kind_of_document, files))
     }
-    if sum(map(len, with_documents.values())) <= num_rows:
+    labelled = [file for files in found.values() for file in files]
+    if not with_documents or are_rows(labelled, unlabelled):
         return {}
     if with_documents.keys() <= SPLIT_NAMES:
         first = path / next(iter(with_documents))
@@ -90,14 +98,39 @@ def class_files(path: Path) -> dict[str, list[Path]]:
     return with_documents
 
 
+def are_rows(files: Iterable[Path], others: Iterable[Path] = ()) -> bool:
+    """Whether files are tables of rows with notes beside them, such as a README and a licence.
+
+    Texts that far outnumber the files of rows, those among `others` too, are no notes, nor is mail.
+    """
+    files = list(files)
+    num_rows = sum(inner_suffix(file.name) in SUFFIXES for file in (*files, *others))
+    if not num_rows:
+        return False
+    kinds = Counter(map(kind_of_document, files))
+    num_notes = kinds["text"] + kinds["bare text"]
+    return kinds["mail"] <= num_rows and num_notes <= NOTES_PER_TABLE * num_rows
+
+
 def files_below(folder: Path) -> list[Path]:
     """The files of a folder and its subfolders, by name; hidden ones are left alone."""
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    found: list[Path] = []
+    waiting = [(os.fspath(folder), True)]
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
+            found.append(Path(path))
+            continue
+        # Without the means of `Path`, which takes seconds for 20,000 mails.
+        with suppress(PermissionError), os.scandir(path) as entries:
+            inside = [
+                (entry.path, entry.is_dir(follow_symlinks=False))
+                for entry in entries
+                if not entry.name.startswith(".")
+                and (entry.is_dir(follow_symlinks=False) or entry.is_file())
+            ]
+            waiting += sorted(inside, reverse=True)
+    return found
 
 
 def kind_of_document(path: Path) -> Kind | None:
@@ -132,7 +165,8 @@ def read_documents(files: list[Path], aside: Counter[str]) -> Iterator[Document]
     among_mails = "mail" in kinds.values()
     for file, kind in kinds.items():
         if kind is None or (kind == "bare text" and among_mails):
-            aside[f"no mail and no text ({inner_suffix(file.name) or 'no suffix'})"] += 1
+            suffix = readable(inner_suffix(file.name)) or "no suffix"
+            aside[f"no mail and no text ({suffix})"] += 1
             continue
         try:
             check_file(file)

@@ -17,22 +17,26 @@ from pathlib import Path
 
 from llmstages.data.cells import as_text, kind_of, number_text, required_text
 from llmstages.data.class_folders import (
+    are_rows,
     class_files,
     files_below,
     is_mail,
     kind_of_document,
     read_documents,
+    readable,
     said_aside,
 )
 from llmstages.data.columns import (
     ID_NAMES,
     LABEL_NAMES,
     TEXT_NAMES,
+    column_key,
     find_column,
     find_pair,
     require_column,
 )
 from llmstages.data.headerless import ColumnShape, column_shapes
+from llmstages.data.opening import check_file
 from llmstages.data.rows import Row, Unusable, shown
 from llmstages.data.table import Table, read_rows, table_with_columns
 from llmstages.data.text_template import TextTemplate
@@ -84,7 +88,8 @@ def read_labelled_texts(
     Whole numbers and truth values become strings (`1`, `true`); an empty text is kept. A file
     without header has the label in the column with fewer distinct values.
 
-    text_column: several are joined by `template`. label_column: several hold 0 or 1. Then, with
+    text_column: several are joined by `template`; without it, two that are known to be judged
+    together are. label_column: several hold 0 or 1. Then, with
     `label_separator` and where a label is a list, texts have any number of labels. aside: counts
     what is left out, by reason; of a great many rows the first are told apart.
 
@@ -97,7 +102,10 @@ def read_labelled_texts(
     if by_label := class_files(where):
         examples, column = _texts_of_folder(where, by_label, aside), "of folders"
     else:
-        table = _open(where, text_column, label_column, bad_rows, label_separator, template)
+        names = as_names(text_column)
+        if template is None and len(names) < 2:
+            template = found_template(where, text_column, label_column)
+        table = _open(where, names, label_column, bad_rows, label_separator, template)
         examples = list(table.rows.usable(table.read))
         aside.update(reason for _, reason in table.rows.skipped)
         column = ", ".join(table.labels.names)
@@ -170,18 +178,23 @@ def found_template(
     label_column: Columns = None,
     text_template: str | None = None,
 ) -> TextTemplate | None:
-    """How the texts of a file's rows are joined; None: each row has one."""
+    """The column of the texts of a file's rows, or how several are joined; None: it has no names.
+
+    Two columns that are known to be judged together are joined.
+    """
     where = Path(path)
     names = as_names(text_column)
     if len(names) < 2 and not class_files(where):
         labels = as_names(label_column)
         table = table_with_columns(where, "skip", [*names, *labels], quiet=True)
-        names = names or find_pair(table.columns, _taken(table, labels))
-    if len(names) < 2:
-        if text_template is not None:
-            raise UserError("text_template joins several columns: name them with text_column=[...]")
-        return None
-    return TextTemplate.of(names, text_template)
+        if table.has_header:
+            taken = _found(table, labels, LABEL_NAMES)
+            one = _found(table, names, TEXT_NAMES, taken)
+            pair = [] if names else find_pair(table.columns, taken)
+            names = pair or ([] if one is None else [one])
+    if text_template is not None and len(names) < 2:
+        raise UserError("text_template joins several columns: name them with text_column=[...]")
+    return TextTemplate.of(names, text_template) if names else None
 
 
 def as_names(columns: Columns) -> list[str]:
@@ -204,14 +217,14 @@ def read_texts(
     and where that is empty, the line. A plain text file has one text a line. With
     `bad_rows="refuse"` nothing is handed out after the first bad row, and the `UserError` comes at
     the end of the file. Of mail, and of the mails and texts in a folder, the id is the file's name.
-    template: by which the texts of several columns are joined.
+    template: by which the texts of several columns are joined; without it, one is read.
     """
     path = Path(path)
     if os.path.isdir(path) or is_mail(path):
-        if template is not None:
+        if template is not None and template.joins:
             raise UserError(f"{path}: {_pairs_wanted(template)}")
         return _texts_of_files(path)
-    names = as_names(text_column) or (list(template.columns) if template else [])
+    names = as_names(text_column) or _joined_columns(template)
     named = [*names, *([] if id_column is None else [id_column])]
     if not names and (shapes := column_shapes(path, named)):
         names = [max(shapes, key=lambda name: shapes[name].mean_length)]
@@ -236,6 +249,8 @@ def read_texts(
 def _texts_of_files(path: Path) -> Iterator[tuple[int | str, str]]:
     """Name and text of mails and texts in a folder, or in one file, streamed."""
     folder, files = (path, files_below(path)) if path.is_dir() else (path.parent, [path])
+    if are_rows(files):
+        check_file(path)  # a folder of tables is refused, and its files are named
     if not any(kind_of_document(file) for file in files):
         raise UserError(f"{path}: no mail (.eml, .mbox) and no text (.txt) in it")
 
@@ -254,7 +269,7 @@ def _texts_of_folder(
     """The mails and texts of each label's files; says what is set aside."""
     found: Counter[str] = Counter()
     examples = [
-        LabelledText(document.text, label, document.number, str(document.path))
+        LabelledText(document.text, label, document.number, readable(document.path))
         for label, files in by_label.items()
         for document in read_documents(files, found)
     ]
@@ -339,7 +354,7 @@ class _LabelledRows:
     def read(self, row: Row) -> LabelledText:
         text, labels = self.text(row), self.labels(row)
         multi = labels if self.labels.multi_label else None
-        return LabelledText(text, ", ".join(labels), row.line, str(self.rows.path), multi)
+        return LabelledText(text, ", ".join(labels), row.line, readable(self.rows.path), multi)
 
 
 def _open(
@@ -356,7 +371,7 @@ def _open(
     known_labels: of a classifier whose texts have any number of them; columns of their names are
     found.
     """
-    texts = as_names(text_column) or (list(template.columns) if template else [])
+    texts = as_names(text_column) or _joined_columns(template)
     labels = as_names(label_column)
     several = isinstance(label_column, Sequence) and not isinstance(label_column, str)
     named = [*texts, *labels]
@@ -384,26 +399,38 @@ def _open(
 def _text_reader(
     table: Table, names: Sequence[str], template: TextTemplate | None, taken: str | None
 ) -> _TextReader:
-    """The columns of texts; those of a pair are found by their names."""
-    wanted = list(names) or find_pair(table.columns, taken)
+    """The columns of texts: those named, else the template's, else one found by its name."""
+    if not names and template is not None and (one := _found(table, template.columns, ())):
+        names = [one]
     found = [
         require_column(table.path, table.columns, "text", name, TEXT_NAMES, taken)
-        for name in (wanted if wanted else (None,))
+        for name in (names if names else (None,))
     ]
     if template is not None and len(template.columns) != len(found):
         raise UserError(f"{table.path}: {_pairs_wanted(template)}")
-    if template is None and len(found) > 1:
-        template = TextTemplate.of(found)
-    return _TextReader(found, template)
+    if len(found) == 1:
+        return _TextReader(found, None)
+    return _TextReader(found, template or TextTemplate.of(found))
 
 
-def _taken(table: Table, labels: Sequence[str]) -> str | None:
-    """The column of the label, as far as that can be told."""
-    return labels[0] if labels else find_column(table.columns, LABEL_NAMES)
+def _joined_columns(template: TextTemplate | None) -> list[str]:
+    return list(template.columns) if template is not None and template.joins else []
+
+
+def _found(
+    table: Table, named: Sequence[str], known: Sequence[str], taken: str | None = None
+) -> str | None:
+    """The column that is named, else the one with a known name, as far as there is one."""
+    if not named:
+        return find_column(table.columns, known, taken)
+    name = named[0]
+    return name if name in table.columns else find_column(table.columns, (column_key(name),))
 
 
 def _pairs_wanted(template: TextTemplate) -> str:
     listed = ",".join(template.columns)
+    if not template.joins:
+        return f"the classifier reads one text a row: name one column, text_column={listed}"
     return f"the classifier reads the texts of several columns: name them, text_column=[{listed}]"
 
 

@@ -23,11 +23,14 @@ class Requirement:
         wanted = f"{self.figure}{sign}{self.bound:g} is required"
         value = figures.get(self.figure)
         if value is None:
-            why = (
-                "where a label has no row"
-                if "auc" in self.figure
-                else "without an out-of-scope rule"
-            )
+            if "auc" in self.figure:
+                why = "where a label has no row"
+            elif self.figure == "mean_average_precision":
+                why = "where each label is that of every row or of none"
+            elif "coverage" in figures:
+                why = "where every text is out of scope"
+            else:
+                why = "without an out-of-scope rule"
             return f"{self.figure} has no value {why} ({wanted})"
         if value >= self.bound if self.at_least else value <= self.bound:
             return None

@@ -32,7 +32,7 @@ class ClassRows:
     sets: LabelSets | None
     """Of texts with any number of labels."""
     template: TextTemplate | None
-    """How the several texts of a row are joined."""
+    """The column of the texts, or how several are joined."""
     set_aside: dict[str, int]
     """Rows that are not used, by reason."""
 
@@ -49,7 +49,7 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
     def read(path: Path) -> list[LabelledText]:
         found = read_labelled_texts(
             path,
-            config.text_column or (None if template is None else template.columns),
+            config.text_column,
             config.label_column,
             config.bad_rows,
             aside,
@@ -66,10 +66,21 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
         lambda row: stratum(row, frequency),
         fold=None if config.fold is None else (config.fold, config.folds),
     )
+    check_labels_alike(config, rows)
     labels = labels_of(rows.train, config.label_column)
     rows = known_rows(rows, labels, config.bad_rows, aside)
     sets = LabelSets.of([*rows.train, *rows.validation, *rows.test], labels)
     return ClassRows(rows, labels, sets, template, dict(aside))
+
+
+def check_labels_alike(config: FinetuneClassifyConfig, rows: Rows[LabelledText]) -> None:
+    """Raise `UserError` where held-out rows have any number of labels and training rows one."""
+    several = [row for row in [*rows.validation, *rows.test] if row.labels is not None]
+    if several and rows.train[0].labels is None:
+        raise UserError(
+            f"{several[0].path}: its rows have lists of labels, and those of {config.data} one "
+            "label each: write the labels of both alike"
+        )
 
 
 def stratum(row: LabelledText, frequency: Mapping[str, int]) -> str:

@@ -126,7 +126,7 @@ def texts_of(
     )
     if exists or looks_like_path:
         return read_texts(path, config.text_column, config.bad_rows, config.id_column, template)
-    if template is not None:
+    if template is not None and template.joins:
         listed = ", ".join(template.columns)
         raise UserError(f"the classifier reads rows with {listed}: give a file that has them")
     return iter([(1, config.data)])

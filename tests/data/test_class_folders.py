@@ -7,6 +7,7 @@ import pytest
 
 from llmstages.data.class_folders import class_files
 from llmstages.data.file_kind import detect_kinds
+from llmstages.data.labelled_files import data_files
 from llmstages.data.labelled_texts import read_known_labels, read_labelled_texts, read_texts
 from llmstages.errors import UserError
 from llmstages.stages.finetune_rows import data_hash
@@ -80,6 +81,14 @@ def test_what_is_no_folder_of_labels(tmp_path: Path) -> None:
     put(tmp_path / "rows" / "a", x_csv="text,label\na,b\n", y_csv="text,label\na,b\n")
     put(tmp_path / "rows" / "b", NOTES_txt="About the rows.")
     assert class_files(tmp_path / "rows") == {}
+    put(tmp_path / "languages" / "en", part_jsonl="{}", README_txt="About.", LICENSE="All free.")
+    assert data_files(tmp_path / "languages") == [tmp_path / "languages" / "en" / "part.jsonl"]
+    for folder in ("rows/a", "languages/en"):
+        with pytest.raises(UserError, match="a directory where a file is expected: name one of"):
+            read_texts(tmp_path / folder)
+    put(tmp_path / "texts" / "pos", **{f"{number}_txt": "good" for number in range(11)})
+    put(tmp_path / "texts" / "pos", labels_csv="a,b")
+    assert list(class_files(tmp_path / "texts")) == ["pos"]
     put(tmp_path / "one" / "spam", a_eml=HTML)
     with pytest.raises(UserError, match="all 1 rows have the label 'spam'"):
         read_labelled_texts(tmp_path / "one")
@@ -87,3 +96,16 @@ def test_what_is_no_folder_of_labels(tmp_path: Path) -> None:
     put(tmp_path / "parts" / "test" / "pos", a_txt="good")
     with pytest.raises(UserError, match="are parts of a data set: name them, such as data="):
         detect_kinds(tmp_path / "parts")
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / "mails"
+    put(folder / "ham", a_eml=PLAIN)
+    put(folder / "caf\udce9", **{"m\udce9_eml": PLAIN, "x_b\udce9": "\0"})
+    aside: Counter[str] = Counter()
+    rows = read_labelled_texts(folder, aside=aside)
+    ids = [id for id, _ in read_texts(folder)]
+    assert [row.label for row in rows] == ["caf\\xe9", "ham"]
+    assert ids == ["caf\\xe9/m\\xe9.eml", "ham/a.eml"]
+    assert rows[0].path == f"{folder}/{ids[0]}"
+    assert aside == {"no mail and no text (.b\\xe9)": 1}

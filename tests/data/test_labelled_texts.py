@@ -122,6 +122,31 @@ class TestLabelledTexts:
         assert "no column 'Premise'" in refusal(read_texts, other, template=template)
         assert "has no place for {b}" in refusal(found_template, other, ["a", "b"], "a", "{a}")
 
+    def test_one_text_of_rows_that_have_a_pair(
+        self, write: Callable[..., Path], refusal: Callable[..., str]
+    ) -> None:
+        path = write("x.csv", "question,passage,title,label\na,b,t,yes\nc,d,t,no\n")
+        template = found_template(path, "Question")
+        assert template is not None
+        record = template.as_record()
+        assert record == {"text_columns": ["question"]}
+        kept = TextTemplate.from_record(record)
+        labels = ["yes", "no"]
+        for found in (
+            read_labelled_texts(path, "Question", template=template),
+            read_labelled_texts(path, template=kept),
+            read_known_labels(path, labels, template=kept)[0],
+        ):
+            assert [row.text for row in found] == ["a", "c"]
+        assert list(read_texts(path, template=kept)) == [(2, "a"), (3, "c")]
+        assert list(read_texts(path)) == [(2, "t"), (3, "t")]
+        other = write("other.csv", "text,passage\ne,f\n")
+        assert list(read_texts(other, template=kept)) == [(2, "e")]
+        named = ["question", "passage"]
+        assert "text_column=question" in refusal(read_texts, path, named, template=kept)
+        for bad in ({"text_columns": 5}, {"text_columns": [5]}, {"text_template": "{a}"}):
+            assert "no names of columns" in refusal(TextTemplate.from_record, bad)
+
     def test_missing_column(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
         path = write("x.csv", "text,foo\na,b\nc,d\n")
         message = refusal(read_labelled_texts, path)

@@ -67,3 +67,16 @@ def test_only_classifiers(cli, tiny_run, labelled_file):
 def test_what_is_no_requirement(text, said):
     with pytest.raises(UserError, match=said):
         read_requirement(text, ["accuracy", "macro_f1", "ece"])
+
+
+@pytest.mark.parametrize(
+    ("figure", "figures", "why"),
+    [
+        ("mean_average_precision", {}, "where each label is that of every row or of none"),
+        ("accepted_accuracy", {"coverage": 0.0}, "where every text is out of scope"),
+        ("accepted_accuracy", {}, "without an out-of-scope rule"),
+    ],
+)
+def test_why_a_figure_has_no_value(figure, figures, why):
+    failure = read_requirement(f"{figure}>=0.5", [figure]).failure(figures)
+    assert failure == f"{figure} has no value {why} ({figure}>=0.5 is required)"

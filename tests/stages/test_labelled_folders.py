@@ -1,4 +1,7 @@
-"""A folder of mails from training to prediction: the lecture's example, spam and ham."""
+"""A folder of mails from training to prediction: the lecture's example, spam and ham.
+
+Names are in Latin-1, as old mail has them.
+"""
 
 import json
 
@@ -13,17 +16,23 @@ def test_mails_from_folder_to_prediction(cli, classify_config, tmp_path):
         for number in range(12):
             body = " ".join(words[4 * number + begin : 4 * number + begin + 2])
             mail = f"From: a@example.org\nSubject: {label} {number}\n\n{body}\n"
-            (mails / label / f"{number}.eml").write_text(mail, encoding="utf-8")
+            (mails / label / f"{number}\udce9.eml").write_text(mail, encoding="utf-8")
     (mails / "spam" / "empty.eml").write_text("", encoding="utf-8")
+    (mails / "ham").rename(mails / "h\udce4m")
     finetune_classify.run(classify_config(tmp_path, data=f"{mails}/", steps=2))
     run = tmp_path / "mails-classify"
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert sum(summary["examples"].values()) == 24
+    assert summary["metrics"]["labels"] == ["h\\xe4m", "spam"]
+    assert "\\\\xe9.eml" in (run / "predictions.jsonl").read_text("utf-8")
     assert summary["set_aside"] == {"empty file": 1}
 
-    status, out, err = cli("predict", run, mails / "ham")
+    status, out, err = cli("predict", run, mails / "h\udce4m")
     assert status == 0, err
-    assert [json.loads(line)["id"] for line in out.splitlines()][:2] == ["0.eml", "1.eml"]
+    assert [json.loads(line)["id"] for line in out.splitlines()][:2] == [
+        "0\\xe9.eml",
+        "10\\xe9.eml",
+    ]
     status, out, err = cli("evaluate", run, mails)
     assert status == 0, err
     assert ".eml:1 " in err  # a mistake, by its file: two steps teach nothing

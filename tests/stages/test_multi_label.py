@@ -109,3 +109,13 @@ def test_rare_and_unknown_labels(classify_config, tmp_path):
     assert summary["set_aside"] == {"a label that does not occur in the training rows": 1}
     assert summary["overlap"]["training_rows_left_out_as_equal"] == 1
     assert summary["examples"]["test"] == 1
+
+
+def test_lists_of_labels_to_measure_with_alone(classify_config, tmp_path):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    rows = [{"text": f"word{n} thing{n * 7}", "label": "ab"[n % 2]} for n in range(20)]
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    test.write_text('{"text": "x", "label": ["a", "b"]}\n', encoding="utf-8")
+    config = classify_config(tmp_path, data=str(train), test_data=str(test))
+    with pytest.raises(UserError, match=f"{test}: its rows have lists .* those of {train} one"):
+        finetune_classify.run(config)

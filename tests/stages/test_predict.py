@@ -39,6 +39,18 @@ def test_one_text_on_the_command_line(cli, classifier_run):
     assert entry["probabilities"].keys() == {"integers", "strings"}
 
 
+def test_the_column_of_training_and_no_pair(cli, classifier_run, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("sentence1,sentence2,text\nfor x in,range(3),a quoted string\n", "utf-8")
+    outputs = [cli("predict", classifier_run, path, *more) for more in ([], ["text_column=text"])]
+    assert outputs[0][0] == 0, outputs[0][2]
+    assert outputs[0][1] == outputs[1][1] != ""
+    path.write_text("sentence1,sentence2\nfor x in,range(3)\n", "utf-8")
+    status, _, err = cli("predict", classifier_run, path)
+    assert status == 2
+    assert "name it with text_column=" in err
+
+
 def test_empty_and_very_long_texts(cli, classifier_run, tmp_path):
     path = tmp_path / "texts.jsonl"
     texts = ["", "word " * 1000, "한국어"]
