@@ -40,9 +40,10 @@ from llmstages.stages.training import (
 )
 from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint, restore_weights
-from llmstages.train.heads import head_path, save_head
+from llmstages.train.heads import head_path, made_by, save_head
 from llmstages.train.loop import TrainingResult
 from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
+from llmstages.train.records import seal_of
 from llmstages.train.run import Run
 
 DEFAULT_EPOCHS = 4
@@ -50,9 +51,12 @@ LR_SHARE = 0.2
 """Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 
 
-def run(config: FinetuneClassifyConfig) -> float:
+def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     """Tune a base model on labelled texts; returns the macro F1 on the test rows, of several
-    trainings (`seeds`, `folds`) the mean."""
+    trainings (`seeds`, `folds`) the mean.
+
+    is_proof: only the weights and the record of the steps are asked for: no more is made.
+    """
     if config.data is None:
         raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
     directory = run_dir(config, f"{Path(config.data).stem}-classify")
@@ -71,10 +75,8 @@ def run(config: FinetuneClassifyConfig) -> float:
     the_run = Run(directory, "finetune-classify", config, input_hashes(config, base))
     if (headline := finished_before(the_run)) is not None:
         return headline
-    if config.head is not None and the_run.resume_from is None:
-        taken = head_path(base.directory, config.head)
-        if taken.exists() and not config.overwrite:
-            raise UserError(f"{taken}: is there already: another head=NAME, or overwrite=true")
+    if config.head is not None and not is_proof:
+        check_head(base, config.head, the_run, has_begun=the_run.resume_from is not None)
     context_length = model.config.context_length
 
     training, validation, test = (
@@ -150,8 +152,10 @@ def run(config: FinetuneClassifyConfig) -> float:
     if sets is None:
         decided = decide(the_run, config.decide, labels, model, validation, machine)
         decision, temperature = Decision.of(decided, len(labels)), decided["temperature"]
+    if is_proof:
+        return uncalibrated.figures["macro_f1"]
     if config.head is not None:
-        add_head(base, config.head, labels)
+        add_head(base, config.head, labels, the_run)
     report, predictions = assess(
         *(model, rows.test, test, labels, machine, config.seed, decision),
         sets=sets,
@@ -246,12 +250,26 @@ def loss_of(
     )
 
 
-def add_head(base: Checkpoint, name: str, labels: list[str]) -> None:
-    """Put the head of the base's model beside the base."""
+def check_head(base: Checkpoint, name: str, run: Run, *, has_begun: bool) -> None:
+    """Raise `UserError` where a head of the name is there already, unless the run has begun and
+    wrote it."""
+    path = head_path(base.directory, name)
+    if run.config.overwrite or not path.exists():
+        return
+    if not has_begun:
+        raise UserError(f"{path}: is there already: another head=NAME, or overwrite=true")
+    if made_by(path) != seal_of(run.settings):
+        raise UserError(f"{path}: is there already, and not of this run: move it away to go on")
+
+
+def add_head(base: Checkpoint, name: str, labels: list[str], run: Run) -> None:
+    """Put the head of the base's model beside the base; `UserError` where another run did so."""
+    check_head(base, name, run, has_begun=True)
     assert base.model.head is not None
     weight = parallel.whole(base.model.head.weight.detach())
     if parallel.is_first():
-        say(f"head {name}: {save_head(base, name, weight.cpu(), labels)}")
+        path = save_head(base, name, weight.cpu(), labels, made_by=seal_of(run.settings))
+        say(f"head {name}: {path}")
 
 
 def random_model(config: TransformerConfig, seed: int) -> Transformer:

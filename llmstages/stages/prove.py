@@ -103,8 +103,10 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
         report=replace(config.report, curves=False, tensorboard=False, live="off"),
     )
     say(f"{steps:,} steps again, from {begin}")
+    # What this stage does after its last step may go into the base, and train once more.
+    proof = {"is_proof": True} if stage == "finetune-classify" else {}
     try:
-        import_module(f"llmstages.stages.{stage.replace('-', '_')}").run(config)
+        import_module(f"llmstages.stages.{stage.replace('-', '_')}").run(config, **proof)
     except KeyboardInterrupt:
         if not (again / "last").is_symlink():  # the user's own
             raise

@@ -26,10 +26,21 @@ def head_path(directory: Path, name: str) -> Path:
     return directory / HEADS_DIR / f"{name}.safetensors"
 
 
-def save_head(backbone: Checkpoint, name: str, weight: Tensor, labels: list[str]) -> Path:
+def made_by(path: Path) -> str | None:
+    """Which run wrote a head, as `save_head` was told; None where that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("made_by")
+    except (OSError, SafetensorError):
+        return None
+
+
+def save_head(
+    backbone: Checkpoint, name: str, weight: Tensor, labels: list[str], *, made_by: str
+) -> Path:
     """Put a head beside a checkpoint: complete under its name, or not there at all.
 
-    weight: [num_labels, hidden_size], on the CPU. Returns where it lies.
+    weight: [num_labels, hidden_size], on the CPU. made_by: names the run. Returns where it lies.
     """
     path = head_path(backbone.directory, name)
     path.parent.mkdir(exist_ok=True)
@@ -39,6 +50,7 @@ def save_head(backbone: Checkpoint, name: str, weight: Tensor, labels: list[str]
         "labels": json.dumps(labels, ensure_ascii=False),
         "pooling": backbone.model.config.pooling,
         "backbone": backbone.hash,
+        "made_by": made_by,
     }
     save_file({WEIGHT: weight.contiguous()}, temporary, metadata=metadata)
     sync(temporary)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from llmstages.config.groups import MethodConfig
+from llmstages.config.groups import CheckpointConfig, MethodConfig
 from llmstages.data.examples import labelled_windows, make_batch
 from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
 from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.predict import scores_of
+from llmstages.stages.prove import prove
 from llmstages.stages.training import Machine
 from llmstages.train.checkpoint import load_checkpoint
-from llmstages.train.heads import with_head
+from llmstages.train.heads import head_path, with_head
 from llmstages.train.losses import label_probabilities
 from llmstages.train.scoring import per_text
 
@@ -180,6 +181,7 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
     """What predict says with it is what its own run reported; the first head stays the default."""
     run = Path(shutil.copytree(classifier_run, tmp_path / "first", symlinks=True))
     settings = {"base": str(run), "method": MethodConfig(name="head"), "head": "other-1"}
+    settings["checkpoint"] = CheckpointConfig(every_steps=1)
     config = classify_config(tmp_path, pooling="mean", steps=2, **settings)
     finetune_classify.run(config)
     own = tmp_path / "lines-classify"
@@ -200,6 +202,22 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
     config.name = "again"
     with pytest.raises(UserError, match="is there already"):
         finetune_classify.run(config)
+    # Proving it writes nothing; continued, it writes its own head again, and no other's.
+    head = head_path(run / "best", "other-1")
+    inode = head.stat().st_ino
+    prove(own, 20)
+    assert head.stat().st_ino == inode
+    (own / "summary.json").unlink()
+    config.name = None
+    finetune_classify.run(config)
+    assert head.stat().st_ino != inode
+    (own / "summary.json").unlink()
+    head.write_bytes(b"another's")
+    with pytest.raises(UserError, match="not of this run"):
+        finetune_classify.run(config)
+    assert head.read_bytes() == b"another's"
+    head.unlink()
+    finetune_classify.run(config)
     shutil.copytree((run / "best" / "heads"), tmp_path / "lines-classify" / "best" / "heads")
     weights = (own / "best" / "model.safetensors").read_bytes()
     assert weights != (run / "best" / "model.safetensors").read_bytes()
@@ -207,9 +225,9 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
         with_head(load_checkpoint(own), "other-1")
 
 
-def test_the_same_training_from_random_weights_is_a_baseline(tmp_path, classify_config):
-    from llmstages.stages import finetune_classify
-
+def test_the_same_training_from_random_weights_is_a_baseline(
+    tmp_path, classify_config, monkeypatch
+):
     config = classify_config(tmp_path, baselines=["majority", "random_weights"])
     finetune_classify.run(config)
     run = tmp_path / "lines-classify"
@@ -227,6 +245,9 @@ def test_the_same_training_from_random_weights_is_a_baseline(tmp_path, classify_
     assert own[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert other[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert own[-1]["val_loss"] != other[-1]["val_loss"]
+    with monkeypatch.context() as patch:  # nor when the run is proved
+        patch.setattr(finetune_classify, "random_model", None)
+        prove(run, 20)
     # Found again, and not trained again, by a run that was killed before its summary.
     written = (run / "random_weights" / "summary.json").stat().st_mtime_ns
     (run / "summary.json").unlink()
