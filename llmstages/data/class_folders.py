@@ -127,7 +127,7 @@ def files_below(folder: Path) -> list[Path]:
                 (entry.path, entry.is_dir(follow_symlinks=False))
                 for entry in entries
                 if not entry.name.startswith(".")
-                and (entry.is_dir(follow_symlinks=False) or entry.is_file())
+                and (entry.is_dir(follow_symlinks=False) or _is_file(entry))
             ]
             waiting += sorted(inside, reverse=True)
     return found
@@ -210,6 +210,11 @@ def _read_text(path: Path, aside: Counter[str]) -> Iterator[Document]:
         aside[fault] += 1
     else:
         yield Document(path, 1, text.strip())
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """False, and no error, for a link that leads in a circle."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 def _is_mailbox(path: Path) -> bool:
