@@ -3,7 +3,9 @@
 All of it is kept in the run's best checkpoint, for `predict`, `evaluate` and whoever opens it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from llmstages.report.terminal import say, warn
 from llmstages.stages.classifying import probabilities
 from llmstages.stages.training import Machine
 from llmstages.train import parallel
-from llmstages.train.checkpoint import best_of_run, read_info, revise_classifier
+from llmstages.train.checkpoint import best_of_run, revise_classifier, undivided_head
 from llmstages.train.run import Run
 
 TOO_FEW = f"it takes {MIN_ROWS} validation rows, and {MIN_MISTAKES} wrong labels among them"
@@ -52,44 +54,52 @@ def decide(
     The model, which has that checkpoint's weights, and the checkpoint are changed alike. A
     temperature is divided into the head: of a text of one window the likeliest label stays.
     """
-    asked = (config.positive, config.cost, config.refuse_share)
-    if not any(asked) and not (config.calibrate and len(validation) >= MIN_ROWS):
-        if config.calibrate:
-            say(f"no temperature: {TOO_FEW}")
+    calibrating = is_calibrated(config, len(validation))
+    if config.calibrate and not calibrating:
+        say(f"no temperature: {TOO_FEW}")
+    if not (calibrating or config.is_asked):
         return {"temperature": None, "decision": {}}
     directory = best_of_run(run.directory)
     # A run that was killed before its summary has divided the head already.
-    earlier = (read_info(directory).classifier or {}).get("temperature") or 1.0
-    divide_head(model, 1 / earlier)
+    parallel.load_weights(model, undivided_head(directory))
     windows = [[window] for text in validation for window in text]
     found = probabilities(model, windows, machine)
     parallel.shard_again(model)
     num_windows = [len(text) for text in validation]
     truth = [text[0].targets[-1] for text in validation]
     temperature = None
-    if config.calibrate and len(truth) >= MIN_ROWS:
+    if calibrating:
         temperature = parallel.from_first(fitted_temperature(found, num_windows, truth))
         say(
             f"no temperature: {TOO_FEW}"
             if temperature is None
             else f"temperature {temperature:.3f}"
         )
-    divisor = temperature or 1.0
-    divide_head(model, divisor)
-    shares = averaged(found, num_windows, divisor)
+        with torch.no_grad():
+            model.output_weight.div_(temperature or 1.0)
+    shares = averaged(found, num_windows, temperature or 1.0)
     decision = parallel.from_first(found_decision(config, labels, shares, np.array(truth)))
     decided = {"temperature": temperature, "decision": decision.as_dict()}
     parallel.wait_for_all()  # all have read the checkpoint
     if parallel.is_first():
-        revise_classifier(directory, decided, divisor / earlier)
+        revise_classifier(directory, decided)
     parallel.wait_for_all()
     return decided
 
 
-def divide_head(model: Transformer, divisor: float) -> None:
-    """Divide a classifier's logits by a number."""
+def is_calibrated(config: DecideConfig, num_rows: int) -> bool:
+    """Whether so many validation rows are read to fit a temperature."""
+    return config.calibrate and num_rows >= MIN_ROWS
+
+
+@contextmanager
+def undivided(model: Transformer, directory: Path) -> Iterator[None]:
+    """Inside, a classifier has the head that training left it with, of its checkpoint."""
+    divided = model.output_weight.detach().clone()
+    parallel.load_weights(model, undivided_head(directory))
+    yield
     with torch.no_grad():
-        model.output_weight.div_(divisor)
+        model.output_weight.copy_(divided)
 
 
 def check_decision(config: DecideConfig, labels: Sequence[str]) -> None:

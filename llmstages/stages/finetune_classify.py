@@ -22,8 +22,8 @@ from llmstages.stages.class_baselines import (
     show_comparison,
 )
 from llmstages.stages.class_rows import ClassRows, class_rows
-from llmstages.stages.classifying import assess, examples_of, measure
-from llmstages.stages.deciding import check_decision, decide
+from llmstages.stages.classifying import Report, assess, examples_of, measure
+from llmstages.stages.deciding import check_decision, decide, undivided
 from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
@@ -39,7 +39,7 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint, load_checkpoint, restore_weights
+from llmstages.train.checkpoint import Checkpoint, best_of_run, load_checkpoint, restore_weights
 from llmstages.train.heads import head_path, made_by, save_head
 from llmstages.train.loop import TrainingResult
 from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
@@ -55,7 +55,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     """Tune a base model on labelled texts; returns the macro F1 on the test rows, of several
     trainings (`seeds`, `folds`) the mean.
 
-    is_proof: only the weights and the record of the steps are asked for: no more is made.
+    is_proof: only the weights and the record of the steps are asked for: no more is made, and 0
+    returned.
     """
     if config.data is None:
         raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
@@ -146,14 +147,19 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         )
 
     result = tune(the_run, base, clock)
-    uncalibrated = measure(model, test, labels, machine, sets)
-    parallel.shard_again(model)
     decision, temperature = Decision(), None
+    uncalibrated: ClassificationReport | None = None
     if sets is None:
         decided = decide(the_run, config.decide, labels, model, validation, machine)
         decision, temperature = Decision.of(decided, len(labels)), decided["temperature"]
     if is_proof:
-        return uncalibrated.figures["macro_f1"]
+        return 0.0
+    if temperature is not None:
+        with undivided(model, best_of_run(directory)):
+            measured = measure(model, test, labels, machine)
+            assert isinstance(measured, ClassificationReport)
+            uncalibrated = measured
+            parallel.shard_again(model)
     if config.head is not None:
         add_head(base, config.head, labels, the_run)
     report, predictions = assess(
@@ -177,20 +183,15 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         of_random = {name: figures[name] for name in names}
         baselines = {**baselines, "random_weights": of_random}
     calibration = None
-    if isinstance(report, ClassificationReport) and isinstance(uncalibrated, ClassificationReport):
-        if temperature is not None:
-            calibration = {"temperature": temperature, "validation_rows": len(validation)}
-            calibration |= {
-                f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
-            }
-            show_calibration(report, uncalibrated.figures)
-        if config.report.curves and parallel.is_first():
-            draw_classification(
-                directory,
-                f"{directory.name} (test rows)",
-                report,
-                None if calibration is None else uncalibrated,
-            )
+    if uncalibrated is not None:
+        calibration = {"temperature": temperature, "validation_rows": len(validation)}
+        calibration |= {
+            f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
+        }
+        show_calibration(report, uncalibrated.figures)
+    if isinstance(report, ClassificationReport) and config.report.curves and parallel.is_first():
+        title = f"{directory.name} (test rows)"
+        draw_classification(directory, title, report, uncalibrated)
     show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -281,7 +282,7 @@ def random_model(config: TransformerConfig, seed: int) -> Transformer:
     return model
 
 
-def show_calibration(report: ClassificationReport, before: Mapping[str, float]) -> None:
+def show_calibration(report: Report, before: Mapping[str, float]) -> None:
     """Log loss and calibration error, without the temperature and with it."""
     rows = [(FIGURES[name], before[name], report.figures[name]) for name in ("log_loss", "ece")]
     table("temperature, on the test rows", ("", "before", "after"), rows)

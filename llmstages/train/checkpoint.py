@@ -39,6 +39,10 @@ ADAPTER_DIR = "adapter"
 """
 SCORE_NAME = disk_name("head.weight", layout="qwen3", classifier=True)
 """Of a classifier's head in `model.safetensors`, and how its name ends among adapters."""
+HEAD_FILES = ("model.safetensors", f"{ADAPTER_DIR}/adapter_model.safetensors")
+"""Files of a checkpoint that have a classifier's head."""
+UNDIVIDED_NAME = "trainer/head.safetensors"
+"""Of a classifier whose head a temperature has divided: the head as training left it."""
 REPLACED = ".old"
 """End of the name of a checkpoint while another of the same step takes its place."""
 
@@ -196,43 +200,84 @@ def _write_files(
     _seal(staging, info)
 
 
-def _seal(staging: Path, info: CheckpointInfo) -> None:
-    """Write `llmstages.json` beside the files it has the hashes of, and see all of it on disk."""
-    files = {
-        path.relative_to(staging).as_posix(): file_hash(path)
-        for path in sorted(staging.rglob("*"))
+def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None = None) -> None:
+    """Write `llmstages.json` beside the files it has the hashes of, and see all of it on disk.
+
+    known: hashes that need not be found, by file.
+    """
+    hashes = known or {}
+    names = {
+        path.relative_to(staging).as_posix()
+        for path in staging.rglob("*")
         if path.is_file() and path != staging / INFO_NAME
     }
+    files = {name: hashes.get(name) or file_hash(staging / name) for name in sorted(names)}
     write_sealed(staging / INFO_NAME, asdict(info) | {"files": files})
     for path in staging.rglob("*"):
         sync(path)
 
 
-def revise_classifier(
-    directory: Path, classifier: Mapping[str, Any], head_divisor: float = 1.0
-) -> None:
-    """Add to what a checkpoint says of its classifier, and divide its head by a number.
+def undivided_head(directory: Path) -> dict[str, Tensor]:
+    """A classifier's head as training left it, by its name in the model; none where the one in
+    `model.safetensors` is that."""
+    path = directory / UNDIVIDED_NAME
+    return read_tensors(path) if path.is_file() else {}
 
-    What stands in its place is complete at any moment. Raises `OSError` when there is no room.
+
+def revise_classifier(directory: Path, classifier: Mapping[str, Any]) -> None:
+    """Add to what a checkpoint says of its classifier, and divide its head by the `temperature`.
+
+    The head as training left it is kept for a trainer. Nothing is written where nothing is new, and
+    what stands in the checkpoint's place is complete at any moment. Raises `OSError` when there is
+    no room.
     """
+    info = read_info(directory)
+    before = info.classifier or {}
+    if all((before.get(name) or None) == (value or None) for name, value in classifier.items()):
+        return
+    temperature = classifier.get("temperature")
+    written = {INFO_NAME}
+    if temperature != before.get("temperature"):
+        written |= {*HEAD_FILES, UNDIVIDED_NAME}
     staging = directory.with_name(directory.name + ".tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        shutil.copytree(directory, staging)
-        paths = (staging / "model.safetensors", staging / ADAPTER_DIR / "adapter_model.safetensors")
-        for path in paths if head_divisor != 1.0 else ():
-            if path.is_file():
-                tensors = {
-                    name: tensor / head_divisor if name.endswith(SCORE_NAME) else tensor
-                    for name, tensor in read_tensors(path).items()
-                }
-                save_file(tensors, path, metadata={"format": "pt"})
-        info = read_info(directory)
-        _seal(staging, replace(info, classifier={**(info.classifier or {}), **classifier}))
+        paths = {directory / name for name in written}
+        shutil.copytree(
+            directory,
+            staging,
+            copy_function=_link_or_copy,
+            ignore=lambda folder, names: [name for name in names if Path(folder, name) in paths],
+        )
+        if UNDIVIDED_NAME in written:
+            _write_divided(directory, staging, temperature)
+        unchanged = {name: sha for name, sha in info.files.items() if name not in written}
+        _seal(staging, replace(info, classifier={**before, **classifier}), unchanged)
         _put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
+
+
+def _write_divided(directory: Path, staging: Path, temperature: float | None) -> None:
+    """Write the files of a checkpoint that have its head, divided by a temperature."""
+    stored = {name: read_tensors(p) for name in HEAD_FILES if (p := directory / name).is_file()}
+    kept = undivided_head(directory) or {"head.weight": stored[HEAD_FILES[0]][SCORE_NAME]}
+    for name, tensors in stored.items():
+        score = kept["head.weight"] / (temperature or 1.0)
+        divided = {key: score if key.endswith(SCORE_NAME) else t for key, t in tensors.items()}
+        save_file(divided, staging / name, metadata={"format": "pt"})
+    if temperature is not None:
+        (staging / UNDIVIDED_NAME).parent.mkdir(exist_ok=True)
+        save_file(kept, staging / UNDIVIDED_NAME)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """A second name of a file that nobody changes, or a copy where there are no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _put_in_place(staging: Path, directory: Path) -> None:

@@ -34,6 +34,7 @@ from llmstages.train.checkpoint import (
     load_checkpoint,
     read_tensors,
     restore_weights,
+    undivided_head,
     write_checkpoint,
 )
 from llmstages.train.device import machine_facts, training_kernels, works_apart
@@ -349,6 +350,7 @@ class Loop:
             )
         loaded = load_checkpoint(directory, verified=True)
         restore_weights(self.t.model, loaded)
+        parallel.load_weights(self.t.model, undivided_head(directory))
         path = directory / "trainer" / "state.json"
         try:
             self.progress = as_dataclass(Progress, read_record(path).get("progress"))

@@ -1,20 +1,34 @@
 """What is found on the validation rows is in the checkpoint, and predict and the figures agree."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from llmstages.config.groups import DecideConfig, MethodConfig
+from llmstages.config.groups import CheckpointConfig, DecideConfig, MethodConfig
 from llmstages.stages import deciding, finetune_classify
-from llmstages.train.checkpoint import load_checkpoint, read_tensors
+from llmstages.stages.prove import prove
+from llmstages.train.checkpoint import (
+    load_checkpoint,
+    read_info,
+    read_tensors,
+    revise_classifier,
+    undivided_head,
+    verify_files,
+)
+from llmstages.train.loop import Goal
 
 
 def test_a_temperature_is_divided_into_the_head_once(cli, tmp_path, classify_config, monkeypatch):
     monkeypatch.setattr(deciding, "MIN_ROWS", 1)
     monkeypatch.setattr(deciding, "fitted_temperature", lambda *_: 0.25)
-    config = classify_config(tmp_path, method=MethodConfig(name="lora"))
+    # The first evaluation is the best: the best checkpoint is one that the run can go on from.
+    monkeypatch.setattr(Goal, "improves", lambda self, new, old: old is None)
+    config = classify_config(
+        tmp_path, method=MethodConfig(name="lora"), checkpoint=CheckpointConfig(every_steps=3)
+    )
     finetune_classify.run(config)
     run = tmp_path / "lines-classify"
     best = load_checkpoint(run)
@@ -38,12 +52,38 @@ def test_a_temperature_is_divided_into_the_head_once(cli, tmp_path, classify_con
     before = -(cooled[:, 0] / cooled.sum(1)).log().mean().item()
     assert summary["calibration"]["log_loss_before"] == pytest.approx(before, abs=1e-6)
     assert summary["calibration"]["log_loss_before"] != summary["metrics"]["log_loss"]
-    # Killed before its summary, the run finds the same and does not divide again.
-    (run / "summary.json").unlink()
-    finetune_classify.run(config)
-    again = read_tensors(run / "best" / "model.safetensors")["score.weight"]
-    assert torch.allclose(again, score, rtol=1e-6)
-    assert json.loads((run / "summary.json").read_text("utf-8"))["metrics"] == summary["metrics"]
+    prove(run, 20)
+    # Killed before its summary, the run finds the same; without its last checkpoint it goes on from
+    # the best as if no temperature had been divided in.
+    last = read_info(run / "last").files
+    for damaged in (False, True):
+        if damaged:
+            (run / "last" / "config.json").write_text("{}", encoding="utf-8")
+        (run / "summary.json").unlink()
+        finetune_classify.run(config)
+        again = read_tensors(run / "best" / "model.safetensors")["score.weight"]
+        assert torch.equal(again, score)
+        found = json.loads((run / "summary.json").read_text("utf-8"))
+        assert found["metrics"] == summary["metrics"]
+        assert found["calibration"] == summary["calibration"]
+    assert read_info(run / "last").files["model.safetensors"] == last["model.safetensors"]
+
+
+def test_a_checkpoint_is_revised_only_where_something_is_new(tmp_path, classifier_run):
+    copy = tmp_path / "step-000006"
+    shutil.copytree((classifier_run / "best").resolve(), copy)
+    before = copy.stat().st_ino
+    revise_classifier(copy, {"temperature": None, "decision": {}})
+    assert copy.stat().st_ino == before
+    state = (copy / "trainer" / "state.safetensors").stat().st_ino
+    score = read_tensors(copy / "model.safetensors")["score.weight"]
+    for temperature in (3.0, 0.7, None):
+        revise_classifier(copy, {"temperature": temperature})
+        assert (copy / "trainer" / "state.safetensors").stat().st_ino == state  # not copied
+        verify_files(copy, read_info(copy), trainer=True)
+        found = read_tensors(copy / "model.safetensors")["score.weight"]
+        assert torch.equal(found, score / (temperature or 1.0))
+    assert undivided_head(copy) == {}
 
 
 def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(cli, tmp_path, classify_config):
