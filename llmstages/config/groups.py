@@ -190,7 +190,12 @@ class DecideConfig:
     def _cost_problems(self) -> list[str]:
         if self.cost is None:
             return []
-        rows: dict[str, Any] = self.cost if isinstance(self.cost, dict) else {"it": None}
+        rows: dict[Any, Any] = self.cost if isinstance(self.cost, dict) else {"it": None}
+        by_label = [isinstance(row, dict) for row in rows.values()]
+        if any(by_label) and not all(by_label):
+            return ["decide.cost: give fp and fn, or a row {GIVEN: 5} for each label, not both"]
+        if any(by_label) and self.positive is not None:
+            return ["decide.positive needs decide.cost={fp: 1, fn: 5}; costs by label need none"]
         for name, row in rows.items():
             for cost in row.values() if isinstance(row, dict) else [row]:
                 number = isinstance(cost, (int, float)) and not isinstance(cost, bool)

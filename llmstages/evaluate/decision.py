@@ -68,7 +68,7 @@ def thresholds(scores: Figures) -> Figures:
     """Thresholds that divide scores in every possible way, rising: 0, and halfway between
     neighbours, so that rounding moves no text over one; the last is above all of them."""
     found = np.unique(scores)
-    above = (found[-1] + 1) / 2 if found[-1] < 1 else np.inf
+    above = (found[-1] + 1) / 2 if found[-1] < 1 else np.nextafter(found[-1], np.inf)
     return np.array([0.0, *((found[1:] + found[:-1]) / 2), above])
 
 
@@ -82,7 +82,7 @@ def cheapest_threshold(scores: Figures, positive: NDArray[np.bool_], fp: float, 
     given, hits = _counts(scores, positive, cuts)
     costs = fp * (given - hits) + fn * (positive.sum() - hits)
     cheapest = cuts[np.isclose(costs, costs.min(), rtol=1e-9, atol=1e-12)]
-    return float(cheapest[np.abs(np.minimum(cheapest, 1.0) - fp / (fp + fn)).argmin()])
+    return float(cheapest[np.abs(cheapest - fp / (fp + fn)).argmin()])
 
 
 def threshold_of_precision(

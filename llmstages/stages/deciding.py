@@ -5,6 +5,7 @@ All of it is kept in the run's best checkpoint, for `predict`, `evaluate` and wh
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def undivided(model: Transformer, directory: Path) -> Iterator[None]:
     yield
     with torch.no_grad():
         model.output_weight.copy_(divided)
+
+
+def named_as_labels(config: DecideConfig, labels: Sequence[str]) -> DecideConfig:
+    """The rule with its labels named as the rows have them: `true` and 1 are no text in a config,
+    and labels of booleans and numbers are."""
+
+    def named(value: Any) -> str:
+        text = str(value)
+        forms = (text, text.lower(), text.upper(), text.removesuffix(".0"))
+        return next((form for form in forms if form in labels), text)
+
+    positive = None if config.positive is None else named(config.positive)
+    cost = config.cost
+    if is_matrix(cost):
+        cost = {
+            named(true): {named(given): number for given, number in row.items()}
+            for true, row in cost.items()
+        }
+    return replace(config, positive=positive, cost=cost)
 
 
 def check_decision(config: DecideConfig, labels: Sequence[str]) -> None:

@@ -23,7 +23,13 @@ from llmstages.stages.class_baselines import (
 )
 from llmstages.stages.class_rows import ClassRows, class_rows
 from llmstages.stages.classifying import Report, assess, examples_of, measure
-from llmstages.stages.deciding import check_decision, decide, undivided
+from llmstages.stages.deciding import (
+    check_decision,
+    decide,
+    is_calibrated,
+    named_as_labels,
+    undivided,
+)
 from llmstages.stages.members import members_of, run_members
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.training import (
@@ -67,7 +73,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     found = class_rows(config)
     rows, labels, sets = found.rows, found.labels, found.sets
     check_several_labels(config, found)
-    check_decision(config.decide, labels)
+    rule = named_as_labels(config.decide, labels)
+    check_decision(rule, labels)
     machine = choose_machine(config)
     base = finetune_base(
         config, num_labels=len(labels), pooling=config.pooling, multi_label=sets is not None
@@ -123,6 +130,12 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         **({} if found.template is None else found.template.as_record()),
     }
 
+    # Windows that are read after training: of the test texts, again without a temperature, and of
+    # the validation texts.
+    calibrating = sets is None and is_calibrated(rule, len(validation))
+    num_last = sum(map(len, test)) * (1 + calibrating)
+    num_last += sum(map(len, validation)) * (calibrating or rule.is_asked)
+
     def evaluate(model: Transformer) -> dict[str, float]:
         figures = measure(model, validation, labels, machine, sets).figures
         shown = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
@@ -144,13 +157,14 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
             loss=loss,
             labels=labels,
             classifier=record,
+            last_evaluation=max(1.0, num_last / sum(map(len, validation))),
         )
 
     result = tune(the_run, base, clock)
     decision, temperature = Decision(), None
     uncalibrated: ClassificationReport | None = None
     if sets is None:
-        decided = decide(the_run, config.decide, labels, model, validation, machine)
+        decided = decide(the_run, rule, labels, model, validation, machine)
         decision, temperature = Decision.of(decided, len(labels)), decided["temperature"]
     if is_proof:
         return 0.0

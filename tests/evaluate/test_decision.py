@@ -40,6 +40,11 @@ def test_of_equally_cheap_thresholds_the_one_that_theory_gives():
     assert cheapest_threshold(np.array([0.2, 0.6]), np.array([1, 0], dtype=bool), 1, 1) == 0.8
 
 
+def test_a_threshold_above_all_is_a_number():
+    found = cheapest_threshold(np.array([0.5, 1.0]), np.array([1, 0], dtype=bool), 5, 1)
+    assert 1 < found < 1.001
+
+
 def test_the_most_found_at_a_precision_and_the_highest_threshold_of_a_recall():
     # From 0.8 on both are right; from 0.5 on three of four; from 0.2 on four of seven.
     assert threshold_of_precision(SCORES, POSITIVE, 0.99) == pytest.approx(0.8)

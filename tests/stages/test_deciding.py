@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llmstages.config.groups import CheckpointConfig, DecideConfig, MethodConfig
+from llmstages.errors import UserError
 from llmstages.stages import deciding, finetune_classify
 from llmstages.stages.prove import prove
 from llmstages.train.checkpoint import (
@@ -124,6 +125,7 @@ def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(cli, tmp_pat
         (["decide.cost={strings: {integer: 5}}"], "no training row has the label 'integer'"),
         (["decide.cost={fp: 1, fn: few}"], "fn is no cost of 0 or more"),
         (["decide.cost={fp: 1, fn: 2}", "decide.min_recall=1"], "keep one of them"),
+        (["decide.cost={fp: {integers: 1}, fn: 1}"], "not both"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused_before_training(
@@ -138,3 +140,13 @@ def test_costs_by_label_are_a_matrix_in_the_order_of_the_labels():
     deciding.check_decision(config, ["a", "b", "c"])
     found = deciding.found_decision(config, ["a", "b", "c"], np.eye(3), np.arange(3))
     assert found.costs == [[0, 1, 1], [5, 0, 0.5], [1, 1, 0]]
+
+
+def test_labels_that_are_no_text_in_a_config():
+    config = DecideConfig(positive="True", cost={"fp": 1, "fn": 2})
+    assert deciding.named_as_labels(config, ["false", "true"]).positive == "true"
+    assert deciding.named_as_labels(config, ["False", "True"]).positive == "True"
+    config = deciding.named_as_labels(DecideConfig(cost={1: {0: 5}}), ["0", "1"])
+    assert config.cost == {"1": {"0": 5}}
+    with pytest.raises(UserError, match="costs by label need none"):
+        DecideConfig(positive="a", cost={"a": {"b": 5}})
