@@ -331,7 +331,7 @@ class FinetuneClassifyConfig(FinetuneConfig):
     head: str | None = None
     """Name under which the head is put beside the checkpoint in `base` too, as one more of its heads; with `method=head`."""
     baselines: Any = True
-    """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, which costs it once more), as a list; true: the first three, false: none."""
+    """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, all of them whatever `method`, which costs it once more), as a list; true: the first three, false: none."""
 
     @property
     def chosen_baselines(self) -> tuple[str, ...]:

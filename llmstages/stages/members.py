@@ -28,7 +28,6 @@ T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
-NORMAL_QUANTILE = 1.960
 
 Members = Mapping[str, FinetuneClassifyConfig]
 
@@ -95,8 +94,9 @@ def run_members(
     }
     baselines = baselines_of(list(summaries.values()))
     if parallel.is_first():
+        temporary = directory / "summary.json.tmp"
         write_sealed(
-            directory / "summary.json",
+            temporary,
             {
                 "format_version": FORMAT_VERSION,
                 "stage": "finetune-classify",
@@ -108,6 +108,7 @@ def run_members(
                 "baselines": baselines,
             },
         )
+        temporary.replace(directory / "summary.json")
         show(summaries, found, baselines)
     return float(found["macro_f1"]["mean"])
 
@@ -119,15 +120,22 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     Estimator of the Variance of K-Fold Cross-Validation").
     """
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
-    freedom = len(values) - 1
-    quantile = T_QUANTILES[freedom - 1] if freedom <= len(T_QUANTILES) else NORMAL_QUANTILE
-    margin = quantile * deviation / math.sqrt(len(values))
+    margin = t_quantile(len(values) - 1) * deviation / math.sqrt(len(values))
     return {
         "mean": mean,
         "standard_deviation": deviation,
         "interval": [mean - margin, mean + margin],
         "values": list(values),
     }
+
+
+def t_quantile(freedom: int) -> float:
+    """97.5 % quantile of Student's t, to 1e-3; past the table by its expansion about the normal
+    one (Abramowitz & Stegun 1964, 26.7.5)."""
+    if freedom <= len(T_QUANTILES):
+        return T_QUANTILES[freedom - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def baselines_of(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -448,4 +448,9 @@ def foreign_names(directory: Path) -> list[str]:
                 for path in (directory / folder).iterdir()
                 if own_name.fullmatch(path.name) is None
             ]
+    inner = directory / "random_weights"
+    if inner.is_dir():
+        names += [f"{inner.name}/{name}" for name in foreign_names(inner)]
+    elif inner.exists():
+        names.append(inner.name)
     return sorted(names)

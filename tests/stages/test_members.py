@@ -6,7 +6,7 @@ import pytest
 
 from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
-from llmstages.stages.members import spread
+from llmstages.stages.members import spread, t_quantile
 from llmstages.train.checkpoint import resolve_checkpoint
 
 
@@ -73,3 +73,9 @@ def test_spread():
     assert found["interval"] == pytest.approx(
         [3 - 4.303 * (7 / 3) ** 0.5, 3 + 4.303 * (7 / 3) ** 0.5]
     )
+
+
+def test_the_quantile_of_any_number_of_trainings():
+    quantile = pytest.importorskip("scipy.special").stdtrit
+    for freedom in range(1, 1000):
+        assert t_quantile(freedom) == pytest.approx(quantile(freedom, 0.975), abs=1e-3)

@@ -168,7 +168,10 @@ def test_overwrite_replaces_a_finished_run(run_copy, pretrain_config):
 
 @pytest.mark.parametrize(
     "name",
-    ["notes.txt", "checkpoints/my_model.pt", "report/my.png", "report/tensorboard/notes.txt"],
+    [
+        *("notes.txt", "checkpoints/my_model.pt", "report/my.png", "report/tensorboard/notes.txt"),
+        *("random_weights", "random_weights/notes.txt", "random_weights/checkpoints/my_model.pt"),
+    ],
 )
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_what_no_run_wrote_is_never_deleted(tmp_path, pretrain_config, name, overwrite):
