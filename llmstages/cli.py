@@ -132,8 +132,9 @@ def _run(argv: list[str]) -> int:
             print(
                 f"{usage_line('finetune')}\n\n"
                 "Looks into the file: texts with labels go to finetune-classify, prompts with "
-                "answers to\nfinetune-instruct. Their keys: llmstages finetune-classify --help, "
-                "llmstages finetune-instruct --help"
+                "answers to\nfinetune-instruct; where columns are named (label_column=..., "
+                "prompt_column=...), these say\nwhich. Their keys: "
+                "llmstages finetune-classify --help, llmstages finetune-instruct --help"
             )
             return 0
         subcommand = _finetune_stage(arguments)
@@ -141,8 +142,8 @@ def _run(argv: list[str]) -> int:
 
 
 def _finetune_stage(arguments: Arguments) -> str:
-    """The fine-tuning subcommand that the labelled files ask for."""
-    from llmstages.data.file_kind import detect_kinds
+    """The fine-tuning subcommand that settings and labelled files ask for."""
+    from llmstages.data.file_kind import KEYS_OF_KINDS, detect_kinds, kind_of_keys
 
     # Reading the words first refuses a file given twice before it is opened.
     words_to_overrides("finetune", arguments)
@@ -153,7 +154,12 @@ def _finetune_stage(arguments: Arguments) -> str:
             raise UserError(f"data is missing: {usage_line('finetune')}")
         listed = given[1:-1].split(",") if given.startswith("[") else [given]
         typed = [path.strip().strip("'\"") for path in listed]
-    kinds = {path: detect_kinds(path) for path in typed}
+    asked = kind_of_keys(
+        [key for key in KEYS_OF_KINDS if arguments.value_of(key) not in (None, "", "null")]
+    )
+    if asked is None and arguments.value_of("method") == "dpo":
+        asked = "instruct"
+    kinds = {path: {asked} if asked else detect_kinds(path) for path in typed}
     found = set().union(*kinds.values())
     if len(found) > 1:
         raise UserError(

@@ -267,6 +267,22 @@ def test_finetune_takes_the_stage_that_fits_the_file(
     assert said == ("a,b c.jsonl is for finetune-classify\npairs.jsonl is for finetune-instruct\n")
 
 
+@pytest.mark.parametrize(
+    ("settings", "stage"),
+    [
+        (["prompt_column=ask", "answer_column=reply"], "FinetuneInstructConfig"),
+        (["text_column=ask", "label_column=null"], "FinetuneClassifyConfig"),
+        (["method=dpo"], "FinetuneInstructConfig"),
+    ],
+)
+def test_finetune_takes_the_stage_of_the_columns_named(
+    received: Received, settings: list[str], stage: str
+) -> None:
+    Path("faq.csv").write_text("ticket_no,ask,reply\n1,How?,So.\n")
+    assert main(["finetune", "faq.csv", *settings]) == 0
+    assert type(received[0]).__name__ == stage
+
+
 def test_finetune_takes_several_files_of_one_kind(
     received: Received, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +327,11 @@ MISTAKES = [
     (
         "pretrain quality=off",
         "pretrain has no group quality: its groups are optim, schedule, corpus, model, experiment",
+    ),
+    (
+        "inspect x method=dpo",
+        "inspect has no key method: llmstages inspect --help shows its keys; "
+        "words with an = go after --",
     ),
     ("pretrain experiment=smok", "pretrain has no experiment smok: did you mean smoke?"),
     ("pretrain steps=abc", "steps=abc: steps is a whole number, or null"),

@@ -174,6 +174,8 @@ class _Teller:
             )
         if is_group:
             groups = list(group_choices(self.subcommand, self.folders))
+            if not groups:
+                return where + no_such_key(self.subcommand, name)
             near = get_close_matches(name, groups, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its groups are {', '.join(groups)}"
             return f"{where}{self.subcommand} has no group {name}: {hint}"

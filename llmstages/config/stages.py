@@ -589,6 +589,16 @@ class InspectConfig:
     """Documents or rows shown."""
     base: str | None = None
     """Of a file of conversations: checkpoint as which they are read; null takes runs/pretrain where it is."""
+    prompt_column: str | None = None
+    """Of a data file: column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Of a data file: column of the answer; found by its name when null."""
+    text_column: Any = None
+    """Of a data file: column of the text, or a list of columns whose texts are joined; found by its name when null."""
+    label_column: Any = None
+    """Of a data file: column of the label, or a list of columns with 0 or 1; found by its name when null."""
+    label_separator: str | None = None
+    """Of a data file: what stands between the labels in a cell with any number of them, as ';'."""
     prove: bool = False
     """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
     prove_steps: int = 20
@@ -598,6 +608,8 @@ class InspectConfig:
         refuse(
             range_problem("num_examples", self.num_examples, 0)
             + range_problem("prove_steps", self.prove_steps, 1)
+            + columns_problem("text_column", self.text_column)
+            + columns_problem("label_column", self.label_column)
         )
 
 

@@ -4,6 +4,7 @@ Only names and shapes of the columns are looked at. Nothing here imports torch: 
 asks before Hydra starts.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,30 @@ Kind = Literal["classify", "instruct"]
 
 # A column of a headerless file with fewer distinct values than this share of the rows is a label.
 LABEL_SHARE = 0.1
-CHOOSE = "say which with finetune-classify or finetune-instruct"
+CHOOSE = "say which with text_column=... label_column=... or prompt_column=... answer_column=..."
+KEYS_OF_KINDS: dict[str, Kind] = {
+    "prompt_column": "instruct",
+    "answer_column": "instruct",
+    "text_column": "classify",
+    "label_column": "classify",
+    "label_separator": "classify",
+}
+"""Settings that say what a file is for, as they name its columns."""
+
+
+def kind_of_keys(given: Collection[str]) -> Kind | None:
+    """What a file is for by the settings given with it; None where they leave that open.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    by_kind = {KEYS_OF_KINDS[key]: key for key in given if key in KEYS_OF_KINDS}
+    if len(by_kind) > 1:
+        raise UserError(
+            f"{by_kind['classify']} is for texts with labels, {by_kind['instruct']} for prompts "
+            "with answers: keep one"
+        )
+    return next(iter(by_kind), None)
 
 
 def detect_kinds(path: Path | str) -> set[Kind]:
@@ -78,8 +102,7 @@ def detect_kind(path: Path | str) -> Kind:
         return "instruct"
     raise UserError(
         f"{path}: neither text and label nor prompt and answer nor messages among its columns "
-        f"({listed}): {CHOOSE}, and name the columns with text_column=... label_column=... or "
-        "prompt_column=... answer_column=..."
+        f"({listed}): {CHOOSE}"
     )
 
 
@@ -91,13 +114,13 @@ def _headerless_kind(path: Path) -> Kind:
     if len(columns) != 2:
         count = f"{len(shapes)} column{'s' if len(shapes) > 1 else ''}"
         raise UserError(
-            f"{path}: no header and {count}: {CHOOSE}, "
-            "and name the columns by their numbers, such as prompt_column=1 answer_column=2"
+            f"{path}: no header and {count}: name two by their numbers, as prompt_column=1 "
+            "answer_column=2, or text_column=1 label_column=2"
         )
     few = [shapes[name].num_distinct < LABEL_SHARE * shapes[name].num_rows for name in columns]
     if all(few):
         raise UserError(
-            f"{path}: no header, and both columns have few different values: {CHOOSE}, and name "
-            "the columns, such as text_column=1 label_column=2"
+            f"{path}: no header, and both columns have few different values: name them, as "
+            "text_column=1 label_column=2, or prompt_column=1 answer_column=2"
         )
     return "classify" if any(few) else "instruct"

@@ -10,6 +10,7 @@ from llmstages.data.rows import (
     BadRows,
     Limits,
     Opener,
+    Record,
     Row,
     decoded,
     fault_of,
@@ -35,6 +36,11 @@ def is_json(line: str) -> bool:
     return True
 
 
+def _reason(error: json.JSONDecodeError) -> str:
+    """What is wrong, without the "at" and ":" that some messages of the parser end in."""
+    return re.sub(r"(?: starting)? at$|: ?$", "", error.msg)
+
+
 def _json_row(line: int, value: object) -> Row | str:
     """A parsed JSON value as a row, or why it is none."""
     fault = fault_of(value)
@@ -58,7 +64,9 @@ def json_lines(open_stream: Opener, encoding: str, bad: BadRows, limits: Limits)
             if end < len(text):
                 raise json.JSONDecodeError("Extra data", text, end)
         except json.JSONDecodeError as error:
-            bad.add(number, f"broken JSON ({error.msg} at column {error.colno}): {shown(text)}")
+            bad.add(
+                number, f"broken JSON ({_reason(error)} at column {error.colno}): {shown(text)}"
+            )
             continue
         except (ValueError, RecursionError) as error:
             bad.add(number, f"broken JSON ({shown(str(error))}): {shown(text)}")
@@ -73,7 +81,8 @@ def json_lines(open_stream: Opener, encoding: str, bad: BadRows, limits: Limits)
 def json_list(open_stream: Opener, encoding: str, bad: BadRows, limits: Limits) -> Iterator[Row]:
     """A list of objects, or an object that holds one such list (`{"data": [...]}`).
 
-    The text is walked element by element, so that each row knows its line. After broken JSON
+    The text is walked element by element, so that each row knows its line,
+    or its number where all stand on one. After broken JSON
     nothing can be read, so that it is refused whatever `bad_rows` says.
     """
     path = bad.path
@@ -90,12 +99,15 @@ def json_list(open_stream: Opener, encoding: str, bad: BadRows, limits: Limits) 
         _check_end(path, text, end)
         yield from _checked(_json_row(1, value), 1, bad)
         return
-    line, counted = 1, 0
+    line, counted, number = 1, 0, 0
+    on_one_line = "\n" not in text.rstrip()
     position = _blank_end(text, position + 1)
     while not text.startswith("]", position):
         line, counted = line + text.count("\n", counted, position), position
+        number += 1
+        where = Record(number) if on_one_line else line
         value, position = _decode_at(path, text, position)
-        yield from _checked(_json_row(line, value), line, bad)
+        yield from _checked(_json_row(where, value), where, bad)
         position = _blank_end(text, position)
         if text.startswith(",", position):
             position = _blank_end(text, position + 1)
@@ -152,7 +164,7 @@ def _decode_at(path: Path | str, text: str, position: int) -> tuple[object, int]
     try:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
-        raise _broken_json(path, text, error.pos, error.msg) from None
+        raise _broken_json(path, text, error.pos, _reason(error)) from None
     except (ValueError, RecursionError) as error:
         raise _broken_json(path, text, position, shown(str(error))) from None
 

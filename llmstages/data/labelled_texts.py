@@ -37,7 +37,7 @@ from llmstages.data.columns import (
 )
 from llmstages.data.headerless import ColumnShape, column_shapes
 from llmstages.data.opening import check_file
-from llmstages.data.rows import Row, Unusable, shown
+from llmstages.data.rows import BadRows, Row, Unusable, shown
 from llmstages.data.table import Table, read_rows, table_with_columns
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
@@ -82,6 +82,7 @@ def read_labelled_texts(
     *,
     label_separator: str | None = None,
     template: TextTemplate | None = None,
+    bad: BadRows | None = None,
 ) -> list[LabelledText]:
     """Read a file with a text and a label in each row, or a folder with a subfolder a label.
 
@@ -91,7 +92,8 @@ def read_labelled_texts(
     text_column: several are joined by `template`; without it, two that are known to be judged
     together are. label_column: several hold 0 or 1. Then, with
     `label_separator` and where a label is a list, texts have any number of labels. aside: counts
-    what is left out, by reason; of a great many rows the first are told apart.
+    what is left out, by reason; of a great many rows the first are told apart. bad: becomes the
+    same rows with their lines.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
@@ -108,6 +110,8 @@ def read_labelled_texts(
         table = _open(where, names, label_column, bad_rows, label_separator, template)
         examples = list(table.rows.usable(table.read))
         aside.update(reason for _, reason in table.rows.skipped)
+        if bad is not None:
+            bad.count, bad.rows = table.rows.bad.count, table.rows.skipped
         column = ", ".join(table.labels.names)
     if not examples:
         raise UserError(f"{path}: no row with a text and a label in it")

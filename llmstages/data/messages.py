@@ -93,7 +93,9 @@ def with_system(
 
 def listed_messages(values: Mapping[str, Any], name: str, system: str | None) -> list[Message]:
     """The messages of a row with a list of them (a string that holds JSON in delimited files)."""
-    listed = as_list(values.get(name), name, "messages")
+    if values.get(name) in (None, ""):
+        raise Unusable(f"the row has no {name!r}")
+    listed = as_list(values[name], name, "messages")
     if not listed:
         raise Unusable(f"{name!r} is no list of messages")
     return with_system(parsed_messages(listed), values, system)
@@ -127,7 +129,7 @@ def _message(part: object, number: int) -> Message:
         )
     if name is None or name not in ROLES:
         given = shown(repr(speaker)) if isinstance(speaker, str) else kind_of(speaker)
-        raise Unusable(f"message {number} has the role {given}: user, assistant or system")
+        raise Unusable(f"message {number} has the role {given}: known are {', '.join(ROLES)}")
     if part.get("tool_calls") or part.get("function_call"):
         raise Unusable(f"message {number} calls a tool: calls of tools are not learnt here")
     content = _content(part.get("content", part.get("value")), number)

@@ -30,7 +30,7 @@ from llmstages.data.messages import (
     prompt_messages,
     with_system,
 )
-from llmstages.data.rows import Row, Unusable, fault_of
+from llmstages.data.rows import BadRows, Row, Unusable, fault_of
 from llmstages.data.table import table_with_columns
 from llmstages.errors import UserError
 from llmstages.text.chat import Message
@@ -56,8 +56,22 @@ def read_preferences(
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), or there is no row.
     """
+    preferences, _ = preferences_and_bad_rows(path, prompt_column, bad_rows)
+    if not preferences:
+        raise UserError(f"{path}: no row with a chosen and a rejected answer in it")
+    return preferences
+
+
+def preferences_and_bad_rows(
+    path: Path | str,
+    prompt_column: str | None = None,
+    bad_rows: str = "refuse",
+    quiet: bool = False,
+) -> tuple[list[Preference], BadRows]:
+    """Preferences, possibly none, and the rows left out; `quiet` refuses and says nothing."""
     path = Path(path)
-    table = table_with_columns(path, bad_rows, [] if prompt_column is None else [prompt_column])
+    named = [] if prompt_column is None else [prompt_column]
+    table = table_with_columns(path, bad_rows, named, quiet)
     columns = table.columns
     chosen, rejected = find_column(columns, CHOSEN_NAMES), find_column(columns, REJECTED_NAMES)
     if chosen is None or rejected is None:
@@ -82,10 +96,7 @@ def read_preferences(
             *(Conversation(messages, row.line, str(path)) for messages in (better, worse))
         )
 
-    preferences = list(table.usable(read))
-    if not preferences:
-        raise UserError(f"{path}: no row with a chosen and a rejected answer in it")
-    return preferences
+    return list(table.usable(read)), table.bad
 
 
 def _asked(values: Mapping[str, Any], columns: PromptColumns) -> list[Message]:

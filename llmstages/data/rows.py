@@ -32,10 +32,27 @@ NOT_JSON = object()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: the line it starts on (for Parquet the row number), 1-based, and its values."""
+    """One row: the line it starts on, 1-based, and its values.
+
+    The line is a row's number for Parquet and, as a `Record`, for JSON on a single line.
+    """
 
     line: int
     values: dict[str, Any]
+
+
+class Record(int):
+    """Number of a row, 1-based, in place of its line where all rows stand on the first line."""
+
+
+def place(line: int) -> str:
+    """Where in a file a row stands, for a heading: `line 6` or `record 6`."""
+    return f"record {line}" if isinstance(line, Record) else f"line {line}"
+
+
+def located(path: Path | str, line: int) -> str:
+    """Where a row stands, for a message: `x.csv:6` or `x.json:1: record 6`."""
+    return f"{path}:1: record {line}" if isinstance(line, Record) else f"{path}:{line}"
 
 
 class Unusable(Exception):
@@ -70,14 +87,14 @@ class BadRows:
         """What ends the reading: the first bad row, how many there are, and what to do."""
         line, reason = self.rows[0]
         return UserError(
-            f"{self.path}:{line}: {reason} ({self._counted()} in the file; "
+            f"{located(self.path, line)}: {reason} ({self._counted()} in the file; "
             "correct them, or leave them out with bad_rows=skip)"
         )
 
     def skipped(self) -> str:
         """How many rows are left out, and why the first of them is."""
         line, reason = self.rows[0]
-        return f"{self._counted()} skipped, the first on line {line}: {reason}"
+        return f"{self._counted()} skipped, the first on {place(line)}: {reason}"
 
     def _counted(self) -> str:
         return f"{self.count:,} bad row{'s' if self.count > 1 else ''}"

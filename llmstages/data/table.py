@@ -35,6 +35,7 @@ from llmstages.data.rows import (
     Row,
     Unusable,
     fault_of,
+    located,
     shown,
     text_lines,
 )
@@ -154,7 +155,7 @@ def table_with_columns(
     if not table.columns:
         if table.skipped:
             line, reason = table.skipped[0]
-            raise UserError(f"{path}:{line}: {reason}; none of the first rows can be used")
+            raise UserError(f"{located(path, line)}: {reason}; none of the first rows can be used")
         raise UserError(f"{path}: no rows in it")
     return table
 

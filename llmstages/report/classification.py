@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llmstages.data.rows import located
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
 from llmstages.report.terminal import clipped, plain
@@ -111,7 +112,7 @@ def _place(
 ) -> Text:
     """Where a text stands: its line, of texts in several files after the name of the file."""
     several = any(other.file != row.file for other in predictions)
-    return plain(f"{Path(row.file).name}:{row.line}" if several else str(row.line))
+    return plain(located(Path(row.file).name, row.line) if several else str(row.line))
 
 
 def most_confident_mistakes(

@@ -25,7 +25,7 @@ from llmstages.text.streaming import TextStream
 HELP = """\
 /reset        forget the conversation, keep the system prompt
 /system TEXT  what the model is told before the conversation; alone: show it
-/save FILE    add the conversation to a file that finetune-instruct reads
+/save FILE    add the conversation to a file that finetune-instruct reads, or bring it up to date
 /help         this
 /quit         leave, as Ctrl-D does
 A backslash at the end of a line: the message goes on in the next. Two slashes: no command.
@@ -156,7 +156,7 @@ def command(chat: "Chat", line: str) -> bool:
         if not rest:
             raise UserError("/save needs a file: /save FILE")
         chat.save(Path(rest).expanduser())
-        say(f"added to {rest}")
+        say(f"saved in {rest}")
     else:
         raise UserError(f"{name} is no command: /help lists them")
     return True
@@ -178,6 +178,8 @@ class Chat:
         """All turns but the system prompt."""
         self.first = 0
         """The oldest turn that the model still reads."""
+        self.saved: dict[Path, tuple[int, int]] = {}
+        """Where in each file this conversation was saved: begin and end, in bytes."""
         self.decoder = speaker.decoder()
         room = min(FIRST_CAPACITY, speaker.context_length)
         self.cache = self.decoder.empty_cache([0], room)
@@ -188,7 +190,7 @@ class Chat:
 
     def reset(self) -> None:
         """Forget all turns."""
-        self.messages, self.first = [], 0
+        self.messages, self.first, self.saved = [], 0, {}
 
     def say(self, text: str) -> None:
         """Take the user's turn and print the answer to it."""
@@ -287,14 +289,24 @@ class Chat:
         return render(turns, self.tokenizer, open_answer=True, plain=not self.speaker.is_tuned)[0]
 
     def save(self, path: Path) -> None:
-        """Add the whole conversation to a JSON Lines file. Raises `UserError`."""
+        """Add the whole conversation to a JSON Lines file. Raises `UserError`.
+
+        Saved again it takes the place of its shorter self, if nothing was added there in between.
+        """
         if not self.messages:
             raise UserError("nothing has been said: there is nothing to save")
         opening = [Message("system", self.system)] if self.system else []
         turns = [{"role": m.role, "content": m.content} for m in [*opening, *self.messages]]
+        row = json.dumps({"messages": turns}, ensure_ascii=False) + "\n"
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+            with path.open("ab") as file:
+                if file.seekable():
+                    begin, end = self.saved.get(path.resolve(), (0, -1))
+                    if file.tell() != end:
+                        begin = file.tell()
+                    file.truncate(begin)
+                    self.saved[path.resolve()] = (begin, begin + len(row.encode()))
+                file.write(row.encode())
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ from llmstages.data.labelled_texts import (
     found_template,
     read_labelled_texts,
 )
+from llmstages.data.rows import located
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, warn
@@ -122,7 +123,7 @@ def known_rows(
     if odd:
         first = odd[0]
         message = (
-            f"{first.path}:{first.line}: label {unknown(first)[0]!r} does not occur in the "
+            f"{located(first.path, first.line)}: label {unknown(first)[0]!r} does not occur in the "
             f"training rows ({len(odd):,} such row{'s' if len(odd) > 1 else ''}"
         )
         if bad_rows == "refuse":

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llmstages.data.examples import Example, labelled_windows
 from llmstages.data.labelled_texts import LabelledText
+from llmstages.data.rows import located
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import ClassificationReport, classification_report
 from llmstages.evaluate.decision import Decision
@@ -69,7 +70,7 @@ def examples_of(
             tokenizer.end_id,
             index[row.label] if sets is None else sets.numbers[row.all_labels],
             context_length,
-            f"{Path(row.path).name}:{row.line}",
+            located(Path(row.path).name, row.line),
         )
         for ids, row in zip(tokenizer.encode_batch([row.text for row in rows]), rows, strict=True)
     ]

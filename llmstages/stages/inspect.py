@@ -27,6 +27,7 @@ from llmstages.stages.see_data_file import (
     inspect_data_file,
     inspect_documents,
     is_documents,
+    named_columns,
 )
 
 MAX_LEDGER_ROWS = 20_000
@@ -43,6 +44,8 @@ def run(config: InspectConfig) -> None:
     if config.path is None:
         raise UserError("inspect needs a path: llmstages inspect PATH")
     path = Path(config.path).expanduser()
+    if (path.is_dir() or is_documents(path)) and (named := named_columns(config)):
+        raise UserError(f"{path}: {next(iter(named))} is for a file of rows, and this is none")
     if (path / MANIFEST_FILE).is_file():
         inspect_corpus(path, config)
         return
@@ -55,7 +58,7 @@ def run(config: InspectConfig) -> None:
     if is_documents(path):
         inspect_documents(path, config.num_examples)
     elif not path.is_dir():
-        inspect_data_file(path, config.num_examples, config.base)
+        inspect_data_file(path, config)
     elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
         if config.prove:
             from llmstages.stages.prove import prove

@@ -25,6 +25,7 @@ from llmstages.data.examples import (
 from llmstages.data.labelled_files import data_files
 from llmstages.data.preferences import read_preferences
 from llmstages.data.replay import ReplayedData
+from llmstages.data.rows import located
 from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio
@@ -122,7 +123,7 @@ def without_refused(
                     render(conversation.messages, tokenizer)
         except ConversationRefused as error:
             file = row.conversation.path or described(config)
-            refused.append(f"{file}:{row.conversation.line}: {error}")
+            refused.append(f"{located(file, row.conversation.line)}: {error}")
             return False
         return True
 
@@ -295,7 +296,7 @@ def rendered_ids(
         return render(conversation.messages, tokenizer)
     except ConversationRefused as error:
         file = conversation.path or path
-        raise UserError(f"{file}:{conversation.line}: {error}") from error
+        raise UserError(f"{located(file, conversation.line)}: {error}") from error
 
 
 def cut_example(
@@ -306,7 +307,7 @@ def cut_example(
     path: str,
 ) -> tuple[Example | None, bool]:
     """A conversation within the context, None without an answer left, and whether it was cut."""
-    reference = f"{Path(conversation.path or path).name}:{conversation.line}"
+    reference = located(Path(conversation.path or path).name, conversation.line)
     example = conversation_example(ids, learnt, context_length, reference)
     return example, len(ids) > context_length + 1
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from llmstages.data.conversations import Conversation
 from llmstages.data.examples import Example, conversation_example, pack
 from llmstages.data.order import permutation
+from llmstages.data.rows import place
 from llmstages.data.supervision import Supervision, supervision_of
 from llmstages.errors import UserError
 from llmstages.report.conversations import Piece, has_colours, legend, rendered_conversation
@@ -89,18 +90,20 @@ def supervision_facts(rendered: Rendered, reader: Reader) -> dict[str, object]:
     }
 
 
-def show_rendered(rendered: Rendered, reader: Reader, chosen: Sequence[Conversation]) -> None:
-    """Print conversations as the base reads them."""
+def show_rendered(
+    rendered: Rendered, reader: Reader, chosen: Sequence[tuple[str, Conversation]]
+) -> None:
+    """Print conversations, each after its heading, as the base reads them."""
     console = output_console()
     colours = has_colours(console)
     if chosen:
         console.print(legend(colours=colours))
     ids_of = {id(conversation): (ids, learnt) for conversation, ids, learnt in rendered.rows}
-    for conversation in chosen:
+    for heading, conversation in chosen:
         if id(conversation) not in ids_of:
             continue
         ids, learnt = ids_of[id(conversation)]
-        show_heading(f"line {conversation.line}: {len(ids):,} tokens, as read")
+        show_heading(f"{heading}: {len(ids):,} tokens, as read")
         shown = list(pieces(ids, learnt, reader))
         console.print(rendered_conversation(shown, colours=colours))
 
@@ -137,7 +140,7 @@ def show_packing(rendered: Rendered, reader: Reader) -> None:
     from llmstages.stages.objectives import MIN_ROW_TOKENS
 
     made = [
-        conversation_example(ids, learnt, reader.context_length, str(conversation.line))
+        conversation_example(ids, learnt, reader.context_length, place(conversation.line))
         for conversation, ids, learnt in rendered.rows
     ]
     examples: list[Example] = [example for example in made if example is not None]
@@ -153,7 +156,7 @@ def show_packing(rendered: Rendered, reader: Reader) -> None:
         bounds = []
         for example in row[:EXAMPLES_LISTED]:
             begin, end = end, end + len(example.tokens)
-            bounds.append(f"line {example.reference} [{begin}:{end}]")
+            bounds.append(f"{example.reference} [{begin}:{end}]")
         if len(row) > EXAMPLES_LISTED:
             bounds.append(f"{len(row) - EXAMPLES_LISTED} more")
         filled = sum(len(example.tokens) for example in row)

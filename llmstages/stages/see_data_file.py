@@ -8,14 +8,22 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmstages.config.stages import InspectConfig
 from llmstages.data.class_folders import class_files, files_below, is_mail, read_documents
+from llmstages.data.columns import only_preferences
 from llmstages.data.conversations import Conversation, conversations_and_bad_rows
-from llmstages.data.file_kind import detect_kind
-from llmstages.data.labelled_texts import LabelledText, read_labelled_texts
+from llmstages.data.file_kind import KEYS_OF_KINDS, detect_kind, kind_of_keys
+from llmstages.data.labelled_texts import (
+    LabelledText,
+    as_names,
+    found_template,
+    read_labelled_texts,
+)
 from llmstages.data.opening import check_file
-from llmstages.data.rows import BadRows, Row
+from llmstages.data.preferences import Preference, preferences_and_bad_rows
+from llmstages.data.rows import BadRows, Row, place
 from llmstages.data.split import alike_rows, normalised_text
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
@@ -23,7 +31,7 @@ from llmstages.report.facts import show_facts, show_line, show_passage
 from llmstages.report.terminal import progress, table
 
 if TYPE_CHECKING:
-    from llmstages.stages.see_conversations import Reader
+    from llmstages.stages.see_conversations import Reader, Rendered
 
 MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
@@ -37,17 +45,26 @@ MAX_COLUMNS = 10_000
 Item = TypeVar("Item")
 
 
-def inspect_data_file(path: Path, num_examples: int, base: str | None = None) -> None:
+def named_columns(config: InspectConfig) -> dict[str, Any]:
+    """The settings that name columns of a data file."""
+    given = {key: getattr(config, key) for key in KEYS_OF_KINDS}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def inspect_data_file(path: Path, config: InspectConfig) -> None:
     """Print format, columns and rows of a file, and what it would train."""
     check_file(path)
-    opened = read_rows(path, bad_rows="skip", quiet=True)
+    named = named_columns(config)
+    kind, why_not = kind_of_keys(named), ""
+    names = [name for key in named if key != "label_separator" for name in as_names(named[key])]
+    opened = read_rows(path, bad_rows="skip", quiet=True, column_names=names)
     columns: dict[str, _Column] = {}
     first: list[Row] = []
     num_rows = 0
     with progress(f"reading {path.name}", unit="rows") as advance:
         for row in opened.rows:
             num_rows += 1
-            if len(first) < num_examples:
+            if len(first) < config.num_examples:
                 first.append(row)
             for name, value in row.values.items():
                 if name in columns or len(columns) < MAX_COLUMNS:
@@ -56,10 +73,15 @@ def inspect_data_file(path: Path, num_examples: int, base: str | None = None) ->
                 advance(10_000)
         advance(num_rows % 10_000)
     try:
-        kind, why_not = detect_kind(path), ""
+        kind = kind or detect_kind(path)
     except UserError as error:
-        kind, why_not = None, str(error).removeprefix(f"{path}: ")
+        why_not = str(error).removeprefix(f"{path}: ")
+    preferred = (
+        kind == "instruct" and only_preferences(opened.columns) and config.answer_column is None
+    )
     uses = {"classify": "finetune-classify: text and label", "instruct": "finetune-instruct"}
+    if preferred:
+        uses["instruct"] += " method=dpo: chosen and rejected answers"
     show_facts(
         str(path),
         {
@@ -68,9 +90,7 @@ def inspect_data_file(path: Path, num_examples: int, base: str | None = None) ->
             "delimiter": {"\t": "tab", None: None}.get(opened.delimiter, opened.delimiter),
             "header": opened.has_header if opened.delimiter else None,
             "bytes": path.stat().st_size,
-            "rows": num_rows,
-            "bad rows": opened.bad.count,
-            "first bad row": _bad_row(opened.skipped),
+            "rows": num_rows + opened.bad.count,
             "for": uses[kind] if kind else why_not,
         },
     )
@@ -83,18 +103,42 @@ def inspect_data_file(path: Path, num_examples: int, base: str | None = None) ->
         ],
         to_output=True,
     )
-    reader = _reader(base) if kind == "instruct" else None
+    reader = _reader(config.base) if kind == "instruct" else None
+    bad = opened.bad
     try:
-        if kind == "classify":
-            _show_labelled(read_labelled_texts(path, bad_rows="skip"), num_examples)
+        if preferred:
+            preferences, bad = preferences_and_bad_rows(path, config.prompt_column, quiet=True)
+            _show_bad_rows(bad)
+            _show_preferences(preferences, config.num_examples, reader)
+        elif kind == "classify":
+            texts, labels = config.text_column, config.label_column
+            template = found_template(path, texts, labels)
+            examples = read_labelled_texts(
+                path,
+                texts or (None if template is None else template.columns),
+                labels,
+                bad_rows="skip",
+                label_separator=config.label_separator,
+                template=template,
+                bad=bad,
+            )
+            _show_bad_rows(bad)
+            _show_labelled(examples, config.num_examples)
         elif kind == "instruct":
-            conversations, bad = conversations_and_bad_rows(path, quiet=True)
-            _show_conversations(conversations, bad, num_examples, reader)
+            conversations, bad = conversations_and_bad_rows(
+                path, config.prompt_column, config.answer_column, quiet=True
+            )
+            _show_bad_rows(bad)
+            _show_conversations(conversations, bad, config.num_examples, reader)
         else:
+            _show_bad_rows(bad)
             for row in first:
                 shown = json.dumps(row.values, ensure_ascii=False, default=str)
-                show_passage(f"row on line {row.line}", shown)
+                show_passage(f"row on {place(row.line)}", shown)
     except UserError as error:
+        if named:
+            raise
+        _show_bad_rows(bad)
         show_line(f"not usable for training: {error}")
 
 
@@ -169,10 +213,6 @@ class _Column:
         return self._characters / max(1, self.num_filled)
 
 
-def _bad_row(skipped: Sequence[tuple[int, str]]) -> str | None:
-    return f"line {skipped[0][0]}: {skipped[0][1]}" if skipped else None
-
-
 def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
     """Labels, duplicates and a few texts."""
     counts = Counter(label for example in examples for label in example.all_labels)
@@ -200,7 +240,7 @@ def _show_labelled(examples: Sequence[LabelledText], num_examples: int) -> None:
         },
     )
     for example in _spread(examples, num_examples):
-        show_passage(f"line {example.line}: {example.label}", example.text)
+        show_passage(f"{place(example.line)}: {example.label}", example.text)
 
 
 def _reader(base: str | None) -> "Reader | None":
@@ -229,8 +269,7 @@ def _show_conversations(
     num_examples: int,
     reader: "Reader | None",
 ) -> None:
-    """Sizes, duplicates, rows set aside, and a few conversations, as the base reads them."""
-    _show_set_aside(bad)
+    """Sizes, duplicates and a few conversations, as the base reads them."""
     if not conversations:
         show_line("not usable for training: no row with a prompt and an answer in it")
         return
@@ -259,31 +298,89 @@ def _show_conversations(
         "prompts that nearly repeat another": _num_near(prompts),
         "empty answers": sum("no answer to learn" in reason for _, reason in bad.rows),
     }
-    chosen = _spread(conversations, num_examples)
-    if reader is None:
-        show_facts("conversations", facts)
-        for conversation in chosen:
-            text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
-            show_passage(f"line {conversation.line}", text)
+    chosen = [(place(row.line), row) for row in _spread(conversations, num_examples)]
+    rendered = _show_as_read("conversations", facts, conversations, chosen, reader)
+    if rendered is not None and reader is not None:
+        from llmstages.stages.see_conversations import show_packing
+
+        show_packing(rendered, reader)
+
+
+def _show_preferences(
+    preferences: Sequence[Preference], num_examples: int, reader: "Reader | None"
+) -> None:
+    """Sizes and duplicates of pairs of answers, and a few of them, as the base reads them."""
+    if not preferences:
+        show_line("not usable for training: no row with a chosen and a rejected answer in it")
         return
+    prompts = [
+        "\n".join(turn.content for turn in pair.chosen.messages[:-1]) for pair in preferences
+    ]
+    words = [
+        [len(pair.messages[-1].content.split()) for pair in side]
+        for side in zip(*((pair.chosen, pair.rejected) for pair in preferences), strict=True)
+    ]
+    facts: dict[str, object] = {
+        "preferences": len(preferences),
+        "words in a chosen answer, mean": sum(words[0]) / len(preferences),
+        "words in a rejected answer, mean": sum(words[1]) / len(preferences),
+        "rows that repeat a prompt": len(prompts) - len({normalised_text(p) for p in prompts}),
+        "prompts that nearly repeat another": _num_near(prompts),
+    }
+    both = [
+        (f"{place(side.line)}, {name}", side)
+        for pair in _spread(preferences, num_examples)
+        for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected))
+    ]
+    _show_as_read(
+        "preferences",
+        facts,
+        [side for pair in preferences for side in (pair.chosen, pair.rejected)],
+        both,
+        reader,
+    )
+
+
+def _show_as_read(
+    title: str,
+    facts: dict[str, object],
+    conversations: Sequence[Conversation],
+    chosen: Sequence[tuple[str, Conversation]],
+    reader: "Reader | None",
+) -> "Rendered | None":
+    """Facts and the conversations chosen, with their headings, as the base reads them."""
+    if reader is None:
+        show_facts(title, facts)
+        for heading, conversation in chosen:
+            text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
+            show_passage(heading, text)
+        return None
     from llmstages.stages import see_conversations as see
 
     rendered = see.rendered_rows(conversations, reader)
-    show_facts("conversations", facts | see.supervision_facts(rendered, reader))
+    show_facts(title, facts | see.supervision_facts(rendered, reader))
     if rendered.refused:
         reasons = rendered.refused.most_common(MAX_REASONS_SHOWN)
         table("refused by the base's template", ("reason", "rows"), reasons, to_output=True)
     see.show_rendered(rendered, reader, chosen)
-    see.show_packing(rendered, reader)
+    return rendered
 
 
-def _show_set_aside(bad: BadRows) -> None:
-    """Why rows cannot be used, the commonest reason first."""
+def _show_bad_rows(bad: BadRows) -> None:
+    """Why rows cannot be read or used, the commonest reason first, and where it is met first."""
     if not bad.count:
         return
-    reasons = Counter(reason for _, reason in bad.rows).most_common(MAX_REASONS_SHOWN)
+    first: dict[str, int] = {}
+    for line, reason in bad.rows:
+        first.setdefault(reason, line)
+    counts = Counter(reason for _, reason in bad.rows).most_common(MAX_REASONS_SHOWN)
     of = f" (reasons of the first {len(bad.rows):,})" if bad.count > len(bad.rows) else ""
-    table(f"{bad.count:,} rows set aside{of}", ("reason", "rows"), reasons, to_output=True)
+    table(
+        f"bad rows: {bad.count:,}{of}",
+        ("reason", "rows", "the first"),
+        [(reason, count, place(first[reason])) for reason, count in counts],
+        to_output=True,
+    )
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmstages.data.rows import place
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
 
@@ -133,6 +134,13 @@ class TestJson:
     def test_list_among_other_keys(self, tmp_path: Path) -> None:
         text = '{"data": [\n{"a": 1}],\n"version": {"x": 2}\n}\n'
         assert rows_of(write(tmp_path, "x.json", text)) == [(2, {"a": 1})]
+
+    def test_records_of_a_single_line(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "x.json", '[{"a": 1}, 2, {"a": 3}]\n')
+        with pytest.raises(UserError, match=r"x\.json:1: record 2: an object is expected"):
+            list(read_rows(path).rows)
+        rows = list(read_rows(path, bad_rows="skip").rows)
+        assert [place(row.line) for row in rows] == ["record 1", "record 3"]
 
     def test_json_lines_in_a_json_file(self, tmp_path: Path) -> None:
         assert rows_of(write(tmp_path, "x.json", '{"a": 1}\n{"a": 2}\n'))[1] == (2, {"a": 2})

@@ -271,7 +271,7 @@ def test_a_terminal(patient_run, tmp_path):
         typed("What is if?\n", r"What is if\?\r\n.{9}")  # the answer has begun
         typed("\x03", r"\(stopped\)(?s:.*)tokens/s\)\s+> $")
         typed("\x03", r"\(Ctrl-D leaves\)\s+> $")
-        typed("/save kept.jsonl\n", r"added to kept\.jsonl\s+> $")
+        typed("/save kept.jsonl\n", r"saved in kept\.jsonl\s+> $")
         typed("/reset\n", r"forgotten\s+> $")
         typed("/save kept.jsonl\n", r"nothing to save\s+> $")
         os.write(keys, b"\x04")
@@ -311,6 +311,9 @@ def test_a_terminal_sees_no_control_characters(monkeypatch):
 
 
 def test_what_was_saved_is_json(talk, speaking_run, tmp_path):
-    talk(speaking_run, "Say ü\n/save kept.jsonl\n", *GREEDY)
-    (line,) = (tmp_path / "kept.jsonl").read_text("utf-8").splitlines()
-    assert [turn["role"] for turn in json.loads(line)["messages"]] == ["user", "assistant"]
+    typed = "Say ü\n/save kept.jsonl\nMore ü\n/save kept.jsonl\n/save kept.jsonl\n"
+    (tmp_path / "kept.jsonl").write_text("an earlier one\n")
+    talk(speaking_run, typed, *GREEDY)
+    earlier, line = (tmp_path / "kept.jsonl").read_text("utf-8").splitlines()
+    assert earlier == "an earlier one"
+    assert [turn["role"] for turn in json.loads(line)["messages"]] == ["user", "assistant"] * 2

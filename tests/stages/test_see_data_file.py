@@ -55,8 +55,8 @@ def test_conversations_as_a_base_reads_them(tmp_path, look, tiny_run):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = look(path, base=str(tiny_run), num_examples=4)
     for expected in (
-        "1 rows set aside",
-        "│ 'completion' is empty: there is no answer to learn │ 1 │",
+        "bad rows: 1 ┏",
+        "│ 'completion' is empty: there is no answer to learn │ 1 │ line 5 │",
         "│ prompts that nearly repeat another │ 1 │",
         "│ with a system prompt │ 1 │",
         "│ empty answers │ 1 │",
@@ -66,7 +66,7 @@ def test_conversations_as_a_base_reads_them(tmp_path, look, tiny_run):
         "<|im_start|>system Be brief.<|im_end|> <|im_start|>user Say<|im_end|> "
         "<|im_start|>assistant ⟦so<|im_end|>⟧",
         "packed rows of 64 tokens",
-        "line 1 [",
+        "│ line 1 [",
     ):
         assert expected in shown, expected
     assert shown.count("⟨cut: ") >= 2
@@ -94,10 +94,43 @@ def test_bad_rows_and_other_files(tmp_path, look):
     path = tmp_path / "x.jsonl"
     path.write_text('{"foo": "[/]", "bar": 1}\n{"foo"\n')
     shown = look(path)
-    assert "│ bad rows │ 1 │" in shown
-    assert "│ first bad row │ line 2: broken JSON" in shown
+    assert "│ rows │ 2 │" in shown
+    assert "bad rows: 1 ┏" in shown
+    assert "│ 1 │ line 2 │" in shown
+    assert "broken JSON (Expecting ':' delimiter at column 7)" in shown
     assert "neither text and label nor prompt and answer" in shown
     assert 'row on line 1 {"foo": "[/]", "bar": 1}' in shown
+
+
+def test_columns_are_named(tmp_path, look):
+    path = tmp_path / "faq.csv"
+    path.write_text("no,ask,reply\n1,How?,So.\n2,Why?,\n3,Who?,\n")
+    shown = look(path, prompt_column="ask", answer_column="reply")
+    assert "│ for │ finetune-instruct │" in shown
+    assert "│ 'reply' is empty: there is no answer to learn │ 2 │ line 3 │" in shown
+    assert "line 2 user: How? assistant: So." in shown
+    shown = look(path, text_column=["no", "ask"], label_column="reply", label_separator=";")
+    assert "line 2: So. no: 1 ask: How?" in shown
+    with pytest.raises(UserError, match=r"no column 'askk' \(prompt_column\)"):
+        look(path, prompt_column="askk")
+    with pytest.raises(UserError, match="label_column is for texts with labels, prompt_column for"):
+        look(path, prompt_column="ask", label_column="reply")
+    with pytest.raises(UserError, match="text_column is for a file of rows"):
+        look(tmp_path, text_column="ask")
+
+
+def test_preferences(tmp_path, look, tiny_run):
+    path = tmp_path / "x.json"
+    row = {"prompt": "Say", "chosen": "so", "rejected": "because " * 60}
+    path.write_text(json.dumps([row | {"rejected": "so"}, row]))
+    shown = look(path)
+    assert "│ for │ finetune-instruct method=dpo: chosen and rejected answers │" in shown
+    assert "│ 'chosen' and 'rejected' are the same │ 1 │ record 1 │" in shown
+    assert "record 2, chosen user: Say assistant: so ── record 2, rejected user: Say" in shown
+    shown = look(path, base=str(tiny_run))
+    assert "│ answers cut │ 1 of 2 (50.0%) │" in shown
+    assert "record 2, chosen: " in shown
+    assert "assistant ⟦so<|im_end|>⟧" in shown
 
 
 def test_one_label_only(tmp_path, look):
