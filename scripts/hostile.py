@@ -272,7 +272,7 @@ def check_file(path: Path) -> None:
             with refused(path.name):
                 sound(*(text for _, text in read_texts(path, bad_rows=bad_rows)))
         with refused(path.name), silent():
-            inspect_data_file(path, 2)
+            inspect_data_file(path, InspectConfig(num_examples=2))
 
 
 def check_bytes(folder: Path, case: tuple[str, bytes]) -> None:

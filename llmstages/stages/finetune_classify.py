@@ -9,12 +9,13 @@ import torch
 
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.examples import ShuffledData
+from llmstages.disk import require_writable
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.evaluate.decision import Decision
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.class_pictures import draw_classification
-from llmstages.report.terminal import say, table
+from llmstages.report.terminal import say, table, warn
 from llmstages.stages.class_baselines import (
     HEADLINES,
     MULTI_LABEL_HEADLINES,
@@ -175,7 +176,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
             uncalibrated = measured
             parallel.shard_again(model)
     if config.head is not None:
-        add_head(base, config.head, labels, the_run)
+        decided = {"temperature": temperature, "decision": decision.as_dict()}
+        add_head(base, config.head, labels, the_run, record | decided)
     report, predictions = assess(
         *(model, rows.test, test, labels, machine, config.seed, decision),
         sets=sets,
@@ -205,7 +207,10 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         show_calibration(report, uncalibrated.figures)
     if isinstance(report, ClassificationReport) and config.report.curves and parallel.is_first():
         title = f"{directory.name} (test rows)"
-        draw_classification(directory, title, report, uncalibrated)
+        try:
+            draw_classification(directory, title, report, uncalibrated)
+        except Exception as error:  # whatever it is, the training matters more
+            warn(f"no pictures of the test rows: {type(error).__name__}: {error}")
     show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -266,9 +271,11 @@ def loss_of(
 
 
 def check_head(base: Checkpoint, name: str, run: Run, *, has_begun: bool) -> None:
-    """Raise `UserError` where a head of the name is there already, unless the run has begun and
-    wrote it."""
+    """Raise `UserError` where a head cannot be put beside the base, or one of the name is there
+    already, unless the run has begun and wrote it."""
     path = head_path(base.directory, name)
+    if parallel.is_first():
+        require_writable(path, "base=")
     if run.config.overwrite or not path.exists():
         return
     if not has_begun:
@@ -277,13 +284,22 @@ def check_head(base: Checkpoint, name: str, run: Run, *, has_begun: bool) -> Non
         raise UserError(f"{path}: is there already, and not of this run: move it away to go on")
 
 
-def add_head(base: Checkpoint, name: str, labels: list[str], run: Run) -> None:
-    """Put the head of the base's model beside the base; `UserError` where another run did so."""
+def add_head(
+    base: Checkpoint, name: str, labels: list[str], run: Run, classifier: Mapping[str, Any]
+) -> None:
+    """Put the head of the base's model beside the base; `UserError` where another run did so.
+
+    classifier: as the run's own checkpoint has it.
+    """
     check_head(base, name, run, has_begun=True)
     assert base.model.head is not None
     weight = parallel.whole(base.model.head.weight.detach())
     if parallel.is_first():
-        path = save_head(base, name, weight.cpu(), labels, made_by=seal_of(run.settings))
+        path = save_head(
+            *(base, name, weight.cpu(), labels),
+            classifier=classifier,
+            made_by=seal_of(run.settings),
+        )
         say(f"head {name}: {path}")
 
 

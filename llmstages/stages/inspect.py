@@ -55,19 +55,21 @@ def run(config: InspectConfig) -> None:
         raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
     if config.base is not None and path.is_dir():
         raise UserError(f"{path}: base={config.base} is for a file of conversations")
-    if is_documents(path):
-        inspect_documents(path, config.num_examples)
-    elif not path.is_dir():
-        inspect_data_file(path, config)
-    elif (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
+    if (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
         if config.prove:
             from llmstages.stages.prove import prove
 
             prove(path, config.prove_steps)
         else:
             inspect_run(path)
+    elif path.is_dir() and "members" in (summary := _read_object(path / "summary.json")):
+        inspect_members(path, summary)
     elif (path / "config.json").is_file():
         inspect_checkpoint(path)
+    elif is_documents(path):
+        inspect_documents(path, config.num_examples)
+    elif not path.is_dir():
+        inspect_data_file(path, config)
     else:
         raise UserError(
             f"{path}: neither a corpus ({MANIFEST_FILE}) nor a run (checkpoints/) nor a checkpoint "
@@ -245,6 +247,23 @@ def inspect_run(path: Path) -> None:
     if config.is_file():
         text = config.read_bytes()[:CONFIG_BYTES].decode("utf-8", errors="replace")
         show_passage("config.yaml", text, limit=CONFIG_BYTES)
+
+
+def inspect_members(path: Path, summary: Mapping[str, Any]) -> None:
+    """Print the figures of several trainings (`seeds`, `folds`), and what they have in common."""
+    from llmstages.stages.members import show
+
+    try:
+        spread, members = summary["spread"], summary["members"]
+        figures = {
+            name: {"metrics": {key: entry["values"][index] for key, entry in spread.items()}}
+            for index, name in enumerate(members)
+        }
+        facts = {"stage": summary["stage"], "status": summary["status"], "runs": len(members)}
+        show_facts(str(path), facts)
+        show(figures, spread, summary["baselines"], to_output=True)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'summary.json'}: no readable summary ({error!r})") from None
 
 
 def inspect_checkpoint(path: Path) -> None:

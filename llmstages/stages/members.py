@@ -156,6 +156,8 @@ def show(
     summaries: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, float]],
+    *,
+    to_output: bool = False,
 ) -> None:
     """One table: each member, their mean and spread, and what they have to beat."""
     names = FIGURES if FIGURES.keys() <= found.keys() else MULTI_LABEL_FIGURES
@@ -172,4 +174,4 @@ def show(
         (BASELINES[name], *(figures.get(figure) for figure in names))
         for name, figures in baselines.items()
     ]
-    table("on the test rows of each", ("", *names.values()), rows)
+    table("on the test rows of each", ("", *names.values()), rows, to_output=to_output)

@@ -1,10 +1,12 @@
 """More heads on the backbone of a checkpoint: `heads/NAME.safetensors` beside its files.
 
-Each is one matrix with its labels, its pooling and the hash of the weights that it was trained on,
-without which it means nothing. The checkpoint's own head stays what a checkpoint is loaded with.
+Each is one matrix with its labels, what `llmstages.json` says of a classifier (pooling, decision
+rule, template of texts), and the hash of the weights that it was trained on, without which it means
+nothing. The checkpoint's own head stays what a checkpoint is loaded with.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmstages.config.stages import POOLINGS
+from llmstages.data.json_files import as_type, parse_json
 from llmstages.errors import UserError
-from llmstages.train.checkpoint import Checkpoint, sync
+from llmstages.evaluate.decision import Decision
+from llmstages.train.checkpoint import Checkpoint, CheckpointInfo, Lineage, sync
 
 HEADS_DIR = "heads"
 WEIGHT = "score.weight"
@@ -36,11 +40,18 @@ def made_by(path: Path) -> str | None:
 
 
 def save_head(
-    backbone: Checkpoint, name: str, weight: Tensor, labels: list[str], *, made_by: str
+    backbone: Checkpoint,
+    name: str,
+    weight: Tensor,
+    labels: list[str],
+    *,
+    classifier: Mapping[str, Any],
+    made_by: str,
 ) -> Path:
     """Put a head beside a checkpoint: complete under its name, or not there at all.
 
-    weight: [num_labels, hidden_size], on the CPU. made_by: names the run. Returns where it lies.
+    weight: [num_labels, hidden_size], on the CPU. classifier: as `CheckpointInfo` has it.
+    made_by: names the run. Returns where it lies.
     """
     path = head_path(backbone.directory, name)
     path.parent.mkdir(exist_ok=True)
@@ -48,7 +59,7 @@ def save_head(
     metadata = {
         "format": "pt",
         "labels": json.dumps(labels, ensure_ascii=False),
-        "pooling": backbone.model.config.pooling,
+        "classifier": json.dumps(classifier, ensure_ascii=False),
         "backbone": backbone.hash,
         "made_by": made_by,
     }
@@ -59,7 +70,8 @@ def save_head(
 
 
 def with_head(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    """The checkpoint with another of its heads, of which it now has the labels and the pooling.
+    """The checkpoint with another of its heads, of which it now has the labels, and the pooling,
+    the decision rule and the template of texts in `info.classifier`.
 
     Raises `UserError` where there is no such head, or one of other weights.
     """
@@ -73,7 +85,11 @@ def with_head(checkpoint: Checkpoint, name: str) -> Checkpoint:
             metadata: dict[str, Any] = file.metadata() or {}
             weight = file.get_tensor(WEIGHT)
         labels = [str(label) for label in json.loads(metadata["labels"])]
-        pooling, backbone = metadata["pooling"], metadata["backbone"]
+        # Without one it was written by an older version.
+        written = metadata.get("classifier") or json.dumps({"pooling": metadata["pooling"]})
+        classifier = as_type(dict[str, Any], parse_json(written), "classifier")
+        Decision.of(classifier, len(labels))
+        pooling, backbone = classifier["pooling"], metadata["backbone"]
     except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a head ({error})") from error
     config = checkpoint.model.config
@@ -85,6 +101,5 @@ def with_head(checkpoint: Checkpoint, name: str) -> Checkpoint:
     model.config = replace(config, num_labels=len(labels), pooling=pooling, multi_label=False)
     model.head = nn.Linear(config.hidden_size, len(labels), bias=False)
     model.head.weight = nn.Parameter(weight.float())
-    # Thresholds and a template of texts are of the checkpoint's own head.
-    info = checkpoint.info and replace(checkpoint.info, classifier={"pooling": pooling})
-    return replace(checkpoint, labels=labels, info=info)
+    info = checkpoint.info or CheckpointInfo("finetune-classify", 0, 0, {}, Lineage())
+    return replace(checkpoint, labels=labels, info=replace(info, classifier=classifier))

@@ -24,7 +24,7 @@ def losses(directory):
     return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
 
 
-def test_seeds(tmp_path, classify_config, monkeypatch):
+def test_seeds(tmp_path, classify_config, monkeypatch, look):
     """Each on the same test rows, in another order, and once."""
     config = classify_config(tmp_path, seeds=2, seed=3, steps=3, baselines=True)
     headline = finetune_classify.run(config)
@@ -47,6 +47,9 @@ def test_seeds(tmp_path, classify_config, monkeypatch):
         patch.setattr(finetune_classify, "fine_tune", None)
         assert finetune_classify.run(config) == headline
     assert summary_of(directory) == summary
+    shown = look(directory)
+    assert f"│ mean │ {summary['metrics']['accuracy']:.4g} │" in shown
+    assert "│ seed-4 │" in shown
     config.seeds = 1
     with pytest.raises(UserError, match="holds seed-3"):
         finetune_classify.run(config)
