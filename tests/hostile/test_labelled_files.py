@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmstages.config.stages import InspectConfig
 from llmstages.data.conversations import read_conversations
 from llmstages.data.file_kind import detect_kind
 from llmstages.data.labelled_texts import read_labelled_texts, read_texts
@@ -116,7 +117,7 @@ def test_objects_with_keys_of_their_own(
 ) -> None:
     monkeypatch.setattr("llmstages.stages.see_data_file.MAX_COLUMNS", 5)
     rows = "".join(json.dumps({f"key {n}": n}) + "\n" for n in range(50))
-    inspect_data_file(write(tmp_path / "a.jsonl", rows), 1)
+    inspect_data_file(write(tmp_path / "a.jsonl", rows), InspectConfig(num_examples=1))
     printed = capsys.readouterr().out
     assert "│ key 4 " in printed
     assert "│ key 5 " not in printed
