@@ -204,7 +204,7 @@ class TestTables:
     @pytest.mark.parametrize(
         ("whole", "skipped", "said"),
         [
-            ("[1, 2, NaN]", {"bad row": 3}, "first on line 1: an object is expected, found 1"),
+            ("[1, 2, NaN]", {"bad row": 3}, "first on record 1: an object is expected, found 1"),
             ("[]", {}, "no rows in it"),
             ("[{}]", {}, "no rows in it"),
             ("7", {"broken or cut-off data": 1}, "a list of objects is expected, found 7"),

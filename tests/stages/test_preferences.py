@@ -139,7 +139,7 @@ def test_steps_are_pure_and_an_epoch_has_each_pair_once():
 def test_preferences_are_learnt_and_a_killed_run_is_the_same(name, config, tmp_path, monkeypatch):
     from llmstages.train.loop import Loop
 
-    method = MethodConfig(name=name, rank=4, objective="preferences")
+    method = MethodConfig(name=name, objective="preferences")
     settings = {"method": method, "optim": lively(), "steps": 6}
     loss = finetune_instruct.run(config(name="whole", **settings))
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text("utf-8"))

@@ -56,6 +56,7 @@ def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labell
         "pooling": "last",
         "task": "single_label",
         "windows": "mean",
+        "text_columns": ["text"],
     }
 
 
