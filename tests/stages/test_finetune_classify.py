@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,9 +96,17 @@ def test_batches_side_by_side_give_the_same(loaded, texts):
     machine = Machine(torch.device("cpu"), torch.float32, 40)
     alone = probabilities(loaded.model, texts, machine)
     threads = torch.get_num_threads()
+    computed_in = set()
+
+    def compute(model, batch):
+        computed_in.add(threading.get_ident())
+        return label_probabilities(model, batch)
+
     try:
         torch.set_num_threads(3)
-        np.testing.assert_allclose(probabilities(loaded.model, texts, machine), alone, atol=1e-6)
+        found = per_text(loaded.model, texts, compute, device=machine.device, micro_batch_tokens=40)
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+        assert threading.get_ident() not in computed_in
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
