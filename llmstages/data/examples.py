@@ -17,6 +17,9 @@ LENGTH_STEP = 16
 """Batches of texts are padded to multiples of this: each new shape costs a kernel made for it (on a
 CPU in bf16 more than the step itself), and there are few shapes this way."""
 
+MOST_ROW_TOKENS = 1024
+"""Of several labelled texts in one row, unless one of them is longer."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -181,7 +184,7 @@ class PackedData:
 
 
 class ShuffledData:
-    """Classification: `batch_size` texts a step, cut into micro-batches of similar length.
+    """Classification: `batch_size` texts a step, packed into rows without padding.
 
     Of a text of several windows an epoch reads one, the next epoch the next: every text weighs and
     costs the same.
@@ -196,16 +199,18 @@ class ShuffledData:
         *,
         batch_size: int,
         micro_batch_tokens: int,
-        context_length: int,
         seed: int,
+        least_rows: int = 1,
         classes: Sequence[int] | None = None,
     ) -> None:
-        """texts: the windows of each (`labelled_windows`). classes: the class of each."""
+        """texts: the windows of each (`labelled_windows`). least_rows: of a step, as many as there
+        are processes to share them. classes: the class of each."""
         self.texts = list(texts)
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
-        self.context_length = context_length
         self.seed = seed
+        self.least_rows = least_rows
+        self.context_length = max(len(window.tokens) for text in texts for window in text)
         self.members: dict[int, list[int]] = {}
         for index, number in enumerate(classes or ()):
             self.members.setdefault(number, []).append(index)
@@ -246,7 +251,30 @@ class ShuffledData:
         windows = [
             self.texts[text][(text + times) % len(self.texts[text])] for text, times in reads
         ]
-        yield from by_length(windows, self.micro_batch_tokens, self.context_length)
+        yield from packed_batches(windows, self.micro_batch_tokens, self.least_rows)
+
+
+def packed_batches(
+    examples: Sequence[Example], micro_batch_tokens: int, least_rows: int
+) -> Iterator[Batch]:
+    """Batches of rows of several examples, of at most `micro_batch_tokens` tokens or one row each.
+
+    Rows are long enough for matrix products to be at their best and short enough for the mask of
+    attention, which grows as their square, to be small beside them.
+    """
+    ordered = sorted(examples, key=lambda example: len(example.tokens), reverse=True)
+    total = sum(len(example.tokens) for example in ordered)
+    num_rows = min(len(ordered), max(least_rows, -(-total // MOST_ROW_TOKENS)))
+    rows: list[list[Example]] = [[] for _ in range(num_rows)]
+    lengths = [0] * num_rows
+    for example in ordered:  # the longest first, into the shortest row: they end up nearly equal
+        shortest = lengths.index(min(lengths))
+        rows[shortest].append(example)
+        lengths[shortest] += len(example.tokens)
+    length = -(-max(lengths) // LENGTH_STEP) * LENGTH_STEP
+    rows_at_once = max(1, micro_batch_tokens // length)
+    for begin in range(0, num_rows, rows_at_once):
+        yield make_batch(rows[begin : begin + rows_at_once], length)
 
 
 def by_length(

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 MIN_ROWS = 100
@@ -18,6 +17,9 @@ single mistakes, and makes other texts' probabilities worse; see docs/architectu
 MAX_TEMPERATURE = 20.0
 """A temperature above this, or below 1 over this, is no calibration: texts that are all right, or
 guesses, have none."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+PRECISION = 1e-6
+"""Of the logarithm of a temperature."""
 
 
 def fitted_temperature(
@@ -35,34 +37,28 @@ def fitted_temperature(
     wrong = averaged(probabilities, num_windows, 1.0).argmax(axis=1) != np.array(truth)
     if len(truth) < MIN_ROWS or wrong.sum() < MIN_MISTAKES:
         return None
-    counts = torch.as_tensor(num_windows)
-    text_of = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    label_of = torch.as_tensor(truth)[text_of][:, None]
-    # What float32 rounds to 0 still has a logit.
-    logits = torch.from_numpy(probabilities).clamp_min(torch.finfo(torch.float32).tiny).log()
-    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    rows, labels = np.arange(len(truth)), np.array(truth)
 
-    def nats() -> torch.Tensor:
-        log_p = (logits / log_temperature.exp()).log_softmax(1).gather(1, label_of)[:, 0]
-        of_text = torch.zeros(len(counts), dtype=torch.float64).index_add(0, text_of, log_p.exp())
-        return -(of_text / counts).clamp_min(torch.finfo(torch.float64).tiny).log().mean()
+    def nats(log_temperature: float) -> float:
+        shares = averaged(probabilities, num_windows, math.exp(log_temperature))[rows, labels]
+        return float(-np.log(np.maximum(shares, np.finfo(np.float64).tiny)).mean())
 
-    def closure() -> float:
-        log_temperature.grad = None
-        loss = nats()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
-
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
-    with torch.no_grad():
-        before = nats().item()
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        improved = nats().item() < before
-    found = log_temperature.item()
-    if not (improved and abs(found) < math.log(MAX_TEMPERATURE)):
-        return None
-    return math.exp(found)
+    # Golden-section search (Kiefer 1953): for a function of one valley.
+    left, right = -math.log(MAX_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    low, high = right - GOLDEN * (right - left), left + GOLDEN * (right - left)
+    at_low, at_high = nats(low), nats(high)
+    while right - left > PRECISION:
+        if at_low < at_high:
+            right, high, at_high = high, low, at_low
+            low = right - GOLDEN * (right - left)
+            at_low = nats(low)
+        else:
+            left, low, at_low = low, high, at_high
+            high = left + GOLDEN * (right - left)
+            at_high = nats(high)
+    found = (left + right) / 2
+    at_bound = math.log(MAX_TEMPERATURE) - abs(found) < 2 * PRECISION
+    return None if at_bound or nats(found) >= nats(0.0) else math.exp(found)
 
 
 def averaged(

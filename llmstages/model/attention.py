@@ -59,17 +59,18 @@ class BlockedAttention(torch.autograd.Function):
         probabilities, outputs = [], []
         for begin in range(0, length, QUERY_BLOCK):
             end = min(begin + QUERY_BLOCK, length)
+            first = 0 if mask is None else first_seen(mask[:, :, begin:end, :end])
             rows = query[:, :, begin:end].reshape(batch * kv_heads, -1, head_dim)
-            scores = torch.bmm(rows, key[:, :end].transpose(1, 2))
-            by_head = scores.view(batch, kv_heads * group, end - begin, end)
+            scores = torch.bmm(rows, key[:, first:end].transpose(1, 2))
+            by_head = scores.view(batch, kv_heads * group, end - begin, end - first)
             if mask is None:
                 size = end - begin
                 later = torch.ones(size, size, dtype=torch.bool).triu(1)
                 by_head[:, :, :, begin:].masked_fill_(later, -math.inf)
             else:
-                by_head.masked_fill_(~mask[:, :, begin:end, :end], -math.inf)
+                by_head.masked_fill_(~mask[:, :, begin:end, first:end], -math.inf)
             block = torch.softmax(scores, dim=-1)
-            mixed = torch.bmm(block, value[:, :end])
+            mixed = torch.bmm(block, value[:, first:end])
             outputs.append(mixed.view(batch * kv_heads, group, end - begin, head_dim))
             probabilities.append(block)
         ctx.save_for_backward(query, key, value, *probabilities)
@@ -88,14 +89,15 @@ class BlockedAttention(torch.autograd.Function):
         d_queries = []
         for block, begin in zip(probabilities, range(0, length, QUERY_BLOCK), strict=True):
             end = begin + block.shape[1] // group
+            keys = slice(end - block.shape[2], end)
             rows = query[:, :, begin:end].reshape(batch * kv_heads, -1, head_dim)
             d_mixed = gradient[:, :, begin:end].reshape(rows.shape)
-            d_value[:, :end] += torch.bmm(block.transpose(1, 2), d_mixed)
-            d_block = torch.bmm(d_mixed, value[:, :end].transpose(1, 2))
+            d_value[:, keys] += torch.bmm(block.transpose(1, 2), d_mixed)
+            d_block = torch.bmm(d_mixed, value[:, keys].transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_block, block, -1, block.dtype)
-            d_rows = torch.bmm(d_scores, key[:, :end])
+            d_rows = torch.bmm(d_scores, key[:, keys])
             d_queries.append(d_rows.view(batch * kv_heads, group, end - begin, head_dim))
-            d_key[:, :end] += torch.bmm(d_scores.transpose(1, 2), rows)
+            d_key[:, keys] += torch.bmm(d_scores.transpose(1, 2), rows)
         d_query = torch.cat(d_queries, dim=2).mul_(head_dim**-0.5)
         return (
             d_query.view(batch, heads, length, head_dim),
@@ -103,3 +105,9 @@ class BlockedAttention(torch.autograd.Function):
             d_value.view(batch, kv_heads, length, head_dim),
             None,
         )
+
+
+def first_seen(mask: Tensor) -> int:
+    """The first key that any query of a mask [B, 1, T, S] sees: what lies before it is left out,
+    most of it where many short documents share a row."""
+    return int(mask.any(dim=2).any(dim=0).int().argmax())

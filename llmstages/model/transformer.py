@@ -135,7 +135,7 @@ class Attention(nn.Module):
         mask: Tensor | None,
         ends: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, hidden_size], or with `ends` (`at_ends`) of these positions, [B, 1, ...]."""
+        """[B, T, hidden_size], or with `ends` (`at_ends`) of these positions, [B, K, ...]."""
         batch, length, _ = x.shape
         key = self.key(x).view(batch, length, self.num_kv_heads, self.head_dim)
         value = self.value(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
@@ -145,7 +145,7 @@ class Attention(nn.Module):
             cos, sin = (at_ends(each.expand(batch, -1, -1, -1), ends) for each in rotary)
             rotary = (cos, sin)
             if mask is None:
-                mask = (torch.arange(length, device=x.device) <= ends[:, None])[:, None, None]
+                mask = (torch.arange(length, device=x.device) <= ends[:, :, None])[:, None]
             else:
                 mask = at_ends(mask.transpose(1, 2), ends).transpose(1, 2)
         query = self.query(x).view(batch, -1, self.num_heads, self.head_dim)
@@ -280,8 +280,8 @@ class Transformer(nn.Module):
 
         tokens: [B, T] ids. position_ids: [B, T]; None counts from 0. document_ids: [B, T]; a
         position attends to earlier positions of its own document only; None: to all earlier ones.
-        ends: [B], the one position of each row that is wanted: the rest of the last block is left
-        out, and [B, 1, hidden_size] returned.
+        ends: [B, K], the positions of each row that are wanted: the rest of the last block is left
+        out, and [B, K, hidden_size] returned.
         Generation has its own way through the weights (llmstages/model/decoding.py).
         """
         length = tokens.shape[1]
@@ -319,17 +319,18 @@ class Transformer(nn.Module):
 
 
 def at_ends(x: Tensor, ends: Tensor) -> Tensor:
-    """x [B, T, ...] at one position of each row, ends [B]: [B, 1, ...]."""
-    return x[torch.arange(len(ends), device=x.device), ends].unsqueeze(1)
+    """x [B, T, ...] at K positions of each row, ends [B, K]: [B, K, ...]."""
+    return x[torch.arange(len(ends), device=x.device)[:, None], ends]
 
 
-def mean_to_ends(hidden: Tensor, ends: Tensor) -> Tensor:
-    """hidden [B, T, hidden_size], its mean up to and with one position of each row, ends [B]:
-    [B, hidden_size] in float32."""
-    is_text = torch.arange(hidden.shape[1], device=hidden.device) <= ends[:, None]
-    # Not a matrix product: autocast would round the states, and padding the sum.
-    total = (hidden.float() * is_text.unsqueeze(2)).sum(dim=1)
-    return total / is_text.sum(dim=1, keepdim=True)
+def mean_to_ends(hidden: Tensor, ends: Tensor, document_ids: Tensor | None = None) -> Tensor:
+    """hidden [B, T, hidden_size], its means up to and with K positions of each row, ends [B, K]:
+    [B, K, hidden_size] in float32. With document_ids [B, T] each is of its own document alone."""
+    is_text = torch.arange(hidden.shape[1], device=hidden.device) <= ends[:, :, None]
+    if document_ids is not None:
+        is_text &= document_ids[:, None] == at_ends(document_ids, ends)[:, :, None]
+    with torch.autocast(hidden.device.type, enabled=False):  # it would round the states
+        return is_text.float() @ hidden.float() / is_text.sum(dim=2, keepdim=True)
 
 
 def with_adapter(layer: nn.Embedding | nn.Linear) -> Tensor:

@@ -102,8 +102,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         training,
         batch_size=config.batch_size,
         micro_batch_tokens=machine.micro_batch_tokens,
-        context_length=context_length,
         seed=config.seed,
+        least_rows=parallel.size(),
         classes=targets if config.sampling == "balanced" else None,
     )
     say(

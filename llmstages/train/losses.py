@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmstages.data.batch import IGNORED, Batch
+from llmstages.data.examples import LENGTH_STEP
 from llmstages.model.transformer import Transformer, mean_to_ends
 from llmstages.train.cross_entropy import linear_cross_entropy, linear_log_probabilities
 
@@ -57,16 +58,24 @@ def sparse_loss(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def text_states(model: Transformer, batch: Batch) -> Tensor:
-    """[n, hidden_size]: what a classifier's head reads of each text, whose label is the one target
-    of its row; rows without a target are passed over."""
-    labelled = batch.targets != IGNORED
-    ends = labelled.int().argmax(dim=1)
+    """[n, hidden_size]: what a classifier's head reads of each text, in the order of their targets.
+
+    A text is a row, or a document of one, and its label the target of its last token.
+    """
+    rows, ends = (batch.targets != IGNORED).nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(batch.tokens))
+    most = 1
+    if batch.document_ids is not None:  # few shapes, as of the rows
+        most = -(-int(counts.max()) // LENGTH_STEP) * LENGTH_STEP
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    wanted = ends.new_zeros(len(counts), most)
+    wanted[rows, place] = ends
     where = (batch.tokens, batch.position_ids, batch.document_ids)
     if model.config.pooling == "last":
-        states = model(*where, ends)[:, 0]
+        states = model(*where, wanted)
     else:
-        states = mean_to_ends(model(*where), ends)
-    found: Tensor = states[labelled.any(dim=1)]
+        states = mean_to_ends(model(*where), wanted, batch.document_ids)
+    found: Tensor = states[rows, place]
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 
 from llmstages.data.batch import IGNORED
 from llmstages.data.examples import (
+    MOST_ROW_TOKENS,
     Example,
     PackedData,
     ShuffledData,
@@ -17,6 +18,7 @@ from llmstages.data.examples import (
     labelled_windows,
     make_batch,
     pack,
+    packed_batches,
 )
 
 
@@ -63,13 +65,14 @@ def test_windows_hold_all_of_a_long_text_and_overlap(length):
 
 def test_an_epoch_reads_one_window_of_a_long_text_and_the_next_another():
     texts = [labelled_windows(range(1, 23), 0, 3, 9, f"long {i}") for i in range(3)]
-    data = ShuffledData(texts, batch_size=3, micro_batch_tokens=99, context_length=9, seed=0)
+    data = ShuffledData(texts, batch_size=3, micro_batch_tokens=99, seed=0)
     seen = {i: set() for i in range(3)}
     for epoch in range(len(texts[0])):
         (batch,) = data.micro_batches(epoch)
-        assert len({*batch.tokens[:, 0].tolist()}) == 3  # different windows in a step
-        for tokens, name in zip(batch.tokens.tolist(), batch.document_refs, strict=True):
-            seen[int(name[-1])].add(tokens[0])
+        begins = batch.tokens[0, :27:9].tolist()
+        assert len({*begins}) == 3  # different windows in a step
+        for begin, name in zip(begins, batch.document_refs[0].split(","), strict=True):
+            seen[int(name[-1])].add(begin)
     assert all(len(begins) == len(texts[0]) == 4 for begins in seen.values())
 
 
@@ -122,19 +125,31 @@ def test_batches_of_similar_length_within_the_limit():
     assert sorted(references(batches)) == [f"line {i}" for i in range(6)]
 
 
+@pytest.mark.parametrize("least_rows", [1, 3])
+def test_texts_of_a_step_share_rows_that_are_nearly_equal(least_rows):
+    lengths = [900, 30, 700, 5, 5, 400, 300, 20, 1]
+    examples = [example(n, i) for i, n in enumerate(lengths)]
+    batches = list(packed_batches(examples, 2 * MOST_ROW_TOKENS, least_rows))
+    assert [tuple(batch.tokens.shape) for batch in batches] == [(2, 912), (1, 912)]
+    assert [batch.num_real_tokens for batch in batches] == [1631, 730]
+    assert Counter(references(batches)) == Counter(f"line {i}" for i in range(9))
+    (alone,) = packed_batches([example(3, 3)], 2, least_rows)
+    assert alone.tokens.shape == (1, 16)
+    assert alone.document_ids is None
+
+
 def test_every_example_once_an_epoch_for_a_classifier():
     data = ShuffledData(
         [[example(1 + i % 7, i)] for i in range(21)],
         batch_size=8,
         micro_batch_tokens=20,
-        context_length=8,
         seed=0,
     )
     assert data.steps_per_epoch == 3
     orders = set()
     for epoch in range(3):
         steps = [list(data.micro_batches(3 * epoch + place)) for place in range(3)]
-        assert [sum(len(b.tokens) for b in step) for step in steps] == [8, 8, 5]
+        assert [len(references(step)) for step in steps] == [8, 8, 5]
         names = [name for step in steps for name in references(step)]
         assert sorted(names) == sorted(f"line {i}" for i in range(21))
         orders.add(tuple(names))
@@ -175,9 +190,7 @@ def test_steps_are_pure_functions():
         )
 
     def shuffled():
-        return ShuffledData(
-            [[e] for e in examples], batch_size=6, micro_batch_tokens=30, context_length=9, seed=4
-        )
+        return ShuffledData([[e] for e in examples], batch_size=6, micro_batch_tokens=30, seed=4)
 
     for make in (packed, shuffled):
         whole = make()
@@ -193,7 +206,6 @@ def test_every_class_equally_often_and_each_of_its_texts():
         [[example(1 + i % 7, i)] for i in range(17)],
         batch_size=4,
         micro_batch_tokens=20,
-        context_length=8,
         seed=0,
         classes=classes,
     )

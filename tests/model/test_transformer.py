@@ -78,19 +78,19 @@ def test_wanted_positions_alone(random_model, documents):
     """Their hidden states and gradients are those of the whole forward pass."""
     model = random_model()
     tokens = torch.randint(0, 96, (3, 9))
-    ends = torch.tensor([8, 2, 5])
+    ends = torch.tensor([[8, 3], [2, 2], [0, 5]])
     more = (
         (torch.arange(9).repeat(3, 1) % 4, torch.arange(9).repeat(3, 1) // 4)
         if documents
         else (None, None)
     )
-    rows = torch.arange(3)
+    rows = torch.arange(3)[:, None]
     for trains in (False, True):
         with torch.set_grad_enabled(trains):
             whole = model(tokens, *more)[rows, ends]
             found = model(tokens, *more, ends)
-        assert found.shape == (3, 1, 32)
-        torch.testing.assert_close(found[:, 0], whole, atol=1e-5, rtol=0)
+        assert found.shape == (3, 2, 32)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
     parameters = list(model.parameters())
     expected = torch.autograd.grad(whole.square().sum(), parameters)
     gradients = torch.autograd.grad(found.square().sum(), parameters)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmstages.data.batch import IGNORED
-from llmstages.data.examples import Example, make_batch, pack
+from llmstages.data.examples import Example, make_batch, pack, packed_batches
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.train.losses import (
     balanced_class_weights,
@@ -157,6 +157,8 @@ def test_losses_of_labels(pooling, settings):
     loss = label_loss(**settings)
     whole = step(classifier, loss, [make_batch([[row] for row in rows])])
     parts = step(classifier, loss, [make_batch([[row]]) for row in rows])
+    packed = step(classifier, loss, packed_batches(rows, 99, 2))
     assert whole[0] == pytest.approx(float(expected.detach() / expected_weights.sum()), rel=1e-5)
-    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
-    torch.testing.assert_close(whole[1], parts[1], atol=1e-5, rtol=1e-4)
+    for others in (parts, packed):
+        assert others[0] == pytest.approx(whole[0], rel=1e-5)
+        torch.testing.assert_close(whole[1], others[1], atol=1e-5, rtol=1e-4)
