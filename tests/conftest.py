@@ -31,8 +31,10 @@ from llmstages.config.stages import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from llmstages.data.shards import Shard
+    from llmstages.model.transformer import Transformer
 
 # A job in the background of a shell without a terminal ignores Ctrl-C, and so do the programs it
 # starts: tests that interrupt one would wait for ever.
@@ -217,6 +219,23 @@ def instruct_run(
     runs_dir = tmp_path_factory.mktemp("instruct")
     finetune_instruct.run(instruct_config(runs_dir, report=ReportConfig()))
     return runs_dir / "pairs-instruct"
+
+
+@pytest.fixture
+def text_state() -> "Callable[[Transformer, list[int]], torch.Tensor]":
+    """text_state(model, ids): what a classifier's head reads of one text, by its definition."""
+    import torch
+
+    def state(model: "Transformer", ids: list[int]) -> torch.Tensor:
+        before_norm = []
+        hook = model.norm.register_forward_pre_hook(lambda _, args: before_norm.append(args[0][0]))
+        model(torch.tensor([ids]))
+        hook.remove()
+        states = before_norm[0]
+        is_last = model.config.pooling == "last"
+        return model.norm(states[-1] if is_last else states.mean(dim=0))
+
+    return state
 
 
 @pytest.fixture

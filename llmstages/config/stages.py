@@ -317,6 +317,8 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Power of the focal loss: a text whose label has the probability p counts `(1 - p) ** focal_gamma` times."""
     label_smoothing: float = 0.0
     """Share of each target that is spread evenly over all labels."""
+    token_dropout: float = 0.0
+    """Share of a text's tokens that is left out when it is read in training, others each time (Iyyer et al. 2015)."""
     class_weights: str = "none"
     """`balanced`: texts of rare labels weigh more, so that all labels weigh alike; probabilities are then those of labels
     equally common."""
@@ -399,6 +401,7 @@ class FinetuneClassifyConfig(FinetuneConfig):
             choice_problem("loss", self.loss, LOSSES)
             + range_problem("focal_gamma", self.focal_gamma, 1e-6, 100.0)
             + range_problem("label_smoothing", self.label_smoothing, 0.0, 0.99)
+            + range_problem("token_dropout", self.token_dropout, 0.0, 0.9)
             + choice_problem("class_weights", self.class_weights, CLASS_WEIGHTS)
             + choice_problem("sampling", self.sampling, SAMPLINGS)
         )

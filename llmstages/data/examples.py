@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmstages.data.batch import IGNORED, Batch
-from llmstages.data.order import permutation
+from llmstages.data.order import generator_for, permutation
 
 LENGTH_STEP = 16
 """Batches of texts are padded to multiples of this: each new shape costs a kernel made for it (on a
@@ -201,15 +201,18 @@ class ShuffledData:
         micro_batch_tokens: int,
         seed: int,
         least_rows: int = 1,
+        token_dropout: float = 0.0,
         classes: Sequence[int] | None = None,
     ) -> None:
         """texts: the windows of each (`labelled_windows`). least_rows: of a step, as many as there
-        are processes to share them. classes: the class of each."""
+        are processes to share them. token_dropout: share of the tokens that is left out, others
+        each time (`without_some`). classes: the class of each."""
         self.texts = list(texts)
         self.batch_size = batch_size
         self.micro_batch_tokens = micro_batch_tokens
         self.seed = seed
         self.least_rows = least_rows
+        self.token_dropout = token_dropout
         self.context_length = max(len(window.tokens) for text in texts for window in text)
         self.members: dict[int, list[int]] = {}
         for index, number in enumerate(classes or ()):
@@ -251,7 +254,20 @@ class ShuffledData:
         windows = [
             self.texts[text][(text + times) % len(self.texts[text])] for text, times in reads
         ]
+        if self.token_dropout:
+            random = generator_for("token_dropout", self.seed, step)
+            windows = [without_some(window, self.token_dropout, random) for window in windows]
         yield from packed_batches(windows, self.micro_batch_tokens, self.least_rows)
+
+
+def without_some(example: Example, share: float, random: np.random.Generator) -> Example:
+    """A labelled text without some of its tokens, so that no single word decides (Iyyer et al.
+    2015, "Deep Unordered Composition Rivals Syntactic Methods"); its end token stays."""
+    kept = np.append(random.random(len(example.tokens) - 1) >= share, True)
+    if kept.sum() == 1:  # nothing of the text
+        return example
+    tokens = np.array(example.tokens)[kept].tolist()
+    return Example(tokens, example.targets[-len(tokens) :], example.reference)
 
 
 def packed_batches(

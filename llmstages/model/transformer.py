@@ -72,7 +72,7 @@ class TransformerConfig:
     """None: language-model head; otherwise a classification head with this many logits."""
     pooling: str = "last"
     """What a classification head reads of a text: `last`, the hidden state of its end token, or
-    `mean`, that of all its tokens."""
+    `mean`, the mean of those of all its tokens."""
     multi_label: bool = False
     """Of a classifier: a text may have any number of labels, each with a probability of its own."""
 
@@ -276,12 +276,14 @@ class Transformer(nn.Module):
         document_ids: Tensor | None = None,
         ends: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states after the last norm, [B, T, hidden_size].
+        """Hidden states after the last norm, [B, T, hidden_size], or with `ends` [B, K, ...].
 
         tokens: [B, T] ids. position_ids: [B, T]; None counts from 0. document_ids: [B, T]; a
         position attends to earlier positions of its own document only; None: to all earlier ones.
-        ends: [B, K], the positions of each row that are wanted: the rest of the last block is left
-        out, and [B, K, hidden_size] returned.
+        ends: [B, K], where texts end in each row: what the classification head reads of each. With
+        `pooling=last` the rest of the last block is left out. With `mean` the last norm is that of
+        the mean, so that a word has a larger part in it than another by the size of its state:
+        normed before, all words weigh alike.
         Generation has its own way through the weights (llmstages/model/decoding.py).
         """
         length = tokens.shape[1]
@@ -293,14 +295,17 @@ class Transformer(nn.Module):
         if self.config.embedding_norm:
             x = rms_norm(x, None, self.config.norm_eps).to(x.dtype)
         recompute = self.checkpoint_blocks and self.training and torch.is_grad_enabled()
+        at_last = ends if self.config.pooling == "last" else None
         for number, block in enumerate(self.blocks, 1):
-            inputs = (x, rotary, mask, ends if number == self.config.num_layers else None)
+            inputs = (x, rotary, mask, at_last if number == self.config.num_layers else None)
             if recompute:
                 x = checkpoint(
                     block, *inputs, use_reentrant=False, preserve_rng_state=self.dropout > 0
                 )
             else:
                 x = block(*inputs)
+        if ends is not None and self.config.pooling == "mean":
+            x = mean_to_ends(x, ends, document_ids)
         hidden: Tensor = self.norm(x)
         return hidden
 

@@ -1,6 +1,6 @@
 """`llmstages finetune-classify`: a base model and labelled texts -> a classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from llmstages.stages.class_baselines import (
     show_comparison,
 )
 from llmstages.stages.class_rows import ClassRows, class_rows
-from llmstages.stages.classifying import Report, assess, examples_of, measure
+from llmstages.stages.classifying import LabelSets, Report, assess, examples_of, measure
 from llmstages.stages.deciding import (
     check_decision,
     decide,
@@ -104,6 +104,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         micro_batch_tokens=machine.micro_batch_tokens,
         seed=config.seed,
         least_rows=parallel.size(),
+        token_dropout=config.token_dropout,
         classes=targets if config.sampling == "balanced" else None,
     )
     say(
@@ -137,10 +138,11 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     num_last = sum(map(len, test)) * (1 + calibrating)
     num_last += sum(map(len, validation)) * (calibrating or rule.is_asked)
 
+    num_tokens = sum(len(training[text][0].tokens) for text, _ in data.epoch_reads(0))
+
     def evaluate(model: Transformer) -> dict[str, float]:
         figures = measure(model, validation, labels, machine, sets).figures
-        shown = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
-        return {"val_loss": figures["log_loss"], **{name: figures[name] for name in shown}}
+        return {"val_loss": figures["log_loss"], **headlines(figures, sets)}
 
     def tune(run: Run, base: Checkpoint, clock: Clock) -> TrainingResult:
         return fine_tune(
@@ -150,7 +152,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
             machine,
             clock,
             data=data,
-            num_tokens=sum(len(training[text][0].tokens) for text, _ in data.epoch_reads(0)),
+            num_tokens=round(num_tokens * (1 - config.token_dropout)),
             default_epochs=DEFAULT_EPOCHS,
             lr_share=LR_SHARE,
             evaluate=lambda: evaluate(base.model),
@@ -185,19 +187,10 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     )
     the_run.keep_lines("predictions.jsonl", (row.as_dict() for row in predictions))
     if "random_weights" in config.chosen_baselines:
-        say("baseline: the same training from random weights")
-        inner = Run(directory / "random_weights", the_run.stage, config, the_run.settings["inputs"])
-        fresh = replace(base, model=random_model(model.config, config.seed))
-        place(fresh.model, config, machine)
-        if inner.summary is None:
-            tune(inner, fresh, Clock())
-            inner.finish({"headline": "macro_f1", "metrics": {}})
-        else:
-            restore_weights(fresh.model, load_checkpoint(inner.directory))
+        fresh = random_base(base, config, machine)
+        tune_random(the_run, fresh, tune)
         figures = measure(fresh.model, test, labels, machine, sets).figures
-        names = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
-        of_random = {name: figures[name] for name in names}
-        baselines = {**baselines, "random_weights": of_random}
+        baselines = {**baselines, "random_weights": headlines(figures, sets)}
     calibration = None
     if uncalibrated is not None:
         calibration = {"temperature": temperature, "validation_rows": len(validation)}
@@ -206,11 +199,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         }
         show_calibration(report, uncalibrated.figures)
     if isinstance(report, ClassificationReport) and config.report.curves and parallel.is_first():
-        title = f"{directory.name} (test rows)"
-        try:
-            draw_classification(directory, title, report, uncalibrated)
-        except Exception as error:  # whatever it is, the training matters more
-            warn(f"no pictures of the test rows: {type(error).__name__}: {error}")
+        draw(directory, report, uncalibrated)
     show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -303,6 +292,19 @@ def add_head(
         say(f"head {name}: {path}")
 
 
+def headlines(figures: Mapping[str, float], sets: LabelSets | None) -> dict[str, float]:
+    """Those of the figures that are shown while training, and beside those of baselines."""
+    names = HEADLINES if sets is None else MULTI_LABEL_HEADLINES
+    return {name: figures[name] for name in names}
+
+
+def random_base(base: Checkpoint, config: FinetuneClassifyConfig, machine: Machine) -> Checkpoint:
+    """The base with random weights."""
+    model = random_model(base.model.config, config.seed)
+    place(model, config, machine)
+    return replace(base, model=model)
+
+
 def random_model(config: TransformerConfig, seed: int) -> Transformer:
     """A classifier of the shape with new weights, as pretraining starts with, and a new head."""
     model = Transformer(config)
@@ -310,6 +312,29 @@ def random_model(config: TransformerConfig, seed: int) -> Transformer:
     with torch.no_grad():
         model.output_weight.zero_()
     return model
+
+
+def tune_random(
+    run: Run, base: Checkpoint, tune: Callable[[Run, Checkpoint, Clock], TrainingResult]
+) -> None:
+    """Do the run's training from a base of random weights, in a run inside it."""
+    say("baseline: the same training from random weights")
+    inner = Run(run.directory / "random_weights", run.stage, run.config, run.settings["inputs"])
+    if inner.summary is not None:
+        restore_weights(base.model, load_checkpoint(inner.directory))
+        return
+    tune(inner, base, Clock())
+    inner.finish({"headline": "macro_f1", "metrics": {}})
+
+
+def draw(
+    directory: Path, report: ClassificationReport, uncalibrated: ClassificationReport | None
+) -> None:
+    """Pictures of the test rows; the training matters more, whatever goes wrong."""
+    try:
+        draw_classification(directory, f"{directory.name} (test rows)", report, uncalibrated)
+    except Exception as error:
+        warn(f"no pictures of the test rows: {type(error).__name__}: {error}")
 
 
 def show_calibration(report: Report, before: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from llmstages.data.batch import IGNORED, Batch
 from llmstages.data.examples import LENGTH_STEP
-from llmstages.model.transformer import Transformer, mean_to_ends
+from llmstages.model.transformer import Transformer
 from llmstages.train.cross_entropy import linear_cross_entropy, linear_log_probabilities
 
 LossFn = Callable[[Transformer, Batch], tuple[Tensor, Tensor]]
@@ -70,13 +70,8 @@ def text_states(model: Transformer, batch: Batch) -> Tensor:
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
     wanted = ends.new_zeros(len(counts), most)
     wanted[rows, place] = ends
-    where = (batch.tokens, batch.position_ids, batch.document_ids)
-    if model.config.pooling == "last":
-        states = model(*where, wanted)
-    else:
-        states = mean_to_ends(model(*where), wanted, batch.document_ids)
-    found: Tensor = states[rows, place]
-    return found
+    states: Tensor = model(batch.tokens, batch.position_ids, batch.document_ids, wanted)
+    return states[rows, place]
 
 
 def label_loss(

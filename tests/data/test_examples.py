@@ -156,6 +156,23 @@ def test_every_example_once_an_epoch_for_a_classifier():
     assert len(orders) == 3
 
 
+def test_a_text_loses_other_tokens_each_time_and_never_its_end():
+    text = labelled_windows(range(10, 60), 0, 3, 99, "x:1")
+    data = ShuffledData([text], batch_size=1, micro_batch_tokens=99, seed=0, token_dropout=0.3)
+    read = [next(data.micro_batches(step)) for step in range(40)]
+    kept = [batch.tokens[0, : batch.num_real_tokens].tolist() for batch in read]
+    assert len({tuple(tokens) for tokens in kept}) == 40
+    assert all(tokens == [*sorted(tokens[:-1]), 0] for tokens in kept)
+    assert 30 < sum(len(tokens) - 1 for tokens in kept) / 40 < 40
+    assert all(batch.targets[0, batch.num_real_tokens - 1] == 3 for batch in read)
+    assert all((batch.targets != IGNORED).sum() == 1 for batch in read)
+    again = next(data.micro_batches(7))
+    assert torch.equal(again.tokens, read[7].tokens)
+    short = labelled_windows([5], 0, 3, 99, "x:2")
+    data = ShuffledData([short], batch_size=1, micro_batch_tokens=99, seed=0, token_dropout=0.9)
+    assert all(next(data.micro_batches(s)).tokens[0, :2].tolist() == [5, 0] for s in range(9))
+
+
 @pytest.mark.parametrize("rows_per_step", [1, 2, 5])
 def test_every_example_once_an_epoch_when_packed(rows_per_step):
     """Also in epochs whose order packs into fewer rows than the first's did."""

@@ -112,14 +112,12 @@ def test_batches_side_by_side_give_the_same(loaded, texts):
         torch.set_num_threads(threads)
 
 
-def test_features_are_what_the_head_reads_in_order(loaded, texts):
+def test_features_are_what_the_head_reads_in_order(loaded, texts, text_state):
     machine = Machine(torch.device("cpu"), torch.float32, 100)
     found = features(loaded.model, texts, machine)
     for row, windows in zip(found, texts, strict=True):
         with torch.inference_mode():
-            states = [loaded.model(torch.tensor([w.tokens]))[0].numpy() for w in windows]
-        pooling = loaded.model.config.pooling
-        each = [found[-1] if pooling == "last" else found.mean(axis=0) for found in states]
+            each = [text_state(loaded.model, w.tokens).numpy() for w in windows]
         np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
 
 

@@ -127,7 +127,7 @@ def test_a_batch_without_a_target_adds_nothing(model):
     ids=lambda settings: next(iter(settings), "plain"),
 )
 @pytest.mark.parametrize("pooling", ["last", "mean"])
-def test_losses_of_labels(pooling, settings):
+def test_losses_of_labels(pooling, settings, text_state):
     """By their formulas, in whatever batches."""
     classifier = Transformer(replace(SHAPE, num_labels=3, pooling=pooling))
     generator = torch.Generator().manual_seed(2)
@@ -146,9 +146,7 @@ def test_losses_of_labels(pooling, settings):
         expected_weights = torch.tensor([2.0, 0.5, 0.5, 2.0, 0.5, 0.5])
     expected = torch.tensor(0.0)
     for text, label, weight in zip(texts, labels, expected_weights, strict=True):
-        states = classifier(torch.tensor([text]))[0]
-        state = states[-1] if pooling == "last" else states.mean(dim=0)
-        shares = classifier.logits(state).softmax(dim=0)
+        shares = classifier.logits(text_state(classifier, text)).softmax(dim=0)
         smooth = settings.get("label_smoothing", 0.0)
         truth = torch.full((3,), smooth / 3)
         truth[label] += 1 - smooth
