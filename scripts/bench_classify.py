@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from measurement import provenance, widen_output, write_record
+from rich.markup import escape
 from scipy.stats import t as student
 
 from llmstages.report.terminal import output_console, table
@@ -137,7 +138,7 @@ def write_sets(arguments: argparse.Namespace) -> dict[str, Files]:
 
 def llmstages(*words: str) -> None:
     """Run a command as typed in a shell."""
-    output_console().rule("llmstages " + " ".join(words), align="left")
+    output_console().rule(escape("llmstages " + " ".join(words)), align="left")
     sys.stdout.flush()
     subprocess.run([sys.executable, "-m", "llmstages", *words], check=True)
 
