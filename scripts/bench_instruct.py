@@ -24,6 +24,7 @@ from statistics import mean
 from typing import Any
 
 from measurement import provenance, widen_output, write_record
+from rich.markup import escape
 
 from llmstages.config.groups import MethodConfig
 from llmstages.model.counts import num_parameters
@@ -66,7 +67,7 @@ def tune(data: Path, name: str, arguments: argparse.Namespace, *more: str) -> di
     runs = arguments.directory / "runs"
     words = ["finetune-instruct", str(data), f"base={arguments.base}", f"runs_dir={runs}"]
     words += [f"name={name}", "overwrite=true", "evaluate.num_samples=0", *more]
-    output_console().rule("llmstages " + " ".join(words), align="left")
+    output_console().rule(escape("llmstages " + " ".join(words)), align="left")
     sys.stdout.flush()
     subprocess.run([sys.executable, "-m", "llmstages", *words], check=True)
     summary: dict[str, Any] = json.loads((runs / name / "summary.json").read_text())

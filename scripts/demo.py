@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from llmstages.data.corpus import Corpus
 from llmstages.report.terminal import output_console, table
 
@@ -32,7 +34,7 @@ CLASSIFY_SECONDS = 45
 def llmstages(*arguments: str) -> str:
     """Run a subcommand as typed in a shell; returns what it printed to standard output."""
     shown = " ".join(f'"{word}"' if " " in word else word for word in arguments)
-    output_console().rule(f"llmstages {shown}", align="left")
+    output_console().rule(escape(f"llmstages {shown}"), align="left")
     sys.stdout.flush()
     command = [sys.executable, "-m", "llmstages", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from measurement import provenance, widen_output, write_record
+from rich.markup import escape
 
 from llmstages.report.terminal import output_console, table
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
@@ -119,7 +120,7 @@ def write_pairs(path: Path, facts: list[Facts], rng: random.Random) -> None:
 
 def llmstages(*arguments: str) -> float:
     """Run a subcommand as typed in a shell; the seconds it took."""
-    output_console().rule("llmstages " + " ".join(arguments), align="left")
+    output_console().rule(escape("llmstages " + " ".join(arguments)), align="left")
     sys.stdout.flush()
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "llmstages", *arguments], check=True)

@@ -56,3 +56,13 @@ def test_a_single_query_sees_all_keys():
     with torch.no_grad():
         last = attention(query[:, :, -1:], key, value, None)
         torch.testing.assert_close(last, attention(query, key, value, None)[:, :, -1:])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at import
+def test_it_compiles_in_one_piece():
+    query, key, value = inputs(2, 2, 12)
+    mask = document_mask(torch.tensor([[0] * 5 + [1] * 7, [0] * 12]))
+    compiled = torch.compile(attention, backend="eager", fullgraph=True)
+    torch.testing.assert_close(
+        compiled(query, key, value, mask), attention(query, key, value, mask)
+    )
