@@ -173,9 +173,11 @@ def make_base(arguments: argparse.Namespace) -> str:
 
 def from_nothing(base: str, seed: int, directory: Path) -> str:
     """A checkpoint of the base's shape and tokenizer with random weights."""
+    path = directory / f"random-{seed}"
+    if path.exists():
+        return str(path)
     checkpoint = load_checkpoint(base)
     checkpoint.model.initialize(torch.Generator().manual_seed(seed))
-    path = directory / f"random-{seed}"
     info = CheckpointInfo("pretrain", 0, 0, {}, Lineage())
     save_checkpoint(path, checkpoint.model, checkpoint.tokenizer, info)
     return str(path)
@@ -188,7 +190,7 @@ def tune(
     runs = arguments.directory / "runs"
     llmstages(
         *("finetune-classify", str(files.train), f"test_data={files.test}", f"base={base}"),
-        *(f"runs_dir={runs}", f"name={name}", f"seed={seed}", "overwrite=true"),
+        *(f"runs_dir={runs}", f"name={name}", f"seed={seed}"),  # one that is finished is kept
         *("baselines=false", *RECIPE, f"epochs={epochs}", *arguments.words),
     )
     summary: dict[str, Any] = json.loads((runs / name / "summary.json").read_text())
