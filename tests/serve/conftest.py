@@ -66,7 +66,7 @@ def served(run: Path, **settings: Any) -> Iterator[Served]:
             assert not thread.is_alive()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serving() -> Callable[..., Any]:
     """serving(run, **settings): a context in which a server runs."""
     return served
@@ -76,4 +76,11 @@ def serving() -> Callable[..., Any]:
 def answering(instruct_run: Path) -> Iterator[Served]:
     """A tuned model, greedy where requests do not say."""
     with served(instruct_run, name="tiny") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def classifying(classifier_run: Path) -> Iterator[Served]:
+    """A classifier that reads at most four texts at once."""
+    with served(classifier_run, name="kinds", batch_size=4, max_waiting=26) as server:
         yield server
