@@ -1,13 +1,14 @@
 """A classifier behind HTTP says what `llmstages predict` says."""
 
 import json
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from llmstages.stages.predict import Classifier
+from llmstages.train.checkpoint import load_checkpoint, save_checkpoint
 
 TEXTS = ["a quoted string", "", "for x in 1, 2, 3", "word " * 300, "한국어"]
 
@@ -44,16 +45,16 @@ def test_labels_are_those_of_predict_whoever_else_asks(cli, classifying, classif
 
 
 def test_the_rule_and_what_is_out_of_scope(cli, serving, classifier_run, tmp_path):
-    run = shutil.copytree(classifier_run, tmp_path / "kinds", symlinks=True)
-    path = run / "best" / "llmstages.json"
-    info = json.loads(path.read_text("utf-8"))
+    loaded = load_checkpoint(classifier_run)
     rule = {"positive": 1, "threshold": 0.001, "min_probability": 0.9999}
-    info["classifier"] |= {
+    record = {
         "decision": rule,
         "text_columns": ["title", "body"],
         "text_template": "{title}: {body}",
     }
-    path.write_text(json.dumps(info), encoding="utf-8")
+    info = replace(loaded.info, classifier=loaded.info.classifier | record)
+    run = tmp_path / "kinds"
+    save_checkpoint(run, loaded.model, loaded.tokenizer, info, labels=loaded.labels)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"title": "a", "body": "quoted string"}\n', encoding="utf-8")
     expected = json.loads(cli("predict", run, rows)[1])

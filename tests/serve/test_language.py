@@ -1,12 +1,14 @@
 """OpenAI's endpoints, asked by OpenAI's own client."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, OpenAI
 
 from llmstages.model.decoding import Decoder
+from llmstages.serve import server as server_module
 
 QUESTIONS = [f"What is {name}?" for name in ("DEBUGGING", "a string", "x")]
 
@@ -195,6 +197,20 @@ def test_an_answer_that_takes_too_long_and_a_model_that_fails(
             assert server.call("POST", "/v1/chat/completions", ask)[0] == 500
         assert server.call("POST", "/v1/chat/completions", ask)[0] == 200
         assert server.call("GET", "/metrics")[2]["answers_running"] == 0
+
+
+def test_an_answer_that_the_end_of_the_server_cuts_off_says_so(serving, instruct_run, monkeypatch):
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda *given: time.sleep(0.2) or step(*given))
+    monkeypatch.setattr(server_module, "GRACE_SECONDS", 0.1)
+    ask = {"prompt": "The", "max_tokens": 60}
+    with ThreadPoolExecutor(2) as pool:
+        with serving(instruct_run) as server:
+            whole = pool.submit(server.call, "POST", "/v1/completions", ask)
+            pieces = pool.submit(server.call, "POST", "/v1/completions", ask | {"stream": True})
+            server.wait_until(lambda: server.service.engine.running == 2)
+        assert whole.result()[0] == 503
+        assert '"message": "the server ends"' in pieces.result()[2]
 
 
 def test_a_key(serving, instruct_run, monkeypatch, capfd):
