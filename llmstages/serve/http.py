@@ -25,7 +25,7 @@ from llmstages.serve.protocol import Refusal
 
 OPEN_PATHS = ("/", "/health")
 """What needs no key."""
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0
 """How long answers under way may go on after the server was told to end, and how long after its
 time a request may take to say that it is over."""
 GONE = 499

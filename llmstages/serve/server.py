@@ -2,6 +2,7 @@
 or closed."""
 
 import asyncio
+import math
 import socket
 from typing import Protocol
 
@@ -9,6 +10,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llmstages.serve.http import GRACE_SECONDS
+
+CLOSING_SECONDS = 5
+"""How long answers that are cut off may take to say so: a step of the model, and the way out."""
 
 
 class Service(Protocol):
@@ -34,7 +38,7 @@ class Server(uvicorn.Server):
                 log_level="critical",
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=round(2 * GRACE_SECONDS),
+                timeout_graceful_shutdown=math.ceil(GRACE_SECONDS) + CLOSING_SECONDS,
             )
         )
         self._service = service
