@@ -4,10 +4,14 @@
         [--threads N] [--device cpu] [--json FILE]
 
 MODEL is a checkpoint or run directory, or a size of conf/model with random weights (`nano` is the
-default). The server is a process of its own, started as a user would start it. Each client is a thread
-here that asks for a stream again and again: prompts are 24 words of Python's help, answers greedy
-and `--max-tokens` long (of a trained model shorter where it stops). Counted are answers that were
-whole within the time; `first_token_seconds` is from the request to the first piece of text.
+default). The server is a process of its own, started as a user would start it. Each client is a
+thread here that asks for a stream again and again: prompts are 24 words of Python's help, answers
+greedy and `--max-tokens` long (of a trained model shorter where it stops). Requests counted are
+those whose answers were whole within the time, tokens what the server counted;
+`first_token_seconds` is from the request to the first piece of text.
+
+CPU seconds are those of the server, all threads together: a machine with other work inflates them
+less than the time on the wall.
 """
 
 import argparse
@@ -50,7 +54,6 @@ WARM_UP_SECONDS = 1.0
 class Asked:
     """What one client has seen."""
 
-    new_tokens: int = 0
     seconds: list[float] = field(default_factory=list)
     first_token_seconds: list[float] = field(default_factory=list)
 
@@ -68,8 +71,8 @@ def random_model(name: str, directory: Path) -> None:
 
 
 @contextmanager
-def server(directory: Path, arguments: argparse.Namespace) -> Iterator[int]:
-    """A server of a checkpoint; yields its port."""
+def server(directory: Path, arguments: argparse.Namespace) -> Iterator[Any]:
+    """A server of a checkpoint; yields its process and its port."""
     command = [sys.executable, "-m", "llmstages", "serve", str(directory), "port=0"]
     environment = dict(os.environ)
     if arguments.threads is not None:
@@ -88,7 +91,7 @@ def server(directory: Path, arguments: argparse.Namespace) -> Iterator[int]:
             raise SystemExit("the server did not start")
         # What else it writes must be read, or it would wait.
         threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
-        yield int(line.partition("http://127.0.0.1:")[2].split()[0])
+        yield process, int(line.partition("http://127.0.0.1:")[2].split()[0])
     finally:
         process.terminate()
         process.wait(20)
@@ -106,28 +109,44 @@ def ask(port: int, number: int, max_tokens: int, end: float, counted_from: float
             "max_tokens": max_tokens,
             "temperature": 0,
             "stream": True,
-            "stream_options": {"include_usage": True},
         }
         connection.request(
             "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
         )
         response = connection.getresponse()
         assert response.status == 200, response.read()
-        first, tokens = 0.0, 0
-        for line in response:
-            if line.startswith(b"data: {"):
-                first = first or time.monotonic()
-                tokens = json.loads(line[6:]).get("usage", {}).get("completion_tokens", tokens)
+        response.readline()
+        first = time.monotonic()
+        response.read()
         ended = time.monotonic()
-        if began >= counted_from and ended <= end:
-            asked.new_tokens += tokens
+        if ended >= counted_from and ended <= end:
             asked.seconds.append(ended - began)
             asked.first_token_seconds.append(first - began)
     connection.close()
     return asked
 
 
-def measure(port: int, clients: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def used(process: subprocess.Popen[str], port: int) -> tuple[float, float, float]:
+    """The time, the CPU seconds of the server, and the tokens it has generated, until now."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/metrics")
+    tokens = json.loads(connection.getresponse().read())["new_tokens"]
+    connection.close()
+    return time.monotonic(), cpu_seconds(process.pid), tokens
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far, in Linux's own words (proc_pid_stat(5)); elsewhere 0."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    process: subprocess.Popen[str], port: int, clients: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """A row of the table."""
     counted_from = time.monotonic() + WARM_UP_SECONDS
     end = counted_from + arguments.seconds
@@ -140,19 +159,24 @@ def measure(port: int, clients: int, arguments: argparse.Namespace) -> dict[str,
     ]
     for thread in threads:
         thread.start()
+    time.sleep(WARM_UP_SECONDS)
+    before = used(process, port)
+    time.sleep(max(0.0, end - time.monotonic()))
+    took, cpu, tokens = (b - a for a, b in zip(before, used(process, port), strict=True))
     for thread in threads:
         thread.join()
     assert len(found) == clients, "a client has failed"
-    seconds = [one for asked in found for one in asked.seconds]
+    seconds: list[float] = [one for asked in found for one in asked.seconds]
     first = [one for asked in found for one in asked.first_token_seconds]
     return {
         "clients": clients,
         "requests": len(seconds),
         "requests_per_second": len(seconds) / arguments.seconds,
-        "new_tokens_per_second": sum(asked.new_tokens for asked in found) / arguments.seconds,
-        "seconds_median": median(seconds),
-        "seconds_p95": quantiles(seconds, n=20)[-1] if len(seconds) > 1 else seconds[0],
-        "first_token_seconds_median": median(first),
+        "new_tokens_per_second": tokens / took,
+        "new_tokens_per_cpu_second": tokens / cpu if cpu else None,
+        "seconds_median": median(seconds) if seconds else None,
+        "seconds_p95": quantiles(seconds, n=20)[-1] if len(seconds) > 1 else None,
+        "first_token_seconds_median": median(first) if first else None,
     }
 
 
@@ -173,9 +197,11 @@ def main(argv: list[str]) -> int:
             if (conf_dir() / "model" / f"{name}.yaml").is_file():
                 directory = Path(folder) / name
                 random_model(name, directory)
-            with server(directory, arguments) as port:
+            with server(directory, arguments) as (process, port):
                 for clients in map(int, arguments.clients.split(",")):
-                    rows.append({"model": Path(name).name, **measure(port, clients, arguments)})
+                    rows.append(
+                        {"model": Path(name).name, **measure(process, port, clients, arguments)}
+                    )
                     speed = rows[-1]["new_tokens_per_second"]
                     say(f"{name}, {clients} clients: {speed:.0f} tokens a second")
     widen_output()

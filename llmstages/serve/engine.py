@@ -36,6 +36,8 @@ class End(Enum):
     FAILED = "failed"
     CLOSED = "closed"
     """The server ends."""
+    LATE = "late"
+    """It took longer than its client may wait; the engine does not know of that."""
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,8 @@ class Language:
         *,
         is_chat: bool,
     ) -> Response:
-        deadline = asyncio.get_running_loop().time() + self._limits.timeout_seconds
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.timeout_seconds
         check_name(asked.model, self.name)
         stops = asked.stops
         if self.engine.waiting >= self.engine.max_waiting > 0:
@@ -244,8 +245,10 @@ class Language:
         except Full:
             self._forget(rows)
             raise self._full() from None
-        pieces = self._pieces(answers, queue, deadline)
-        release = partial(self._release, request, answers, asked.n or 1)
+        pieces = self._pieces(answers, queue)
+        # One timer: to wait for each token with a time limit would cost as much as sending it.
+        timer = loop.call_at(deadline, queue.put_nowait, Event(rows[0], end=End.LATE))
+        release = partial(self._release, request, answers, asked.n or 1, timer)
         if asked.stream:
             return EventStream(self._stream(pieces, answers, shape, asked), release)
         texts = [""] * len(answers)
@@ -326,8 +329,11 @@ class Language:
         for row in rows:
             self._queues.pop(row, None)
 
-    def _release(self, request: Request, answers: list[Answer], samples: int) -> None:
+    def _release(
+        self, request: Request, answers: list[Answer], samples: int, timer: asyncio.TimerHandle
+    ) -> None:
         """Nobody waits for these answers any more."""
+        timer.cancel()
         open_still = [answer.row for answer in answers if answer.finish is None]
         if open_still:
             self.engine.cancel(open_still)
@@ -337,21 +343,19 @@ class Language:
         request.scope["llmstages.note"] = note + (" unfinished" if open_still else "")
 
     async def _pieces(
-        self, answers: list[Answer], queue: asyncio.Queue[Event], deadline: float
+        self, answers: list[Answer], queue: asyncio.Queue[Event]
     ) -> AsyncIterator[tuple[Answer, str]]:
         """Answers, in whatever order they come, each with more of its text. Raises `Refusal` where
         they cannot be finished."""
         by_row = {answer.row: answer for answer in answers}
-        loop = asyncio.get_running_loop()
         while by_row:
-            try:
-                events = [await asyncio.wait_for(queue.get(), deadline - loop.time())]
-            except TimeoutError:
-                raise too_slow(self._limits) from None
+            events = [await queue.get()]
             while not queue.empty():
                 events.append(queue.get_nowait())
             came: dict[Row, tuple[list[int], End | None]] = {}
             for one in events:
+                if one.end is End.LATE:
+                    raise too_slow(self._limits)
                 if one.end is End.FAILED:
                     raise Refusal(500, "the model failed", headers=NO_RETRY)
                 if one.end is End.CLOSED:
