@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmstages.serve.protocol import Refusal
@@ -53,7 +53,6 @@ class Door:
 
     def __init__(self, app: Starlette, limits: Limits, log: Callable[[str], None]) -> None:
         self._app, self._limits, self._log = app, limits, log
-        self._paths = {route.path for route in app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
@@ -88,10 +87,15 @@ class Door:
         if error is not None and not status:
             with suppress(OSError):
                 await respond(error)(scope, receive, remember)
-        path = scope["path"] if scope["path"] in self._paths else "(no such path)"
         note = scope.get("llmstages.note", "") + note
         seconds = time.monotonic() - began
-        self._log(f"{scope['method']} {path} {status}{note} {seconds:.2f} s")
+        self._log(f"{scope['method']} {self._path(scope)} {status}{note} {seconds:.2f} s")
+
+    def _path(self, scope: Scope) -> str:
+        """The path as the application has it: what a client puts into one may be a text, too."""
+        routes = (route for route in self._app.routes if isinstance(route, Route))
+        found = (route.path_format for route in routes if route.matches(scope)[0] != Match.NONE)
+        return next(found, "(no such path)")
 
     def _admit(self, scope: Scope) -> None:
         """Raise `Refusal` for a request that must not come in."""

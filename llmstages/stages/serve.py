@@ -35,8 +35,11 @@ def run(config: ServeConfig) -> None:
         shown = f"[{host}]" if ":" in host else host
         what = "labels at /classify" if service.is_classifier else "a page to chat at /"
         say(f"{service.name}: http://{shown}:{port} ({what}); Ctrl-C ends it")
-        with suppress(KeyboardInterrupt):
-            server.run([listener])
+        try:
+            with suppress(KeyboardInterrupt):
+                server.run([listener])
+        finally:
+            service.close()  # where a second Ctrl-C has cut the end short
     say("ended")
 
 

@@ -219,9 +219,13 @@ def test_a_key(serving, instruct_run, monkeypatch, capfd):
         with pytest.raises(AuthenticationError, match="a key is needed"):
             OpenAI(base_url=f"{server.url}/v1", api_key="other", max_retries=0).models.list()
         assert OpenAI(base_url=f"{server.url}/v1", api_key="hush-hush").models.list().data
-        assert [server.call("GET", path)[0] for path in ("/health", "/", "/metrics")] == [
-            200,
-            200,
-            401,
-        ]
-    assert "hush" not in capfd.readouterr().err
+        statuses = [server.call("GET", path)[0] for path in ("/health", "/", "/metrics")]
+        assert statuses == [200, 200, 401]
+        bearer = {"Authorization": "Bearer hush-hush"}
+        assert server.call("GET", "/v1/models/a%20text", **bearer)[0] == 404
+        assert server.call("GET", "/a%20text", **bearer)[0] == 404
+    log = capfd.readouterr().err
+    assert "GET /v1/models/{name} 404" in log
+    assert "GET (no such path) 404" in log
+    assert "hush" not in log
+    assert "text" not in log
