@@ -40,6 +40,7 @@ SUMMARIES = {
     "finetune-classify": "a base model + labelled texts -> a classifier",
     "generate": "text from a model, answers to a file (data=FILE), or next words (top=10)",
     "chat": "a conversation with a model, line by line",
+    "serve": "a server that speaks OpenAI's endpoints, with a page to chat; or classifies",
     "predict": "labels and probabilities for texts, as JSON Lines",
     "evaluate": "figures of a classifier on a labelled file, as JSON, and bounds for them",
     "inspect": "what a corpus, run, checkpoint or data file holds",

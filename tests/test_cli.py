@@ -398,6 +398,7 @@ MISTAKES = [
         "checkpoint_dir and data missing: llmstages predict CHECKPOINT FILE [key=value ...]",
     ),
     ("chat", "checkpoint_dir missing: llmstages chat CHECKPOINT [key=value ...]"),
+    ("serve", "checkpoint_dir missing: llmstages serve CHECKPOINT [key=value ...]"),
     (
         "chat a b",
         "'b' is one word too many: llmstages chat CHECKPOINT [key=value ...]",

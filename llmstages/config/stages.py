@@ -422,7 +422,7 @@ class FinetuneClassifyConfig(FinetuneConfig):
 
 @dataclass
 class AnswerConfig:
-    """What `generate` and `chat` share."""
+    """What `generate`, `chat` and `serve` share."""
 
     checkpoint_dir: str | None = None
     """Run directory (its best checkpoint) or checkpoint directory."""
@@ -503,6 +503,50 @@ class ChatConfig(AnswerConfig):
 
     system: str | None = None
     """What the model is told before the conversation."""
+
+
+@dataclass
+class ServeConfig(AnswerConfig):
+    """`llmstages serve CHECKPOINT`: a server that speaks OpenAI's endpoints, or classifies.
+
+    Settings of answers are those of requests that bring none.
+    """
+
+    seed: int = 0
+    """Seed of the sampling; a request without one is told from others by its number."""
+    host: str = "127.0.0.1"
+    """Address to listen at; only this machine can reach the default. 0.0.0.0 or ::: every network."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    name: str | None = None
+    """What requests call the model; null takes the name of its directory."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key which requests must bring; null: none."""
+    head: str | None = None
+    """Of a classifier: which of the further heads beside the checkpoint is used; null: its own."""
+    batch_size: int = 32
+    """Answers that are generated, or texts that are classified, at once."""
+    max_waiting: int = 128
+    """Answers or texts that may wait for that; beyond them a request is refused (status 429)."""
+    timeout_seconds: float = 300.0
+    """Longest that a request may take, waiting included."""
+    max_body_bytes: int = 2**20
+    """Longest request."""
+
+    def problems(self) -> list[str]:
+        problems = (
+            super().problems()
+            + range_problem("port", self.port, 0, 65535)
+            + range_problem("batch_size", self.batch_size, 1)
+            + range_problem("max_waiting", self.max_waiting, 0)
+            + range_problem("timeout_seconds", self.timeout_seconds, 0.001)
+            + range_problem("max_body_bytes", self.max_body_bytes, 1)
+        )
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env):
+            problems.append(
+                "api_key_env is the name of an environment variable, not the key itself"
+            )
+        return problems
 
 
 @dataclass
@@ -623,6 +667,7 @@ SUBCOMMANDS: dict[str, type] = {
     "finetune-classify": FinetuneClassifyConfig,
     "generate": GenerateConfig,
     "chat": ChatConfig,
+    "serve": ServeConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateCheckpointConfig,
     "inspect": InspectConfig,

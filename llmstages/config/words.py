@@ -83,6 +83,7 @@ USAGES = {
         rest_is_joined=True,
     ),
     "chat": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
+    "serve": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "predict": Usage(
         ("checkpoint_dir", "data"),
         "CHECKPOINT FILE",

@@ -46,9 +46,19 @@ class KVCache:
             mask = torch.zeros(hidden.shape, dtype=keys.dtype, device=keys.device)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
 
+    @property
+    def capacity(self) -> int:
+        """Slots that there are."""
+        return self.layers[0][0].shape[2]
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] tokens of each text."""
+        return self.length - self.begins
+
     def reserve(self, capacity: int) -> None:
         """Make room up to the slot `capacity`, and some more, so that this is seldom needed."""
-        have = self.layers[0][0].shape[2]
+        have = self.capacity
         if capacity > have:
             more = (0, 0, 0, max(capacity, 2 * have) - have)
             self.layers = [(F.pad(keys, more), F.pad(values, more)) for keys, values in self.layers]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llmstages.data.labelled_texts import read_texts
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.evaluate.decision import Decision
+from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
 from llmstages.stages.classifying import above_threshold, decision_of
@@ -41,32 +43,19 @@ def run(config: PredictConfig) -> None:
     """
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
-    checkpoint = load_checkpoint(config.checkpoint_dir)
-    if config.head is not None:
-        checkpoint = with_head(checkpoint, config.head)
-    if checkpoint.labels is None:
+    classifier = classifier_of(
+        load_checkpoint(config.checkpoint_dir), config.head, config.device, config.dtype
+    )
+    if classifier is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
-    multi_label = checkpoint.model.config.multi_label
-    template = TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None)
-    device = choose_device(config.device)
-    keep_freed_memory(device)
-    # Whatever is not asked for is float32: labels must not depend on what the processor can do.
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    checkpoint.model.to(device)
-    decision = decision_of(checkpoint)
     count = num_empty = 0
     first_empty: Id = 0
     with output_file(config.output) as file, progress("predicting", unit="texts") as advance:
-        for rows in read_ahead(texts_of(config, template), BATCHES_AHEAD * config.batch_size):
-            texts = [text for _, text in rows]
-            found = scores_of(checkpoint, texts, config.batch_size, device, dtype)
-            for (id, text), scores in zip(rows, found, strict=True):
-                given: dict[str, Any] = (
-                    {"labels": above_threshold(scores)}
-                    if multi_label
-                    else labelled(scores, decision)
-                )
-                entry = {"id": id, **given, "probabilities": scores}
+        texts = texts_of(config, classifier.template)
+        for rows in read_ahead(texts, BATCHES_AHEAD * config.batch_size):
+            found = classifier.predict([text for _, text in rows], config.batch_size)
+            for (id, text), prediction in zip(rows, found, strict=True):
+                entry = {"id": id, **prediction}
                 file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
                 if not text.strip():
                     first_empty = first_empty if num_empty else id
@@ -80,6 +69,60 @@ def run(config: PredictConfig) -> None:
         )
     if config.output is not None:
         say(f"{count:,} predictions in {config.output}")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier's checkpoint on its device, and the rule by which it gives labels."""
+
+    checkpoint: Checkpoint
+    template: TextTemplate | None
+    decision: Decision
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text has any number of labels."""
+        return self.checkpoint.model.config.multi_label
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """The decision rule, or the bound of each of any number of labels; empty where it is the
+        likeliest label that is given."""
+        return {"threshold": THRESHOLD} if self.multi_label else self.decision.as_dict()
+
+    def predict(self, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
+        """Label (or labels) and the probability of every label of each text, in their order."""
+        found = scores_of(self.checkpoint, texts, batch_size, self.device, self.dtype)
+        return [{**self._given(scores), "probabilities": scores} for scores in found]
+
+    def _given(self, scores: Mapping[str, float]) -> dict[str, Any]:
+        if self.multi_label:
+            return {"labels": above_threshold(scores)}
+        return labelled(scores, self.decision)
+
+
+def classifier_of(
+    checkpoint: Checkpoint, head: str | None, device: str, dtype: str
+) -> Classifier | None:
+    """The classifier in a checkpoint, with another of its heads if one is named; None where the
+    checkpoint is a language model."""
+    if head is not None:
+        checkpoint = with_head(checkpoint, head)
+    if checkpoint.labels is None:
+        return None
+    chosen = choose_device(device)
+    keep_freed_memory(chosen)
+    checkpoint.model.to(chosen)
+    return Classifier(
+        checkpoint,
+        TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None),
+        decision_of(checkpoint),
+        chosen,
+        # Whatever is not asked for is float32: labels must not depend on what the processor can do.
+        torch.bfloat16 if dtype == "bfloat16" else torch.float32,
+    )
 
 
 def labelled(scores: Mapping[str, float], decision: Decision) -> dict[str, Any]:

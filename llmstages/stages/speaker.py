@@ -1,4 +1,4 @@
-"""The model behind `generate` and `chat`, ready to speak."""
+"""The model behind `generate`, `chat` and `serve`, ready to speak."""
 
 from dataclasses import dataclass
 
@@ -49,6 +49,11 @@ def open_speaker(config: AnswerConfig, subcommand: str) -> Speaker:
     checkpoint = load_checkpoint(config.checkpoint_dir)
     if checkpoint.labels is not None:
         raise UserError(f"{config.checkpoint_dir}: a classifier; use llmstages predict")
+    return speaker_of(checkpoint, config)
+
+
+def speaker_of(checkpoint: Checkpoint, config: AnswerConfig) -> Speaker:
+    """A language model on the device that a config names."""
     device = choose_device(config.device)
     keep_freed_memory(device)
     dtype = torch.float32
