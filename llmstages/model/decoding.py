@@ -201,13 +201,10 @@ class Decoder:
                 keys[row, :, end - len(k) : end] = k.transpose(0, 1)
                 values[row, :, end - len(v) : end] = v.transpose(0, 1)
                 mask = None
-                narrow = layer.window is not None and layer.window < end - begin
-                if known or narrow:
+                window = layer.window or end - begin
+                if known or window < end - begin:
                     seen = torch.ones(len(q), end - begin, dtype=torch.bool, device=self.device)
-                    seen = seen.tril(known)
-                    if narrow:
-                        seen = seen.triu(known + 1 - layer.window)
-                    mask = seen[None, None]
+                    mask = seen.tril(known).triu(known + 1 - window)[None, None]
                 mixed.append(
                     attention(
                         q.transpose(0, 1)[None],

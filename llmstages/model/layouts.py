@@ -296,6 +296,27 @@ def stored_together(names: Iterable[str], config: TransformerConfig) -> dict[str
     return together
 
 
+def rows_together(module: str, layout: str) -> list[str]:
+    """Our modules that are rows of one on disk with this one, itself among them, in their order."""
+    names = LAYOUTS[layout].names
+    general = LAYER.sub("blocks.{layer}.", module)
+    found = LAYER.match(module)
+    number = "" if found is None else found.group(1)
+    there = names.get(general)
+    together = [ours for ours, theirs in names.items() if theirs == there and there is not None]
+    return [ours.format(layer=number) for ours in together] or [module]
+
+
+def adapter_target(module: str, config: TransformerConfig) -> str:
+    """The end of a module's name on disk that no other module has."""
+    classifier = config.num_labels is not None
+    name = disk_name(f"{module}.weight", layout=config.layout, classifier=classifier)
+    parts = name.removesuffix(".weight").split(".")
+    all_names = set(LAYOUTS[config.layout].names.values())
+    same_end = [theirs for theirs in all_names if theirs.split(".")[-1] == parts[-1]]
+    return ".".join(parts[-2:] if len(same_end) > 1 else parts[-1:])
+
+
 def to_disk(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
     """Our parameters as the tensors of `model.safetensors`, by name; contiguous."""
     found = {}
@@ -323,7 +344,7 @@ def from_disk(
         raise ValueError(expected)
     if is_transposed(first, tensor, config):
         stored = stored.t()
-    return dict(zip(parts, stored.split(rows), strict=True))
+    return dict(zip(parts, torch.split(stored, rows), strict=True))
 
 
 def is_transposed(name: str, tensor: Tensor, config: TransformerConfig) -> bool:
@@ -414,9 +435,7 @@ def config_from_disk(disk: Mapping[str, Any], where: str) -> TransformerConfig:
             f"{', '.join(sorted(LAYOUTS))} are, see docs/models.md"
         )
     layout = LAYOUTS[family]
-    renamed = {key: disk[name] for key, name in layout.keys.items() if name in disk}
-    known = {key: value for key, value in disk.items() if layout.keys.get(key, key) is not None}
-    disk = {**layout.defaults, **known, **renamed}
+    disk = with_usual_names(disk)
     wrong = [
         f"{key} {disk[key]}" for key, value in layout.fixed.items() if disk.get(key, value) != value
     ]
@@ -559,6 +578,19 @@ def _layers_from_disk(disk: Mapping[str, Any], layout: Layout, layers: int) -> d
         "window": None if window is None else int(window),
         "windowed_layers": None if window is None else windowed,
     }
+
+
+def with_usual_names(disk: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` with the names of entries that most families use, and with what is missing.
+
+    One of a family that is not known stays as it is.
+    """
+    layout = LAYOUTS.get(str(disk.get("model_type")))
+    if layout is None:
+        return dict(disk)
+    renamed = {key: disk[name] for key, name in layout.keys.items() if name and name in disk}
+    known = {key: value for key, value in disk.items() if layout.keys.get(key, key) is not None}
+    return {**layout.defaults, **known, **renamed}
 
 
 def shape_problem(config: TransformerConfig) -> str | None:

@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
 from llmstages.model.generation import Sampling, generate
+from llmstages.model.lora import Lora, add_lora, from_peft, peft_config, to_peft
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
 
 VOCAB_SIZE = 100
@@ -178,3 +181,94 @@ def test_it_is_the_model_that_transformers_has(theirs, transformers, tmp_path, f
     assert ours_again.config == ours.config
     for name, parameter in ours_again.named_parameters():
         torch.testing.assert_close(parameter, ours.get_parameter(name), msg=name)
+
+
+@pytest.mark.parametrize(
+    "family", ["mistral", "qwen2", "gpt2", "smollm3", "olmo2", "phi3", "gemma3"]
+)
+def test_a_classifier_is_the_same_there(theirs, transformers, tmp_path, family):
+    labels = {"id2label": {0: "ham", 1: "spam"}, "problem_type": "single_label_classification"}
+    reference, directory = theirs(family, "SequenceClassification", **labels)
+    loaded = load_checkpoint(directory)
+    ours, tokens = loaded.model.eval(), tokens_of(2, 40)
+    assert loaded.labels == ["ham", "spam"]
+    ends = torch.tensor([[39], [30]])
+    documents = torch.tensor([[0] * 20 + [1] * 20, [0] * 11 + [1] * 29])
+    positions = torch.tensor([[*range(20), *range(20)], [*range(11), *range(29)]])
+    texts = [tokens[:1, 20:], tokens[1:, 11:31]]
+    with torch.inference_mode():
+        expected = torch.cat([reference(text).logits for text in texts])
+        # Behind another text in the row, and of the last block nothing but the ends.
+        found = ours.logits(ours(tokens, positions, documents, ends))[:, 0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    saved = tmp_path / "saved"
+    save_checkpoint(saved, ours, loaded.tokenizer, INFO, labels=loaded.labels)
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(saved).eval()
+    assert type(again) is type(reference)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(texts[0]).logits, expected[:1])
+
+
+# PEFT asks transformers for an attribute by its former name.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+# It has one setting for matrices that are transposed and for those that are not.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize(
+    ("family", "targets", "settings"),
+    [
+        ("qwen2", ("query", "value", "down"), {"decomposed": True}),
+        ("gpt2", ("query", "value", "output", "embedding"), {}),
+        ("phi3", ("key", "gate", "up", "down"), {"rank_stabilised": True}),
+        ("gemma3", ("query", "gate"), {}),
+    ],
+)
+def test_peft_reads_the_adapters(theirs, tmp_path, family, targets, settings):
+    peft = pytest.importorskip("peft")
+    reference, directory = theirs(family)
+    ours = load_checkpoint(directory).model.eval()
+    lora = Lora(4, 8.0, targets, **settings)
+    add_lora(ours, lora, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.rand(parameter.shape, generator=generator))
+    weights = {name: p.detach() for name, p in ours.named_parameters()}
+    stored = to_peft(weights, ours.config)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_file(stored, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = peft_config(lora, ours.config, str(directory))
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    adapted = peft.PeftModel.from_pretrained(reference, folder).eval()
+    tokens = tokens_of(2, 20)
+    with torch.inference_mode():
+        expected = adapted(tokens).logits
+        torch.testing.assert_close(ours.logits(ours(tokens)), expected, atol=1e-4, rtol=0)
+    for name, tensor in from_peft(stored, list(weights), ours.config).items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_weights_in_halves_and_in_several_files(theirs, transformers, tmp_path):
+    reference, directory = theirs("llama")
+    reference.half().save_pretrained(tmp_path / "shards", max_shard_size="20kB")
+    (directory / "model.safetensors").unlink()
+    for path in (tmp_path / "shards").iterdir():
+        path.rename(directory / path.name)
+    index = directory / "model.safetensors.index.json"
+    assert len(set(json.loads(index.read_text())["weight_map"].values())) > 2
+    loaded = load_checkpoint(directory)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    tokens = tokens_of(1, 12)
+    reference = type(reference).from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        found = loaded.model.logits(loaded.model(tokens))
+        torch.testing.assert_close(found, reference(tokens).logits, atol=1e-4, rtol=0)
+    assert load_checkpoint(directory).hash == loaded.hash
+    gone = next(directory.glob("model-00002-*"))
+    gone.unlink()
+    with pytest.raises(UserError, match=f"{gone.name} is not there"):
+        load_checkpoint(directory)
+    index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    with pytest.raises(UserError, match="does not name files of the directory"):
+        load_checkpoint(directory)
