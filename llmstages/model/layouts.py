@@ -354,7 +354,12 @@ def is_transposed(name: str, tensor: Tensor, config: TransformerConfig) -> bool:
 
 
 def config_to_disk(
-    config: TransformerConfig, *, end_id: int, pad_id: int, labels: list[str] | None
+    config: TransformerConfig,
+    *,
+    end_id: int,
+    pad_id: int,
+    labels: list[str] | None,
+    begin_id: int | None = None,
 ) -> dict[str, Any]:
     """The contents of `config.json`."""
     layout = LAYOUTS[config.layout]
@@ -374,7 +379,7 @@ def config_to_disk(
         "attention_dropout": 0.0,
         "hidden_act": layout.activations[0],
         "initializer_range": 0.02,
-        "bos_token_id": None,
+        "bos_token_id": begin_id,
         "eos_token_id": end_id,
         "pad_token_id": pad_id,
         "torch_dtype": "float32",

@@ -221,7 +221,13 @@ def _write_files(
         write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
     write_json(
         staging / "config.json",
-        config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
+        config_to_disk(
+            config,
+            end_id=tokenizer.end_id,
+            pad_id=tokenizer.pad_id,
+            labels=labels,
+            begin_id=next(iter(tokenizer.begin_ids), None),
+        ),
     )
     tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
     # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
@@ -495,7 +501,10 @@ def load_checkpoint(
         labels = labels_of(disk, config.num_labels, config_path)
         config = replace(config, pooling=pooling_of(info, directory))
     tokenizer = Tokenizer.load(directory)
-    if tokenizer.vocab_size > config.vocab_size:
+    # Some have control tokens of pictures beyond the vocabulary of a model that reads text alone.
+    beyond = range(config.vocab_size, tokenizer.vocab_size)
+    needed = {tokenizer.end_id, tokenizer.pad_id, *tokenizer.begin_ids}
+    if any(index in needed or not tokenizer.is_control(index) for index in beyond):
         raise UserError(
             f"{config_path}: vocab_size {config.vocab_size:,}, but the tokenizer beside it has "
             f"ids up to {tokenizer.vocab_size - 1:,}: copy both from one model"
