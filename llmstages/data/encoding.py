@@ -93,11 +93,12 @@ def in_threads(
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> pa.RecordBatch:
     """A row of `ENCODED` for each text; the ids of all lie one after the other."""
+    begin = np.array(tokenizer.begin_ids, dtype=tokenizer.id_dtype)
     end = np.array([tokenizer.end_id], dtype=tokenizer.id_dtype)
-    encoded = [part for ids in tokenizer.encode_arrays(texts) for part in (ids, end)]
+    encoded = [part for ids in tokenizer.encode_arrays(texts) for part in (begin, ids, end)]
     ids = np.concatenate(encoded)
     lengths = np.array([0, *map(len, encoded)], dtype=np.int64)
-    offsets = np.cumsum(lengths)[::2] * ids.itemsize
+    offsets = np.cumsum(lengths)[::3] * ids.itemsize
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(ids)]
     return pa.record_batch(
         [

@@ -52,15 +52,25 @@ def conversation_example(
 
 
 def labelled_example(
-    ids: Sequence[int], end_id: int, label: int, context_length: int, reference: str
+    ids: Sequence[int],
+    end_id: int,
+    label: int,
+    context_length: int,
+    reference: str,
+    begin_ids: Sequence[int] = (),
 ) -> Example:
     """A text and its label: the label is the target of the end token. A long text loses its end."""
-    tokens = [*ids[: context_length - 1], end_id]
+    tokens = [*begin_ids, *ids[: context_length - 1 - len(begin_ids)], end_id]
     return Example(tokens, [IGNORED] * (len(tokens) - 1) + [label], reference)
 
 
 def labelled_windows(
-    ids: Sequence[int], end_id: int, label: int, context_length: int, reference: str
+    ids: Sequence[int],
+    end_id: int,
+    label: int,
+    context_length: int,
+    reference: str,
+    begin_ids: Sequence[int] = (),
 ) -> list[Example]:
     """`labelled_example`s that together hold all of a text: one, or overlapping windows.
 
@@ -68,12 +78,14 @@ def labelled_windows(
     the next, as Pappagari et al. 2019 cut ("Hierarchical Transformers for Long Document
     Classification": 200 tokens, 50 shared). Each has the label of the text.
     """
-    room = context_length - 1
+    room = context_length - 1 - len(begin_ids)
     last = max(0, len(ids) - room)
     steps = -(-last // max(1, room - room // 4))
     begins = [last * step // max(1, steps) for step in range(steps + 1)]
     return [
-        labelled_example(ids[begin : begin + room], end_id, label, context_length, reference)
+        labelled_example(
+            ids[begin : begin + room], end_id, label, context_length, reference, begin_ids
+        )
         for begin in begins
     ]
 

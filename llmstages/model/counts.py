@@ -6,14 +6,25 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 
 def num_parameters(config: TransformerConfig) -> int:
     """Parameters, embeddings included; tied ones are counted once."""
-    h = config.hidden_size
-    attention = h * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
-    matrices = 3 if config.activation == "swiglu" else 2
-    norms = 2 * h + 2 * config.head_dim if config.norm_weights else 0
-    block = attention + matrices * h * config.intermediate_size + norms
+    h, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = 2 * h * (q + kv)
+    attention += config.query_key_value_bias * (q + 2 * kv) + config.output_bias * h
+    inner = 2 if config.is_gated else 1
+    feed_forward = (inner + 1) * h * f + config.feed_forward_bias * (inner * f + h)
+    # Of a norm, for each number that it takes: a weight, and with LayerNorm a bias.
+    each = (1 + config.layer_norm) * config.norm_weights
+    widths = {"head": 2 * config.head_dim, "whole": q + kv, None: 0}
+    norms = 2 * h * (config.norms_before + config.norms_after) + widths[config.query_key_norm]
+    block = attention + feed_forward + each * norms
     head = 0 if config.num_labels is None else config.num_labels * h
-    last_norm = h if config.norm_weights else 0
-    return embedding_parameters(config) + config.num_layers * block + last_norm + head
+    outside = embedding_parameters(config) + position_parameters(config)
+    return outside + config.num_layers * block + each * h + head
+
+
+def position_parameters(config: TransformerConfig) -> int:
+    """Those of learned positions."""
+    return config.learned_positions * config.context_length * config.hidden_size
 
 
 def embedding_parameters(config: TransformerConfig) -> int:
@@ -26,12 +37,17 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
     """Training FLOPs of one token in sequences of `length` tokens, forward and backward.
 
     6 N + 12 L H Q T (Chowdhery et al. 2022, "PaLM", appendix B), where N leaves out an embedding
-    that is only looked up; a tied one is also the output matrix and counts.
+    that is only looked up; a tied one is also the output matrix and counts. T is the window in
+    layers that have a shorter one.
     """
-    n = num_parameters(config)
+    n = num_parameters(config) - position_parameters(config)
     if config.num_labels is not None or not config.tie_embeddings:
         n -= config.vocab_size * config.hidden_size
-    return training_flops(n, config.num_heads * config.head_dim, config.num_layers * length)
+    near = min(length, config.window or length)
+    attended = sum(
+        near if config.is_windowed(layer) else length for layer in range(config.num_layers)
+    )
+    return training_flops(n, config.num_heads * config.head_dim, attended)
 
 
 def training_flops(num_parameters: int, attention_width: int, attended: int) -> float:

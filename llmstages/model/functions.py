@@ -29,7 +29,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + head_dim/2]) of x [..., head_dim] by their angles.
 
     cos, sin: [..., head_dim], broadcast over x: the cosines twice, the sines negated and then as
-    they are.
+    they are. Where they are narrower, what lies beyond them in x is left as it is.
     """
     rotated: Tensor = Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return rotated
@@ -71,6 +71,8 @@ class Normalise(torch.autograd.Function):
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation itself, in x's type."""
+    if (rotated := cos.shape[-1]) < x.shape[-1]:
+        return torch.cat((turn(x[..., :rotated], cos, sin), x[..., rotated:]), dim=-1)
     wide = x.float()
     other: Tensor = wide.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(wide * cos, other, sin).to(x.dtype)

@@ -32,7 +32,7 @@ from llmstages.model.four_bits import (
     require_bitsandbytes,
     taken_out,
 )
-from llmstages.model.layouts import disk_name
+from llmstages.model.layouts import LAYOUTS, adapter_target, disk_name, rows_together
 from llmstages.model.transformer import Transformer, TransformerConfig
 
 ATTENTION = ("query", "key", "value", "output")
@@ -53,8 +53,8 @@ PEFT_ENDINGS = {
     ".magnitude": ".lora_magnitude_vector",
 }
 EMBEDDING_TO_PEFT = {
-    "embedding.lora_a": "model.embed_tokens.lora_embedding_B",
-    "embedding.lora_b": "model.embed_tokens.lora_embedding_A",
+    "embedding.lora_a": ".lora_embedding_B",
+    "embedding.lora_b": ".lora_embedding_A",
 }
 
 
@@ -78,24 +78,33 @@ class Lora:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer without bias, its weight left as it is: float32, rounded, or in 4 bits."""
+    """A linear layer, its weight left as it is: float32, rounded, or in 4 bits."""
 
     def __init__(self, layer: nn.Linear) -> None:
-        """Takes over the weight of `layer`."""
+        """Takes over weight and bias of `layer`."""
         with torch.device("meta"):
-            super().__init__(layer.in_features, layer.out_features, bias=False)
-        self.weight = layer.weight
-        self.weight.requires_grad_(False)
+            super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        self.weight, self.bias = layer.weight, layer.bias
+        self.requires_grad_(False)
         self.quantised = is_in_four_bits(self.weight)
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        return self.with_bias(self.without_bias(input))
+
+    def without_bias(self, input: Tensor) -> Tensor:
+        """input [..., in] times the matrix."""
         weight: Tensor = self.weight
         if self.quantised:
             return product(input, weight)
         if weight.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
             weight = weight.to(input.dtype)
         return F.linear(input, weight)
+
+    def with_bias(self, y: Tensor) -> Tensor:
+        """y [..., out] and the bias, in its type, if there is one."""
+        bias: Tensor | None = self.bias
+        return y if bias is None else y + bias.to(y.dtype)
 
     def whole_weight(self) -> Tensor:
         """[out, in]."""
@@ -142,13 +151,12 @@ class LoraLinear(FrozenLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         low = F.linear(F.linear(input, self.lora_a), self.lora_b)
-        y = super().forward(input) + self.scale * low
+        y = self.without_bias(input) + self.scale * low
         if self.magnitude is None:
-            return y
+            return self.with_bias(y)
         with torch.no_grad():  # the norm is taken for a constant, as the paper does
             norms = row_norms(self.whole_weight(), self.lora_a, self.lora_b, self.scale)
-        scaled: Tensor = y * (self.magnitude / norms).to(y.dtype)
-        return scaled
+        return self.with_bias(y * (self.magnitude / norms).to(y.dtype))
 
     def weight_with_adapter(self) -> Tensor:
         """[out, in]; without the norms of a decomposed one."""
@@ -265,6 +273,15 @@ def to_peft(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[st
     stored = {}
     for name in trained_names(list(weights), config):
         tensor = weights[name]
+        module, _, part = name.rpartition(".")
+        together = rows_together(module, config.layout)
+        if len(together) > 1 and is_adapter(name):
+            adapted = {m: weights[f"{m}.{part}"] for m in together if f"{m}.{part}" in weights}
+            tensor = (
+                joined(adapted, together, config)
+                if part == "lora_b"
+                else torch.cat([*adapted.values()])
+            )
         stored[peft_name(name, config)] = (
             # Of rank 1 the transposed is contiguous as it is; files have no shared memory.
             tensor.t().clone(memory_format=torch.contiguous_format)
@@ -276,12 +293,52 @@ def to_peft(weights: Mapping[str, Tensor], config: TransformerConfig) -> dict[st
     return stored
 
 
+def joined(adapted: Mapping[str, Tensor], together: list[str], config: TransformerConfig) -> Tensor:
+    """B of one matrix whose rows are several of ours, of which some are adapted: each to the ranks
+    of its own A, which stand below each other."""
+    rank = next(iter(adapted.values())).shape[1]
+    whole = torch.zeros(sum(num_rows(m, config) for m in together), rank * len(adapted))
+    for number, (module, b) in enumerate(adapted.items()):
+        first = first_row(module, together, config)
+        whole[first : first + len(b), rank * number : rank * (number + 1)] = b
+    return whole
+
+
+def num_rows(module: str, config: TransformerConfig) -> int:
+    """Outputs of a matrix that shares one on disk."""
+    heads = {"query": config.num_heads, "key": config.num_kv_heads, "value": config.num_kv_heads}
+    count = heads.get(module.rpartition(".")[2])
+    return config.intermediate_size if count is None else count * config.head_dim
+
+
+def first_row(module: str, together: list[str], config: TransformerConfig) -> int:
+    """Where the rows of a matrix begin in the one on disk."""
+    return sum(num_rows(m, config) for m in together[: together.index(module)])
+
+
 def from_peft(
     stored: Mapping[str, Tensor], names: list[str], config: TransformerConfig
 ) -> dict[str, Tensor]:
     """The trained ones of the parameters `names`. Raises `KeyError` where one is missing."""
-    found = {name: stored[peft_name(name, config)] for name in trained_names(names, config)}
-    return {name: t.t() if name in EMBEDDING_TO_PEFT else t for name, t in found.items()}
+    found = {}
+    for name in trained_names(names, config):
+        tensor = stored[peft_name(name, config)]
+        module, _, part = name.rpartition(".")
+        together = rows_together(module, config.layout)
+        if name in EMBEDDING_TO_PEFT:
+            tensor = tensor.t()
+        elif len(together) > 1 and is_adapter(name):
+            adapted = [m for m in together if f"{m}.{part}" in names]
+            rank = tensor.shape[part == "lora_b"] // len(adapted)
+            begin = rank * adapted.index(module)
+            if part == "lora_a":
+                tensor = tensor[begin : begin + rank]
+            else:
+                first = first_row(module, together, config)
+                rows = tensor[first : first + num_rows(module, config)]
+                tensor = rows[:, begin : begin + rank]
+        found[name] = tensor
+    return found
 
 
 def is_tied(config: TransformerConfig) -> bool:
@@ -291,9 +348,10 @@ def is_tied(config: TransformerConfig) -> bool:
 
 def peft_name(name: str, config: TransformerConfig) -> str:
     """Name of a trained parameter in PEFT's `adapter_model.safetensors`."""
-    if name in EMBEDDING_TO_PEFT:
-        return PEFT_PREFIX + EMBEDDING_TO_PEFT[name]
     classifier = config.num_labels is not None
+    if name in EMBEDDING_TO_PEFT:
+        stored = disk_name("embedding.weight", layout=config.layout, classifier=classifier)
+        return PEFT_PREFIX + stored.removesuffix(".weight") + EMBEDDING_TO_PEFT[name]
     for ending, there in PEFT_ENDINGS.items():
         if name.endswith(ending):
             matrix = name.removesuffix(ending) + ".weight"
@@ -310,27 +368,37 @@ def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, A
         for name in lora.targets
         if name != EMBEDDING
     }
-    if config.activation != "swiglu":
+    if not config.is_gated:
         layers.pop("gate", None)
-    targets = {
-        peft_name(f"blocks.0.{layer}.{name}.lora_a", config).split(".")[-3]
-        for name, layer in layers.items()
-    }
+    modules = [f"blocks.0.{layer}.{name}" for name, layer in layers.items()]
+    shares: dict[str, int] = {}
+    for module in modules:
+        target = adapter_target(module, config)
+        shares[target] = shares.get(target, 0) + 1
+    targets = set(shares)
+    # Adapters of several matrices that are one on disk are one of so many times the rank.
+    several = {target: count for target, count in shares.items() if count > 1}
     if EMBEDDING in lora.targets:
-        targets |= {"embed_tokens"} if classifier else {"embed_tokens", "lm_head"}
+        embedding = adapter_target("embedding", config)
+        targets |= {embedding} if classifier else {embedding, "lm_head"}
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if classifier else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "rank_pattern": {target: count * lora.rank for target, count in several.items()},
+        "alpha_pattern": {
+            target: lora.alpha * (math.sqrt(count) if lora.rank_stabilised else count)
+            for target, count in several.items()
+        },
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": sorted(targets),
         "use_rslora": lora.rank_stabilised,
         "use_dora": lora.decomposed,
         "modules_to_save": ["score"] if classifier else None,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": LAYOUTS[config.layout].transposed,
         "ensure_weight_tying": EMBEDDING in lora.targets and is_tied(config),
         "inference_mode": True,
     }

@@ -71,6 +71,7 @@ def examples_of(
             index[row.label] if sets is None else sets.numbers[row.all_labels],
             context_length,
             located(Path(row.path).name, row.line),
+            tokenizer.begin_ids,
         )
         for ids, row in zip(tokenizer.encode_batch([row.text for row in rows]), rows, strict=True)
     ]

@@ -83,8 +83,7 @@ def prompt_ids(speaker: Speaker, config: GenerateConfig, turns: list[Message]) -
     if is_chat(speaker, config):
         return render(turns, tokenizer, open_answer=True)[0]
     text = "\n\n".join(turn.content for turn in turns)
-    # An empty prompt is continued as a new document, which follows the end of another.
-    return tokenizer.encode(text) or [tokenizer.end_id]
+    return tokenizer.opening(text)
 
 
 def print_next_words(speaker: Speaker, config: GenerateConfig) -> None:

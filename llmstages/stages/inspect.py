@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -268,12 +269,13 @@ def inspect_members(path: Path, summary: Mapping[str, Any]) -> None:
 
 def inspect_checkpoint(path: Path) -> None:
     """Print what a checkpoint is, what it was made from, and whether its files are whole."""
+    from llmstages.model.layouts import with_usual_names
     from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
 
-    config = _read_object(path / "config.json")
+    config = with_usual_names(_read_object(path / "config.json"))
     facts: dict[str, object] = {
         "class": _listed(config.get("architectures")),
-        **_weightsshow_facts(path / "model.safetensors"),
+        **_weightsshow_facts(path),
         "layers": config.get("num_hidden_layers"),
         "hidden size": config.get("hidden_size"),
         "context length, tokens": config.get("max_position_embeddings"),
@@ -313,24 +315,25 @@ def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _weightsshow_facts(path: Path) -> dict[str, object]:
-    """Number of parameters and their types, from the header alone."""
+def _weightsshow_facts(directory: Path) -> dict[str, object]:
+    """Number of parameters and their types, from the headers alone."""
     from safetensors import SafetensorError, safe_open
 
+    from llmstages.train.checkpoint import weights_files
+
+    shapes = []
     try:
-        with safe_open(path, framework="numpy") as file:
-            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
-            shapes = [(part.get_shape(), part.get_dtype()) for part in slices]
-    except (SafetensorError, OSError, ValueError) as error:
+        paths = weights_files(directory)
+        for path in paths:
+            with safe_open(path, framework="numpy") as file:
+                slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+                shapes += [(part.get_shape(), part.get_dtype()) for part in slices]
+    except (SafetensorError, OSError, UserError, ValueError) as error:
         return {"weights": f"cannot be read ({error})"}
-    count = 0
-    for shape, _ in shapes:
-        size = 1
-        for side in shape:
-            size *= side
-        count += size
+    count = sum(prod(shape) for shape, _ in shapes)
     types = ", ".join(sorted({kind for _, kind in shapes}))
-    return {"parameters": count, "weights": f"{types}, {path.stat().st_size:,} bytes"}
+    size = sum(path.stat().st_size for path in paths)
+    return {"parameters": count, "weights": f"{types}, {size:,} bytes"}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

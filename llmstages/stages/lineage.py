@@ -20,17 +20,18 @@ from llmstages.stages.base_run import pretraining_of
 from llmstages.stages.finetune_rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
+    WEIGHTS_NAME,
     complete_checkpoints,
     file_hash,
     is_complete,
     read_info,
     resolve_checkpoint,
     verify_files,
+    weights_hash,
 )
 from llmstages.train.run import read_plan
 
 MISSING = "not there"
-WEIGHTS_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def verified_hash(directory: Path) -> str:
     Raises `UserError` for a damaged one.
     """
     if not is_complete(directory):  # another program's
-        return file_hash(directory / WEIGHTS_NAME)
+        return weights_hash(directory)
     info = read_info(directory)
     verify_files(directory, info, trainer=True)
     return info.files[WEIGHTS_NAME]

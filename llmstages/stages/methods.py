@@ -6,6 +6,7 @@ from llmstages.config.groups import BLOCK_MATRICES, MethodConfig
 from llmstages.config.stages import FinetuneConfig
 from llmstages.errors import UserError
 from llmstages.model.counts import embedding_parameters, num_parameters
+from llmstages.model.layouts import rows_together
 from llmstages.model.lora import EMBEDDING, EMBEDDING_SHARE, Lora, add_lora, is_adapter
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
@@ -30,6 +31,12 @@ def choose_weights(model: Transformer, config: FinetuneConfig, machine: Machine)
                 f"method.rank={method.rank}: the base's matrices have a side of "
                 f"{model.config.hidden_size}, and no more ranks than that: method=full trains them "
                 "whole"
+            )
+        fused = len(rows_together("blocks.0.attention.query", model.config.layout)) > 1
+        if fused and method.decomposed:
+            raise UserError(
+                f"method.decomposed=true: a {model.config.layout} model has several matrices in "
+                "one on disk, for which there is no decomposed adapter: leave it out"
             )
         lora = Lora(
             rank=method.rank,

@@ -187,7 +187,7 @@ def scores_of(
     assert labels is not None
     context_length = model.config.context_length
     windows = [
-        labelled_windows(ids, tokenizer.end_id, 0, context_length, "")
+        labelled_windows(ids, tokenizer.end_id, 0, context_length, "", tokenizer.begin_ids)
         for ids in tokenizer.encode_batch(texts)
     ]
     found = per_text(

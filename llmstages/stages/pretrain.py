@@ -467,7 +467,7 @@ def sampler(
 
     def show(step: int) -> None:
         generator = torch.Generator(machine.device).manual_seed(config.seed)
-        ids = [tokenizer.encode(prompt) or [tokenizer.end_id] for prompt in prompts]
+        ids = [tokenizer.opening(prompt) for prompt in prompts]
         answers = generate(
             model,
             ids,

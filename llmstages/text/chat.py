@@ -87,8 +87,8 @@ def render(
         )
     else:
         parts = plain_parts(messages, tokenizer.end_id, open_answer=open_answer)
-    ids: list[int] = []
-    learnt: list[bool] = []
+    ids: list[int] = list(tokenizer.begin_ids)
+    learnt: list[bool] = [False] * len(ids)
     for part in joined(parts):
         part_ids = (
             [part.content] if isinstance(part.content, int) else tokenizer.encode(part.content)

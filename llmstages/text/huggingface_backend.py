@@ -102,6 +102,16 @@ class HuggingFaceBackend:
         return HuggingFaceBackend(json.dumps(self._json), names) if names else self
 
     @cached_property
+    def begin_ids(self) -> tuple[int, ...]:
+        """What the post-processor puts in front of a text."""
+        plain, whole = (
+            self._tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True)
+        )
+        places = range(len(whole) - len(plain) + 1) if plain else range(0)
+        begin = next((i for i in places if whole[i : i + len(plain)] == plain), 0)
+        return tuple(whole[:begin])
+
+    @cached_property
     def _control_tokens(self) -> list[dict[str, Any]]:
         """Longest first, as parsers look for them."""
         added = self._json.get("added_tokens") or []
@@ -120,6 +130,11 @@ class HuggingFaceBackend:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, as the tokenizer's own decoder writes it."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def name_of(self, index: int) -> str | None:
+        """Name of a token, as `vocabulary` has it."""
+        name: str | None = self._tokenizer.id_to_token(index) if index >= 0 else None
+        return name
 
     def token_text(self, index: int) -> str:
         """Text of one token; decoders strip a leading space, which is put back."""

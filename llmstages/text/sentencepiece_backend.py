@@ -32,6 +32,8 @@ SHORT_CHARACTERS = 4000  # quickest by the model alone, on one thread
 class SentencePieceBackend:
     """A trained model; see `llmstages.text.tokenizer.Backend` for what the members mean."""
 
+    begin_ids = ()
+
     def __init__(self, model: bytes) -> None:
         """Read a serialized model; raises `RuntimeError` or `ValueError` when it is broken."""
         self._model = model

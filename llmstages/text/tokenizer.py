@@ -48,6 +48,10 @@ class Backend(Protocol):
     control_names: set[str]
     """Names of the tokens that no text produces."""
 
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Ids that stand before every text."""
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, which holds no lone surrogates."""
 
@@ -74,11 +78,11 @@ class Tokenizer:
     """Text to ids and back.
 
     Attributes: `vocab_size` (size of the id space), `id_dtype` (of arrays of ids), `end_id`
-    (ends every document in pretraining and every text in classification), `pad_id` (never the end
-    token), `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks
-    one of them), `templated_chat` (speaks a foreign template, where there is one) and `hash`
-    (sha256, hex: equal when two tokenizers give equal ids for equal reasons, kept by save and
-    load).
+    (ends every document in pretraining and every text in classification), `begin_ids` (begin each
+    of these and each conversation, in some foreign models), `pad_id` (never the end token),
+    `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks one of
+    them), `templated_chat` (speaks a foreign template, where there is one) and `hash` (sha256, hex:
+    equal when two tokenizers give equal ids for equal reasons, kept by save and load).
     """
 
     def __init__(
@@ -104,10 +108,13 @@ class Tokenizer:
         self.id_dtype = id_dtype(backend.vocab_size)
         self.end_id = backend.vocabulary[end_token]
         self.pad_id = backend.vocabulary[pad_token]
+        self.begin_ids = tuple(backend.begin_ids)
         has_turns = TURN_START in backend.vocabulary and TURN_END in backend.vocabulary
         self.turn_start_id = backend.vocabulary[TURN_START] if has_turns else None
         self.turn_end_id = backend.vocabulary[TURN_END] if has_turns else None
         settings = f"{backend.fingerprint()} end={self.end_id} pad={self.pad_id}"
+        if self.begin_ids:
+            settings += f" begin={self.begin_ids}"
         self.hash = hashlib.sha256(settings.encode()).hexdigest()
 
     @classmethod
@@ -150,6 +157,9 @@ class Tokenizer:
             raise UserError(
                 f"{json_path}: broken tokenizer ({first_line(error)}); copy it again"
             ) from error
+        for name, index in ids_of_model(directory).items():
+            if named[name] is None:
+                named[name] = backend.name_of(index)
         end_token = next(
             (token for token in (END, named["eos_token"]) if token in backend.vocabulary), None
         )
@@ -164,7 +174,7 @@ class Tokenizer:
             raise UserError(f"{json_path}: {error}") from error
         special_tokens = kept_special_tokens(config, backend)
         source = find_template(directory, config)
-        if source is None or source.stored in (CHATML_TEMPLATE, PLAIN_TEMPLATE):
+        if source is None or source.stored in own_templates(backend):
             special_tokens.pop("eos_token", None)
             return cls(backend, end_token, pad_token, special_tokens=special_tokens)
         # What the template calls eos_token may be another token than the one that ends a text.
@@ -182,15 +192,15 @@ class Tokenizer:
         """Write `tokenizer.json`, `tokenizer_config.json` and SentencePiece's `tokenizer.model`.
 
         `append_end` (classifiers) makes Hugging Face's libraries end every encoding, truncated
-        ones and pairs included, with the end token; otherwise they add nothing.
+        ones and pairs included, with the end token; in front they add `begin_ids`.
         `model_max_length` is the longest sequence in tokens. `load` and `hash` depend on neither.
         """
         content = self._backend.tokenizer_json()
         content["truncation"] = None
         content["padding"] = None
-        content["post_processor"] = (
-            ending_with(self._end_token, self.end_id) if append_end else None
-        )
+        begin = list(zip(begin_tokens(self._backend), self.begin_ids, strict=True))
+        end = [(self._end_token, self.end_id)] if append_end else []
+        content["post_processor"] = standing_around(begin, end) if begin or end else None
         config: dict[str, Any] = {
             # Known to every transformers that reads Qwen3; takes tokenizer.json as it is.
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -223,11 +233,17 @@ class Tokenizer:
         """What stands in `tokenizer_config.json`: a foreign template as it was found."""
         if self.templated_chat is not None:
             return self.templated_chat.source.stored
-        return PLAIN_TEMPLATE if self.turn_end_id is None else CHATML_TEMPLATE
+        chatml, plain = own_templates(self._backend)
+        return plain if self.turn_end_id is None else chatml
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without any control id."""
         return self._backend.encode_batch([well_formed(text)])[0]
+
+    def opening(self, text: str) -> list[int]:
+        """Ids of the beginning of a document, which may be empty, for continuing it."""
+        # A new document follows the end of another.
+        return [*self.begin_ids, *self.encode(text)] or [self.end_id]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text."""
@@ -259,6 +275,19 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     return Tokenizer(SentencePieceBackend(model), END, PAD)
 
 
+def ids_of_model(directory: Path) -> dict[str, int]:
+    """Ids of `eos_token` and `pad_token` in the model's files, for a tokenizer that names none."""
+    found: dict[str, int] = {}
+    for file in ("generation_config.json", "config.json"):
+        content = read_json(directory / file)
+        for name in ("eos_token", "pad_token"):
+            value = content.get(f"{name}_id")
+            value = value[0] if isinstance(value, list) and value else value
+            if isinstance(value, int) and not isinstance(value, bool):
+                found.setdefault(name, value)
+    return found
+
+
 def choose_pad_token(
     backend: Backend, end_token: str, pad_token: str | None, unknown_token: str | None
 ) -> str:
@@ -267,7 +296,7 @@ def choose_pad_token(
     Many models pad with their end token, or with none. Padding is masked out, so any other token
     will do; the vocabulary is never enlarged.
     """
-    taken = {end_token, TURN_START, TURN_END}
+    taken = {end_token, TURN_START, TURN_END, *begin_tokens(backend)}
     controls = sorted(backend.control_names - taken, key=backend.vocabulary.__getitem__)
     candidates = [pad_token, PAD, *(name for name in controls if "pad" in name.lower())]
     candidates += [unknown_token, *controls]
@@ -306,16 +335,37 @@ def kept_special_tokens(config: Mapping[str, Any], backend: Backend) -> dict[str
     return {name: value for name, value in kept.items() if value}
 
 
-def ending_with(token: str, index: int) -> dict[str, Any]:
-    """Post-processor that puts one token behind a text, or behind the second of a pair."""
-    end = {"SpecialToken": {"id": token, "type_id": 0}}
+def begin_tokens(backend: Backend) -> list[str]:
+    """Names of `begin_ids`."""
+    names = {index: name for name, index in backend.vocabulary.items()}
+    return [names[index] for index in backend.begin_ids]
+
+
+def own_templates(backend: Backend) -> tuple[str, str]:
+    """Chat templates of this package, ChatML and plain text, that begin as every text does."""
+    tokens = json.dumps("".join(begin_tokens(backend)), ensure_ascii=False)
+    begin = f"{{{{ {tokens} }}}}" if backend.begin_ids else ""
+    return begin + CHATML_TEMPLATE, begin + PLAIN_TEMPLATE
+
+
+def standing_around(
+    begin: Sequence[tuple[str, int]], end: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    """Post-processor that puts tokens before and behind a text, or a pair of them."""
+    before, behind = (
+        [{"SpecialToken": {"id": token, "type_id": 0}} for token, _ in tokens]
+        for tokens in (begin, end)
+    )
     first = {"Sequence": {"id": "A", "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
     return {
         "type": "TemplateProcessing",
-        "single": [first, end],
-        "pair": [first, second, end],
-        "special_tokens": {token: {"id": token, "ids": [index], "tokens": [token]}},
+        "single": [*before, first, *behind],
+        "pair": [*before, first, second, *behind],
+        "special_tokens": {
+            token: {"id": token, "ids": [index], "tokens": [token]}
+            for token, index in [*begin, *end]
+        },
     }
 
 

@@ -23,7 +23,14 @@ from llmstages.config.stages import POOLINGS
 from llmstages.data.json_files import as_dataclass
 from llmstages.errors import UserError
 from llmstages.model.counts import num_parameters
-from llmstages.model.layouts import config_from_disk, config_to_disk, disk_name
+from llmstages.model.layouts import (
+    config_from_disk,
+    config_to_disk,
+    disk_name,
+    from_disk,
+    stored_together,
+    to_disk,
+)
 from llmstages.model.lora import Lora, from_peft, merged, peft_config, to_peft
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
@@ -34,6 +41,9 @@ from llmstages.train.records import read_record, read_sealed, write_json, write_
 
 FORMAT_VERSION = 1
 INFO_NAME = "llmstages.json"
+WEIGHTS_NAME = "model.safetensors"
+WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+"""Of weights that lie in several files: which tensor lies where."""
 ADAPTER_DIR = "adapter"
 """Adapters alone, as PEFT has them; in a directory of their own, or loaders would apply them twice.
 """
@@ -100,8 +110,39 @@ class Checkpoint:
     @property
     def hash(self) -> str:
         """sha256 of the weights file: names this checkpoint in its children's lineage."""
-        known = self.info.files.get("model.safetensors") if self.info else None
-        return known or file_hash(self.directory / "model.safetensors")
+        known = self.info.files.get(WEIGHTS_NAME) if self.info else None
+        return known or weights_hash(self.directory)
+
+
+def weights_hash(directory: Path) -> str:
+    """sha256, hex, of the weights file, or over those of all where they lie in several."""
+    hashes = [file_hash(path) for path in weights_files(directory)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def weights_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model directory. Raises `UserError` for a broken index."""
+    if (directory / WEIGHTS_NAME).is_file():
+        return [directory / WEIGHTS_NAME]
+    path = directory / WEIGHTS_INDEX_NAME
+    places = read_record(path).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    # Nothing outside the directory is opened, whatever the index says.
+    if not names or any(Path(str(name)).name != name for name in names):
+        raise UserError(f"{path}: weight_map does not name files of the directory; copy it again")
+    files = [directory / name for name in sorted(names)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is not there; copy the whole directory again")
+    return files
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a model directory, by their names on disk."""
+    weights: dict[str, Tensor] = {}
+    for path in weights_files(directory):
+        weights |= read_tensors(path)
+    return weights
 
 
 def file_hash(path: Path) -> str:
@@ -170,10 +211,7 @@ def _write_files(
     plain_weights = dict(weights)
     if adapted is not None:
         plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
-    on_disk = {
-        disk_name(name, layout=config.layout, classifier=classifier): tensor
-        for name, tensor in plain_weights.items()
-    }
+    on_disk = to_disk(plain_weights, config)
     save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
     if adapted is not None:
         folder = staging / ADAPTER_DIR
@@ -183,7 +221,13 @@ def _write_files(
         write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
     write_json(
         staging / "config.json",
-        config_to_disk(config, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id, labels=labels),
+        config_to_disk(
+            config,
+            end_id=tokenizer.end_id,
+            pad_id=tokenizer.pad_id,
+            labels=labels,
+            begin_id=next(iter(tokenizer.begin_ids), None),
+        ),
     )
     tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
     # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
@@ -405,7 +449,8 @@ def resolve_checkpoint(name: str) -> Path:
     under_run = path.resolve().parent.name == "checkpoints"
     if under_run and not (path / INFO_NAME).is_file():
         raise UserError(f"{path}: incomplete checkpoint (no {INFO_NAME})")
-    missing = [n for n in ("config.json", "model.safetensors") if not (path / n).is_file()]
+    weights = WEIGHTS_INDEX_NAME if (path / WEIGHTS_INDEX_NAME).is_file() else WEIGHTS_NAME
+    missing = [name for name in ("config.json", weights) if not (path / name).is_file()]
     if missing:
         pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(
             p.name for p in path.glob("*.pt")
@@ -448,7 +493,7 @@ def load_checkpoint(
         info = read_info(directory)
         if not verified:
             verify_or_offer(directory, info)
-    config_path, weights_path = directory / "config.json", directory / "model.safetensors"
+    config_path, weights_path = directory / "config.json", weights_files(directory)[0]
     disk = read_record(config_path)
     config = config_from_disk(disk, str(config_path))
     labels = None
@@ -456,12 +501,15 @@ def load_checkpoint(
         labels = labels_of(disk, config.num_labels, config_path)
         config = replace(config, pooling=pooling_of(info, directory))
     tokenizer = Tokenizer.load(directory)
-    if tokenizer.vocab_size > config.vocab_size:
+    # Some have control tokens of pictures beyond the vocabulary of a model that reads text alone.
+    beyond = range(config.vocab_size, tokenizer.vocab_size)
+    needed = {tokenizer.end_id, tokenizer.pad_id, *tokenizer.begin_ids}
+    if any(index in needed or not tokenizer.is_control(index) for index in beyond):
         raise UserError(
             f"{config_path}: vocab_size {config.vocab_size:,}, but the tokenizer beside it has "
             f"ids up to {tokenizer.vocab_size - 1:,}: copy both from one model"
         )
-    weights = read_tensors(weights_path)
+    weights = read_weights(directory)
     require_weights_of(config, directory)
     if num_labels is not None:
         config = replace(config, num_labels=num_labels, pooling=pooling, multi_label=multi_label)
@@ -498,14 +546,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def require_weights_of(config: TransformerConfig, directory: Path) -> None:
-    """Raise `UserError` when a checkpoint's model has more parameters than its file has bytes:
+    """Raise `UserError` when a checkpoint's model has more parameters than its files have bytes:
     before memory is taken for it."""
     parameters = num_parameters(config)
-    num_bytes = (directory / "model.safetensors").stat().st_size
+    files = weights_files(directory)
+    num_bytes = sum(path.stat().st_size for path in files)
     if parameters > num_bytes:
+        name = files[0].name if len(files) == 1 else f"what {WEIGHTS_INDEX_NAME} names"
         raise UserError(
             f"{directory / 'config.json'}: a model of {parameters:,} parameters, but "
-            f"model.safetensors has {num_bytes:,} bytes"
+            f"{name} has {num_bytes:,} bytes"
         )
 
 
@@ -539,21 +589,22 @@ def verify_or_offer(directory: Path, info: CheckpointInfo) -> None:
 
 def fill(model: Transformer, weights: Mapping[str, Tensor], path: Path, *, new_head: bool) -> None:
     """Copy tensors into the model; `UserError` for a missing or misshapen one."""
-    classifier = model.config.num_labels is not None
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "head.weight" and new_head:
-                parameter.zero_()
-                continue
-            stored = disk_name(name, layout=model.config.layout, classifier=classifier)
-            tensor = weights.get(stored)
+        if new_head:
+            parameters.pop("head.weight").zero_()
+        for stored, names in stored_together(parameters, model.config).items():
+            # Some files have the body alone, without the name of what it is the body of.
+            tensor = weights.get(stored, weights.get(stored.partition(".")[2]))
             if tensor is None:
                 raise UserError(f"{path}: it has no tensor {stored}")
-            if tensor.shape != parameter.shape:
+            try:
+                found = from_disk(tensor, {name: parameters[name] for name in names}, model.config)
+            except ValueError as error:
                 raise UserError(
-                    f"{path}: {stored} has shape {list(tensor.shape)}, "
-                    f"config.json asks for {list(parameter.shape)}"
-                )
+                    f"{path}: {stored} has shape {list(tensor.shape)}, config.json asks for {error}"
+                ) from error
             if not tensor.is_floating_point():
                 raise UserError(f"{path}: {stored} holds no floating-point numbers")
-            parameter.copy_(tensor)
+            for name, part in found.items():
+                parameters[name].copy_(part)

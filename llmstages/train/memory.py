@@ -65,7 +65,7 @@ class MicroBatch:
 def matrix_parameters(config: TransformerConfig) -> int:
     """Parameters that Muon treats: the matrices inside the blocks."""
     attention = 2 * config.head_dim * (config.num_heads + config.num_kv_heads)
-    feed_forward = (3 if config.activation == "swiglu" else 2) * config.intermediate_size
+    feed_forward = (3 if config.is_gated else 2) * config.intermediate_size
     return config.num_layers * config.hidden_size * (attention + feed_forward)
 
 
@@ -79,15 +79,16 @@ def block_bytes_per_token(config: TransformerConfig, dtype: torch.dtype) -> int:
     size = dtype.itemsize
     h, f = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    stream = 4 * h + 4 * h  # what each of the two norms reads
+    before = 4 * h + 4 * h if config.norms_before else 0  # what each of the two norms reads
+    after = 2 * size * h if config.norms_after else 0  # the same of those behind
     normed = 2 * size * h  # what q, k, v and gate, up read
-    heads = size * (q + kv)  # what the norms of queries and keys read
+    heads = size * (q + kv) if config.query_key_norm else 0  # what norms of queries and keys read
     attended = size * (q + 2 * kv + q) + 4 * config.num_heads  # q, k, v, result; row sums
     projected = size * q  # what the output matrix reads
     scales = 4 * (2 + config.num_heads + config.num_kv_heads)  # of each norm, a number a row
     # gate, silu(gate), up and their product; or max(up, 0) and its square
-    inner = size * f * (4 if config.activation == "swiglu" else 2)
-    return stream + normed + heads + attended + projected + scales + inner
+    inner = size * f * (4 if config.is_gated else 2)
+    return before + after + normed + heads + attended + projected + scales + inner
 
 
 def memory_needed(

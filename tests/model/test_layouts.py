@@ -10,7 +10,7 @@ EXTRA = {"end_id": 0, "pad_id": 1, "labels": None}
 
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("labels", [None, ["ham", "spam"]])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"gpt2"}))
 def test_config_round_trip(random_model, tie, labels, layout):
     config = random_model(
         layout,
@@ -40,11 +40,11 @@ def test_every_parameter_has_a_name_of_its_own(random_model, layout, number, one
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "llama"}, "model_type 'llama' is not supported"),
-        ({"attention_bias": True}, "attention_bias is not supported"),
-        ({"use_sliding_window": True}, "use_sliding_window is not supported"),
-        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is not supported"),
+        ({"model_type": "mixtral"}, "model_type 'mixtral' is not supported: gemma3_text, gpt2, "),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_type yarn is not supported"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type yarn is not supported"),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0.5 is not supported"),
+        ({"layer_types": ["full_attention"]}, "layer_types does not say"),
         ({"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
         ({"hidden_size": None}, "not a complete qwen3 config"),
     ],

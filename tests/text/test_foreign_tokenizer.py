@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
 from tokenizers import AddedToken
@@ -16,7 +17,10 @@ from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from llmstages.data.encoding import encode_texts
+from llmstages.data.examples import labelled_windows
 from llmstages.errors import UserError
+from llmstages.text.chat import Message, render
 from llmstages.text.tokenizer import Tokenizer
 
 
@@ -85,7 +89,7 @@ def test_only_an_end_token(tmp_path: Path) -> None:
     assert Tokenizer.load(tmp_path / "saved").hash == tokenizer.hash
 
 
-def test_tokens_at_the_start_are_not_added(tmp_path: Path) -> None:
+def test_tokens_at_the_start_are_apart(tmp_path: Path) -> None:
     """As Llama's: its post-processor starts every text with <s>; ours and what we save do not."""
     tokenizer = HuggingFaceTokenizer(
         BPE(
@@ -119,7 +123,7 @@ def test_tokens_at_the_start_are_not_added(tmp_path: Path) -> None:
     assert [loaded.end_id, loaded.pad_id] == [2, 0]
     assert loaded.token_text(5) == " a"
     loaded.save(tmp_path / "saved")
-    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("a a")["input_ids"] == [5, 5]
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")("a a")["input_ids"] == [1, 5, 5]
 
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model: made by another program"):
@@ -138,3 +142,40 @@ def test_nothing_to_pad_with_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     with pytest.raises(UserError, match=r"tokenizer\.json: .*without a token to pad with"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_model_whose_texts_begin_with_a_token(tmp_path: Path) -> None:
+    """As Llama's and Gemma's; the ids of special tokens may stand in the model's config alone."""
+    write_byte_level(tmp_path, ["<s>", "</s>", "<unk>"], bos_token="<s>")
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["post_processor"] = json.loads(
+        TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 256)])
+        .__getstate__()
+        .decode()
+    )
+    path.write_text(json.dumps(content))
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [257, 3]}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert [tokenizer.begin_ids, tokenizer.end_id, tokenizer.pad_id] == [(256,), 257, 258]
+    assert tokenizer.opening("ab") == [256, *tokenizer.encode("ab")]
+    assert tokenizer.opening("") == [256]
+    row = encode_texts(["ab"], tokenizer)[0][0].as_py()
+    assert np.frombuffer(row, tokenizer.id_dtype).tolist() == [*tokenizer.opening("ab"), 257]
+    example = labelled_windows(tokenizer.encode("abc"), 257, 1, 4, "", tokenizer.begin_ids)[0]
+    assert example.tokens == [*tokenizer.opening("ab"), 257]
+
+    messages = [Message("user", "hi"), Message("assistant", "yes")]
+    ids, learnt = render(messages, tokenizer)
+    assert ids[0] == 256
+    assert not learnt[0]
+    for append_end in (False, True):
+        tokenizer.save(tmp_path / "saved", append_end=append_end)
+        again = Tokenizer.load(tmp_path / "saved")
+        assert (again.hash, again.begin_ids) == (tokenizer.hash, (256,))
+        assert again.templated_chat is None
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "saved")
+        end = [257] if append_end else []
+        assert theirs("ab").input_ids == [*tokenizer.opening("ab"), *end]
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        assert theirs.apply_chat_template(turns, return_dict=False) == ids

@@ -8,7 +8,7 @@ import torch
 from llmstages.data.examples import labelled_example
 from llmstages.errors import UserError
 from llmstages.model.generation import Sampling, generate
-from llmstages.model.layouts import LAYOUTS, make_config
+from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer
 from llmstages.stages.predict import scores_of
 from llmstages.text.tokenizer import Tokenizer
@@ -17,6 +17,8 @@ from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint,
 INFO = CheckpointInfo(
     stage="finetune-instruct", step=1, tokens_seen=2, metrics={}, lineage=Lineage()
 )
+LAYOUTS = ("qwen3", "nanochat")
+"""Those that are pretrained here; tests/model/test_families.py has the others."""
 TEXTS = ["", " ", "The lion", "a\tb  c\n\nd", "안녕 🙂", "def f(x): return x ** 2", "word " * 300]
 
 

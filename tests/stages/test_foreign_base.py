@@ -1,0 +1,67 @@
+"""Stages on a directory that another program wrote: continued, tuned, and the same family after."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from llmstages.config.groups import ModelConfig
+from llmstages.stages import finetune_instruct, pretrain
+from llmstages.train.checkpoint import load_checkpoint
+
+
+@pytest.fixture
+def gemma(tmp_path):
+    """A tiny Gemma 3 whose texts begin with a token, with bytes as its vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    directory = tmp_path / "gemma"
+    config = transformers.Gemma3TextConfig(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        eos_token_id=256,
+        pad_token_id=257,
+        bos_token_id=258,
+    )
+    torch.manual_seed(0)
+    transformers.Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<eos>", "<pad>", "<bos>"])
+    made.post_processor = processors.TemplateProcessing("<bos> $A", "<bos> $A $B", [("<bos>", 258)])
+    made.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names))
+    return directory
+
+
+def test_a_foreign_base_is_continued_and_then_tuned(
+    gemma, tmp_path, pretrain_config, instruct_config
+):
+    before = load_checkpoint(gemma)
+    config = pretrain_config(tmp_path, base=str(gemma), model=ModelConfig(), steps=3)
+    pretrain.run(config)
+    continued = load_checkpoint(tmp_path / "pretrain")
+    assert continued.model.config == before.model.config
+    assert continued.tokenizer.hash == before.tokenizer.hash
+    assert continued.info.lineage.parent == before.hash
+    losses = [
+        entry["val_loss"]
+        for line in (tmp_path / "pretrain" / "metrics.jsonl").read_text().splitlines()
+        if "val_loss" in (entry := json.loads(line))
+    ]
+    assert losses[-1] < 5.5
+    finetune_instruct.run(instruct_config(tmp_path, base=str(tmp_path / "pretrain"), steps=2))
+    tuned = tmp_path / "pairs-instruct" / "best"
+    assert json.loads((tuned / "config.json").read_text())["model_type"] == "gemma3_text"
+    assert load_checkpoint(tuned).tokenizer.begin_ids == (258,)
