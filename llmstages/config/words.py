@@ -91,6 +91,7 @@ USAGES = {
     ),
     "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
     "inspect": Usage(("path",), "PATH", ("path",)),
+    "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
 }
 
 

@@ -113,6 +113,16 @@ class Checkpoint:
         known = self.info.files.get(WEIGHTS_NAME) if self.info else None
         return known or weights_hash(self.directory)
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the model was trained to answer.
+
+        Of another program's model a chat template of its own is taken for a sign of that.
+        """
+        if self.info is None:
+            return self.tokenizer.templated_chat is not None
+        return self.info.stage == "finetune-instruct"
+
 
 def weights_hash(directory: Path) -> str:
     """sha256, hex, of the weights file, or over those of all where they lie in several."""
@@ -188,7 +198,7 @@ def write_checkpoint(
             *(staging, config, weights, tokenizer, info, labels),
             *(adapted, trainer_tensors, trainer_state),
         )
-        _put_in_place(staging, directory)
+        put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
@@ -297,7 +307,7 @@ def revise_classifier(directory: Path, classifier: Mapping[str, Any]) -> None:
             _write_divided(directory, staging, temperature)
         unchanged = {name: sha for name, sha in info.files.items() if name not in written}
         _seal(staging, replace(info, classifier={**before, **classifier}), unchanged)
-        _put_in_place(staging, directory)
+        put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
@@ -324,8 +334,8 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _put_in_place(staging: Path, directory: Path) -> None:
-    """Give a complete checkpoint its name."""
+def put_in_place(staging: Path, directory: Path) -> None:
+    """Give a complete directory its name, in place of what has it."""
     replaced = directory.with_name(directory.name + REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if directory.exists():  # one of the two is there at any moment
