@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from llmstages import __version__
 from llmstages.config.stages import ExportConfig
 from llmstages.disk import require_writable
@@ -17,10 +19,11 @@ from llmstages.errors import UserError
 from llmstages.export.modelfile import modelfile
 from llmstages.report.terminal import say, warn
 from llmstages.text.chat import stop_ids
-from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync
-from llmstages.train.records import write_json
+from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync, write_model
+from llmstages.train.records import read_record, write_json
 
 RECORD_NAME = "export.json"
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PACKAGES = {"gguf": ("gguf",)}
 """What a format needs beside llmstages, by its name in an import."""
 
@@ -39,7 +42,10 @@ def run(config: ExportConfig) -> None:
     name = name_of(checkpoint.directory)
     directory = Path(config.output or f"exports/{name}-{config.format}-{config.dtype}")
     with whole_directory(directory, overwrite=config.overwrite) as staging:
-        export_gguf(staging, checkpoint, name, config.dtype)
+        if config.format == "gguf":
+            export_gguf(staging, checkpoint, name, config.dtype)
+        else:
+            export_safetensors(staging, checkpoint, config.dtype)
         record = {
             "format": config.format,
             "dtype": config.dtype,
@@ -113,3 +119,20 @@ def export_gguf(staging: Path, checkpoint: Checkpoint, name: str, dtype: str) ->
         speaks=speaks,
     )
     (staging / "Modelfile").write_text(text, encoding="utf-8")
+
+
+def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> None:
+    """Write a Hugging Face directory with weights of this type, adapters merged."""
+    model, kind = checkpoint.model, TORCH_DTYPES[dtype]
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    largest = torch.finfo(kind).max
+    if over := [name for name, tensor in weights.items() if tensor.abs().max() > largest]:
+        raise UserError(f"dtype={dtype}: {over[0]} has larger numbers than {largest:g}: take bf16")
+    write_model(
+        *(staging, model.config, weights, checkpoint.tokenizer),
+        labels=checkpoint.labels,
+        answers=checkpoint.is_tuned,
+        dtype=kind,
+    )
+    if "architectures" not in read_record(staging / "config.json"):
+        warn("transformers has no class for this classifier's head; llmstages reads it")

@@ -217,41 +217,57 @@ def _write_files(
 ) -> None:
     """Everything that a checkpoint consists of, on disk."""
     staging.mkdir(parents=True)
-    classifier = labels is not None
     plain_weights = dict(weights)
     if adapted is not None:
         plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
-    on_disk = to_disk(plain_weights, config)
-    save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
+    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
+    answers = info.stage == "finetune-instruct"
+    write_model(staging, config, plain_weights, tokenizer, labels=labels, answers=answers)
     if adapted is not None:
         folder = staging / ADAPTER_DIR
         folder.mkdir()
         adapters = to_peft(weights, config)
         save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
-    write_json(
-        staging / "config.json",
-        config_to_disk(
-            config,
-            end_id=tokenizer.end_id,
-            pad_id=tokenizer.pad_id,
-            labels=labels,
-            begin_id=next(iter(tokenizer.begin_ids), None),
-        ),
-    )
-    tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
-    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
-    answers = info.stage == "finetune-instruct"
-    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
-    write_json(
-        staging / "generation_config.json",
-        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
-    )
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
         save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
         write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
     _seal(staging, info)
+
+
+def write_model(
+    directory: Path,
+    config: TransformerConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    *,
+    labels: list[str] | None,
+    answers: bool,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write what transformers reads of a model: config, weights, tokenizer, where generation stops.
+
+    weights: by our names, without adapters. answers: it also stops at the end of a turn. dtype: of
+    the weights on disk.
+    """
+    on_disk = {name: tensor.to(dtype) for name, tensor in to_disk(weights, config).items()}
+    save_file(on_disk, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    entries = config_to_disk(
+        config,
+        end_id=tokenizer.end_id,
+        pad_id=tokenizer.pad_id,
+        labels=labels,
+        begin_id=next(iter(tokenizer.begin_ids), None),
+    )
+    entries["torch_dtype"] = str(dtype).removeprefix("torch.")
+    write_json(directory / "config.json", entries)
+    tokenizer.save(directory, append_end=labels is not None, model_max_length=config.context_length)
+    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
+    write_json(
+        directory / "generation_config.json",
+        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
+    )
 
 
 def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None = None) -> None:
