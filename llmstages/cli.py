@@ -43,7 +43,7 @@ SUMMARIES = {
     "predict": "labels and probabilities for texts, as JSON Lines",
     "evaluate": "figures of a classifier on a labelled file, as JSON, and bounds for them",
     "inspect": "what a corpus, run, checkpoint or data file holds",
-    "export": "a checkpoint -> llama.cpp and Ollama (GGUF): exports/<name>/",
+    "export": "a checkpoint -> GGUF, ONNX or other safetensors: exports/<name>/",
 }
 
 HELP = f"""\

@@ -43,6 +43,7 @@ POOLINGS = ("last", "mean")
 EXPORT_DTYPES = {
     "gguf": ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
     "safetensors": ("bf16", "fp16", "fp32"),
+    "onnx": ("fp32",),
 }
 """Types of the weights by format, the default first."""
 HEAD_NAME = re.compile(r"[\w-]+")
@@ -625,9 +626,9 @@ class ExportConfig:
     checkpoint_dir: str | None = None
     """Run directory (its best checkpoint) or checkpoint directory."""
     format: str = "gguf"
-    """`gguf`: a language model for llama.cpp and Ollama; `safetensors`: a Hugging Face directory."""
+    """`gguf`: a language model for llama.cpp and Ollama; `safetensors`: a Hugging Face directory; `onnx`: a classifier, for ONNX Runtime."""
     dtype: str = "auto"
-    """Type of the weights. `gguf`: `f16` (`auto`), `f32`, `bf16`, or quantised `q8_0`, `q5_1`, `q5_0`, `q4_1`, `q4_0`. `safetensors`: `bf16` (`auto`), `fp16`, `fp32`."""
+    """Type of the weights. `gguf`: `f16` (`auto`), `f32`, `bf16`, or quantised `q8_0`, `q5_1`, `q5_0`, `q4_1`, `q4_0`. `safetensors`: `bf16` (`auto`), `fp16`, `fp32`. `onnx`: `fp32`."""
     output: str | None = None
     """Directory that is written; null takes exports/<name of the run>-<format>-<dtype>."""
     overwrite: bool = False

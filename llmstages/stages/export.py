@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from llmstages.train.records import read_record, write_json
 
 RECORD_NAME = "export.json"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PACKAGES = {"gguf": ("gguf",)}
+PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx",)}
 """What a format needs beside llmstages, by its name in an import."""
 
 
@@ -44,15 +45,20 @@ def run(config: ExportConfig) -> None:
     with whole_directory(directory, overwrite=config.overwrite) as staging:
         if config.format == "gguf":
             export_gguf(staging, checkpoint, name, config.dtype)
+        elif config.format == "onnx":
+            export_onnx(staging, checkpoint)
         else:
             export_safetensors(staging, checkpoint, config.dtype)
-        record = {
+        record: dict[str, Any] = {
             "format": config.format,
             "dtype": config.dtype,
             "checkpoint": str(checkpoint.directory),
             "weights_sha256": checkpoint.hash,
             "llmstages": __version__,
         }
+        if checkpoint.labels is not None:
+            record["labels"] = checkpoint.labels
+            record["classifier"] = checkpoint.info.classifier if checkpoint.info else None
         write_json(staging / RECORD_NAME, record)
     for path in sorted(directory.iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
@@ -94,7 +100,8 @@ def export_gguf(staging: Path, checkpoint: Checkpoint, name: str, dtype: str) ->
 
     if checkpoint.labels is not None:
         raise UserError(
-            f"{checkpoint.directory}: a classifier, and format=gguf is for language models"
+            f"{checkpoint.directory}: a classifier, and format=gguf is for language models: "
+            "take format=onnx"
         )
     file, tokenizer = f"{name}-{dtype}.gguf", checkpoint.tokenizer
     speaks = checkpoint.is_tuned
@@ -136,3 +143,17 @@ def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> Non
     )
     if "architectures" not in read_record(staging / "config.json"):
         warn("transformers has no class for this classifier's head; llmstages reads it")
+
+
+def export_onnx(staging: Path, checkpoint: Checkpoint) -> None:
+    """Write a classifier's graph and its tokenizer, which ends every text as the graph expects."""
+    from llmstages.export.onnx_classifier import write_onnx
+
+    if checkpoint.labels is None:
+        raise UserError(f"{checkpoint.directory}: a language model, format=onnx is for classifiers")
+    write_onnx(staging / "model.onnx", checkpoint.model, checkpoint.labels)
+    length = checkpoint.model.config.context_length
+    checkpoint.tokenizer.save(staging, append_end=True, model_max_length=length)
+    classifier = checkpoint.info.classifier if checkpoint.info else None
+    if (classifier or {}).get("decision"):
+        warn("the graph gives probabilities alone: the rule for labels is in export.json")
