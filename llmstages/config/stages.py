@@ -649,6 +649,11 @@ class ExportConfig:
         refuse(problems)
 
 
+@dataclass
+class DoctorConfig:
+    """`llmstages doctor`: what this machine has, what is fast on it, and what is missing."""
+
+
 SUBCOMMANDS: dict[str, type] = {
     "collect": CollectConfig,
     "pretrain": PretrainConfig,
@@ -660,4 +665,5 @@ SUBCOMMANDS: dict[str, type] = {
     "evaluate": EvaluateCheckpointConfig,
     "inspect": InspectConfig,
     "export": ExportConfig,
+    "doctor": DoctorConfig,
 }
