@@ -21,7 +21,8 @@ from llmstages.export.modelfile import modelfile
 from llmstages.report.terminal import say, warn
 from llmstages.text.chat import stop_ids
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync, write_model
-from llmstages.train.records import read_record, write_json
+from llmstages.train.model_card import CARD_NAME, model_card
+from llmstages.train.records import write_json
 
 RECORD_NAME = "export.json"
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -135,13 +136,17 @@ def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> Non
     largest = torch.finfo(kind).max
     if over := [name for name, tensor in weights.items() if tensor.abs().max() > largest]:
         raise UserError(f"dtype={dtype}: {over[0]} has larger numbers than {largest:g}: take bf16")
-    write_model(
+    entries = write_model(
         *(staging, model.config, weights, checkpoint.tokenizer),
         labels=checkpoint.labels,
         answers=checkpoint.is_tuned,
         dtype=kind,
     )
-    if "architectures" not in read_record(staging / "config.json"):
+    if checkpoint.info is not None:
+        size = checkpoint.tokenizer.vocab_size
+        card = model_card(model.config, checkpoint.info, entries, vocabulary=size)
+        (staging / CARD_NAME).write_text(card, encoding="utf-8")
+    if "architectures" not in entries:
         warn("transformers has no class for this classifier's head; llmstages reads it")
 
 

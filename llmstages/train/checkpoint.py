@@ -37,6 +37,7 @@ from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
+from llmstages.train.model_card import CARD_NAME, model_card
 from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
@@ -82,7 +83,7 @@ class CheckpointInfo:
     classifier: dict[str, Any] | None = None
     """Pooling and task type of a classifier, and what was found on the validation rows."""
     files: dict[str, str] = field(default_factory=dict)
-    """sha256 of every file, by its path in the checkpoint."""
+    """sha256 of every file but the model card, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
 
 
@@ -222,7 +223,9 @@ def _write_files(
         plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
     # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
     answers = info.stage == "finetune-instruct"
-    write_model(staging, config, plain_weights, tokenizer, labels=labels, answers=answers)
+    entries = write_model(staging, config, plain_weights, tokenizer, labels=labels, answers=answers)
+    card = model_card(config, info, entries, vocabulary=tokenizer.vocab_size)
+    (staging / CARD_NAME).write_text(card, encoding="utf-8")
     if adapted is not None:
         folder = staging / ADAPTER_DIR
         folder.mkdir()
@@ -245,8 +248,9 @@ def write_model(
     labels: list[str] | None,
     answers: bool,
     dtype: torch.dtype = torch.float32,
-) -> None:
-    """Write what transformers reads of a model: config, weights, tokenizer, where generation stops.
+) -> dict[str, Any]:
+    """Write what transformers reads of a model: config, weights, tokenizer, where generation stops;
+    returns the contents of `config.json`.
 
     weights: by our names, without adapters. answers: it also stops at the end of a turn. dtype: of
     the weights on disk.
@@ -268,6 +272,7 @@ def write_model(
         directory / "generation_config.json",
         {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
     )
+    return entries
 
 
 def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None = None) -> None:
@@ -279,7 +284,7 @@ def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None =
     names = {
         path.relative_to(staging).as_posix()
         for path in staging.rglob("*")
-        if path.is_file() and path != staging / INFO_NAME
+        if path.is_file() and path not in (staging / INFO_NAME, staging / CARD_NAME)
     }
     files = {name: hashes.get(name) or file_hash(staging / name) for name in sorted(names)}
     write_sealed(staging / INFO_NAME, asdict(info) | {"files": files})

@@ -34,6 +34,7 @@ def test_transformers_opens_an_export(
         found = theirs.float()(**ids).logits
     torch.testing.assert_close(found, ours, atol=1e-5, rtol=1e-4)
     assert load_checkpoint(directory).labels == checkpoint.labels
+    assert (directory / "README.md").read_text() == (checkpoint.directory / "README.md").read_text()
 
 
 def test_numbers_that_half_precision_has_not(run_copy: Path, tmp_path: Path) -> None:
