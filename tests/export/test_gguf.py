@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.errors import UserError
 from llmstages.export.gguf_model import require_known, write_gguf
-from llmstages.export.gguf_vocabulary import PRE_TOKENIZERS
+from llmstages.export.gguf_vocabulary import PRE_TOKENIZERS, from_tokenizer_json
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import RopeScaling, Transformer
@@ -180,6 +180,48 @@ def test_byte_level_bpe(pattern: str, texts: list[str], tmp_path: Path) -> None:
     with torch.no_grad():
         model.output_weight[tokenizer.vocab_size :] = 0
     assert_same(model, tokenizer, tmp_path / "m.gguf", TEXTS)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_bpe_with_bytes_of_another_program(prefix: bool, bpe: Ours, tmp_path: Path) -> None:
+    """As Llama 2, Mistral and Phi 3 have it: merges instead of scores."""
+    bpe.save(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    if prefix:
+        prepend = {"type": "Prepend", "prepend": "\u2581"}
+        content["normalizer"] = {
+            "type": "Sequence",
+            "normalizers": [prepend, content["normalizer"]],
+        }
+        strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        content["decoder"]["decoders"].append(strip)
+    path.write_text(json.dumps(content))
+    tokenizer = Ours.load(tmp_path)
+    write_gguf(
+        tmp_path / "m.gguf",
+        random_model("llama", tokenizer.vocab_size, {}),
+        tokenizer,
+        dtype="f32",
+        name="model",
+        speaks=False,
+    )
+    llama = Llama(tmp_path / "m.gguf")
+    for text in TEXTS:
+        assert llama.ids(text) == tokenizer.encode(text)
+    assert (llama.ids("a") == bpe.encode(" a")) == prefix
+
+
+def test_a_tokenizer_with_steps_of_its_own(bpe: Ours, tmp_path: Path) -> None:
+    content = bpe.backend.tokenizer_json()
+    for change, why in (
+        ({"normalizer": {"type": "Lowercase"}}, "no step like its Lowercase"),
+        ({"model": {"type": "WordPiece"}}, "no ids like those of WordPiece"),
+        ({"model": {**content["model"], "byte_fallback": False}}, "cuts texts into words"),
+    ):
+        with pytest.raises(UserError, match=why):
+            from_tokenizer_json({**content, **change})
 
 
 def test_a_tuned_run(
