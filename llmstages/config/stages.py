@@ -40,6 +40,12 @@ PARALLEL = ("auto", "ddp", "fsdp")
 BASELINES = ("majority", "tfidf", "probe", "random_weights")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
+EXPORT_DTYPES = {
+    "gguf": ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    "safetensors": ("bf16", "fp16", "fp32"),
+    "onnx": ("fp32",),
+}
+"""Types of the weights by format, the default first."""
 HEAD_NAME = re.compile(r"[\w-]+")
 LOSSES = ("cross_entropy", "focal")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -660,6 +666,41 @@ class InspectConfig:
         )
 
 
+@dataclass
+class ExportConfig:
+    """`llmstages export CHECKPOINT`: a model for other programs."""
+
+    checkpoint_dir: str | None = None
+    """Run directory (its best checkpoint) or checkpoint directory."""
+    format: str = "gguf"
+    """`gguf`: a language model for llama.cpp and Ollama; `safetensors`: a Hugging Face directory; `onnx`: a classifier, for ONNX Runtime."""
+    dtype: str = "auto"
+    """Type of the weights. `gguf`: `f16` (`auto`), `f32`, `bf16`, or quantised `q8_0`, `q5_1`, `q5_0`, `q4_1`, `q4_0`. `safetensors`: `bf16` (`auto`), `fp16`, `fp32`. `onnx`: `fp32`."""
+    output: str | None = None
+    """Directory that is written; null takes exports/<name of the run>-<format>-<dtype>."""
+    overwrite: bool = False
+    """Replace an export in that directory."""
+
+    def __post_init__(self) -> None:
+        problems = choice_problem("format", self.format, tuple(EXPORT_DTYPES))
+        if not problems:
+            dtypes = EXPORT_DTYPES[self.format]
+            if self.dtype == "auto":
+                self.dtype = dtypes[0]
+            problems = choice_problem("dtype", self.dtype, dtypes)
+            if problems and re.fullmatch(r"i?q\d_\w+", self.dtype) and self.format == "gguf":
+                problems = [
+                    f"dtype={self.dtype} is not written here ({', '.join(dtypes)} are): export f32 "
+                    f"and let llama.cpp's llama-quantize make {self.dtype.upper()} of it"
+                ]
+        refuse(problems)
+
+
+@dataclass
+class DoctorConfig:
+    """`llmstages doctor`: what this machine has, what is fast on it, and what is missing."""
+
+
 SUBCOMMANDS: dict[str, type] = {
     "collect": CollectConfig,
     "pretrain": PretrainConfig,
@@ -671,4 +712,6 @@ SUBCOMMANDS: dict[str, type] = {
     "predict": PredictConfig,
     "evaluate": EvaluateCheckpointConfig,
     "inspect": InspectConfig,
+    "export": ExportConfig,
+    "doctor": DoctorConfig,
 }

@@ -92,12 +92,14 @@ USAGES = {
     ),
     "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
     "inspect": Usage(("path",), "PATH", ("path",)),
+    "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
+    "doctor": Usage((), ""),
 }
 
 
 def usage_line(subcommand: str) -> str:
     """`llmstages SUBCOMMAND WORDS [key=value ...]`."""
-    return f"llmstages {subcommand} {USAGES[subcommand].shown} [key=value ...]"
+    return " ".join(f"llmstages {subcommand} {USAGES[subcommand].shown} [key=value ...]".split())
 
 
 @dataclass

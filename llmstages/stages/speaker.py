@@ -32,14 +32,8 @@ class Speaker:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether a prompt is a user's turn: the checkpoint was trained to answer.
-
-        Of another program's model a chat template of its own is taken for a sign of that.
-        """
-        info = self.checkpoint.info
-        if info is None:
-            return self.checkpoint.tokenizer.templated_chat is not None
-        return info.stage == "finetune-instruct"
+        """Whether a prompt is a user's turn."""
+        return self.checkpoint.is_tuned
 
 
 def open_speaker(config: AnswerConfig, subcommand: str) -> Speaker:

@@ -236,6 +236,19 @@ class Tokenizer:
         chatml, plain = own_templates(self._backend)
         return plain if self.turn_end_id is None else chatml
 
+    @property
+    def backend(self) -> Backend:
+        """What does the work, for writing it in other formats."""
+        return self._backend
+
+    @property
+    def chat_template(self) -> str:
+        """The template for conversations, in Jinja. Raises `UserError` where a foreign one has
+        several and none for that."""
+        if self.templated_chat is not None:
+            return self.templated_chat.source.text()
+        return str(self._template())
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without any control id."""
         return self._backend.encode_batch([well_formed(text)])[0]

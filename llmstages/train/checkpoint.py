@@ -37,6 +37,7 @@ from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
+from llmstages.train.model_card import CARD_NAME, model_card
 from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
 
 FORMAT_VERSION = 1
@@ -82,7 +83,7 @@ class CheckpointInfo:
     classifier: dict[str, Any] | None = None
     """Pooling and task type of a classifier, and what was found on the validation rows."""
     files: dict[str, str] = field(default_factory=dict)
-    """sha256 of every file, by its path in the checkpoint."""
+    """sha256 of every file but the model card, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
 
 
@@ -112,6 +113,16 @@ class Checkpoint:
         """sha256 of the weights file: names this checkpoint in its children's lineage."""
         known = self.info.files.get(WEIGHTS_NAME) if self.info else None
         return known or weights_hash(self.directory)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the model was trained to answer.
+
+        Of another program's model a chat template of its own is taken for a sign of that.
+        """
+        if self.info is None:
+            return self.tokenizer.templated_chat is not None
+        return self.info.stage == "finetune-instruct"
 
 
 def weights_hash(directory: Path) -> str:
@@ -188,7 +199,7 @@ def write_checkpoint(
             *(staging, config, weights, tokenizer, info, labels),
             *(adapted, trainer_tensors, trainer_state),
         )
-        _put_in_place(staging, directory)
+        put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
@@ -207,41 +218,61 @@ def _write_files(
 ) -> None:
     """Everything that a checkpoint consists of, on disk."""
     staging.mkdir(parents=True)
-    classifier = labels is not None
     plain_weights = dict(weights)
     if adapted is not None:
         plain_weights = merged(weights, adapted.lora, adapted.adapted_weights)
-    on_disk = to_disk(plain_weights, config)
-    save_file(on_disk, staging / "model.safetensors", metadata={"format": "pt"})
+    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
+    answers = info.stage == "finetune-instruct"
+    entries = write_model(staging, config, plain_weights, tokenizer, labels=labels, answers=answers)
+    card = model_card(config, info, entries, vocabulary=tokenizer.vocab_size)
+    (staging / CARD_NAME).write_text(card, encoding="utf-8")
     if adapted is not None:
         folder = staging / ADAPTER_DIR
         folder.mkdir()
         adapters = to_peft(weights, config)
         save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
-    write_json(
-        staging / "config.json",
-        config_to_disk(
-            config,
-            end_id=tokenizer.end_id,
-            pad_id=tokenizer.pad_id,
-            labels=labels,
-            begin_id=next(iter(tokenizer.begin_ids), None),
-        ),
-    )
-    tokenizer.save(staging, append_end=classifier, model_max_length=config.context_length)
-    # Nobody else speaks as a chat template says, which would have to be run to know where it stops.
-    answers = info.stage == "finetune-instruct"
-    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
-    write_json(
-        staging / "generation_config.json",
-        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
-    )
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
         save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
         write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
     _seal(staging, info)
+
+
+def write_model(
+    directory: Path,
+    config: TransformerConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    *,
+    labels: list[str] | None,
+    answers: bool,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Write what transformers reads of a model: config, weights, tokenizer, where generation stops;
+    returns the contents of `config.json`.
+
+    weights: by our names, without adapters. answers: it also stops at the end of a turn. dtype: of
+    the weights on disk.
+    """
+    on_disk = {name: tensor.to(dtype) for name, tensor in to_disk(weights, config).items()}
+    save_file(on_disk, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    entries = config_to_disk(
+        config,
+        end_id=tokenizer.end_id,
+        pad_id=tokenizer.pad_id,
+        labels=labels,
+        begin_id=next(iter(tokenizer.begin_ids), None),
+    )
+    entries["torch_dtype"] = str(dtype).removeprefix("torch.")
+    write_json(directory / "config.json", entries)
+    tokenizer.save(directory, append_end=labels is not None, model_max_length=config.context_length)
+    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
+    write_json(
+        directory / "generation_config.json",
+        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
+    )
+    return entries
 
 
 def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None = None) -> None:
@@ -253,7 +284,7 @@ def _seal(staging: Path, info: CheckpointInfo, known: Mapping[str, str] | None =
     names = {
         path.relative_to(staging).as_posix()
         for path in staging.rglob("*")
-        if path.is_file() and path != staging / INFO_NAME
+        if path.is_file() and path not in (staging / INFO_NAME, staging / CARD_NAME)
     }
     files = {name: hashes.get(name) or file_hash(staging / name) for name in sorted(names)}
     write_sealed(staging / INFO_NAME, asdict(info) | {"files": files})
@@ -297,7 +328,7 @@ def revise_classifier(directory: Path, classifier: Mapping[str, Any]) -> None:
             _write_divided(directory, staging, temperature)
         unchanged = {name: sha for name, sha in info.files.items() if name not in written}
         _seal(staging, replace(info, classifier={**before, **classifier}), unchanged)
-        _put_in_place(staging, directory)
+        put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
@@ -324,8 +355,8 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _put_in_place(staging: Path, directory: Path) -> None:
-    """Give a complete checkpoint its name."""
+def put_in_place(staging: Path, directory: Path) -> None:
+    """Give a complete directory its name, in place of what has it."""
     replaced = directory.with_name(directory.name + REPLACED)
     shutil.rmtree(replaced, ignore_errors=True)
     if directory.exists():  # one of the two is there at any moment

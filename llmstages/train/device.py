@@ -56,12 +56,17 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the processor lists bf16 instructions."""
+    return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_flags() -> set[str]:
+    """Instruction sets as the system lists them; none where it does not."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
     except OSError:
-        return False
-    return any(flag in flags.split() for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+        return set()
+    return set(flags.split())
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

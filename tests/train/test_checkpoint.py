@@ -22,6 +22,7 @@ def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
     best = (tiny_run / "best").resolve()
     names = {p.relative_to(best).as_posix() for p in best.rglob("*") if p.is_file()}
     assert names == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "llmstages.json",
@@ -36,7 +37,7 @@ def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
     assert (info.format_version, info.stage, info.step) == (1, "pretrain", 8)
     assert info.tokens_seen == 8 * 512
     assert {"val_loss", "val_bits_per_byte", "val_bits_per_byte/texts"} <= info.metrics.keys()
-    assert info.files == {n: file_hash(best / n) for n in names - {"llmstages.json"}}
+    assert info.files == {n: file_hash(best / n) for n in names - {"llmstages.json", "README.md"}}
     assert info.lineage.tokenizer == load_checkpoint(tiny_run).tokenizer.hash
     assert info.lineage.parent is None
     from llmstages.data.corpus import Corpus

@@ -1,0 +1,164 @@
+"""`llmstages export`: a checkpoint in the format of another program.
+
+What is written is a directory, complete under its name or not there at all, with `export.json`:
+what it was made of.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmstages import __version__
+from llmstages.config.stages import ExportConfig
+from llmstages.disk import require_writable
+from llmstages.errors import UserError
+from llmstages.export.modelfile import modelfile
+from llmstages.report.terminal import say, warn
+from llmstages.text.chat import stop_ids
+from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync, write_model
+from llmstages.train.model_card import CARD_NAME, model_card
+from llmstages.train.records import write_json
+
+RECORD_NAME = "export.json"
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx",)}
+"""What a format needs beside llmstages, by its name in an import."""
+
+
+def run(config: ExportConfig) -> None:
+    """Write the export that a config asks for, and say where it is."""
+    if config.checkpoint_dir is None:
+        raise UserError("export needs a checkpoint: llmstages export RUN format=gguf")
+    missing = [name for name in PACKAGES.get(config.format, ()) if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"format={config.format} needs {', '.join(missing)}: install it with "
+            "pip install 'llmstages[export]'"
+        )
+    checkpoint = load_checkpoint(config.checkpoint_dir)
+    name = name_of(checkpoint.directory)
+    directory = Path(config.output or f"exports/{name}-{config.format}-{config.dtype}")
+    with whole_directory(directory, overwrite=config.overwrite) as staging:
+        if config.format == "gguf":
+            export_gguf(staging, checkpoint, name, config.dtype)
+        elif config.format == "onnx":
+            export_onnx(staging, checkpoint)
+        else:
+            export_safetensors(staging, checkpoint, config.dtype)
+        record: dict[str, Any] = {
+            "format": config.format,
+            "dtype": config.dtype,
+            "checkpoint": str(checkpoint.directory),
+            "weights_sha256": checkpoint.hash,
+            "llmstages": __version__,
+        }
+        if checkpoint.labels is not None:
+            record["labels"] = checkpoint.labels
+            record["classifier"] = checkpoint.info.classifier if checkpoint.info else None
+        write_json(staging / RECORD_NAME, record)
+    for path in sorted(directory.iterdir()):
+        say(f"{path}  {path.stat().st_size:,} bytes")
+
+
+def name_of(directory: Path) -> str:
+    """What a checkpoint is called: by its run where it is in one."""
+    resolved = directory.resolve()
+    return (resolved.parent.parent if resolved.parent.name == "checkpoints" else resolved).name
+
+
+@contextmanager
+def whole_directory(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A directory to write into, which gets its name when all is written.
+
+    Raises `UserError` where something has that name, unless it is an export and to be replaced.
+    """
+    if directory.exists():
+        if not (directory / RECORD_NAME).is_file():
+            raise UserError(f"{directory}: there, and no export: set output to another place")
+        if not overwrite:
+            raise UserError(f"{directory}: there already: set overwrite=true or output=DIRECTORY")
+    require_writable(directory, "output")
+    staging = directory.with_name(directory.name + ".tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for path in staging.rglob("*"):
+            sync(path)
+        put_in_place(staging, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def export_gguf(staging: Path, checkpoint: Checkpoint, name: str, dtype: str) -> None:
+    """Write a GGUF file and Ollama's `Modelfile`; says where llama.cpp will differ."""
+    from llmstages.export.gguf_model import write_gguf
+
+    if checkpoint.labels is not None:
+        raise UserError(
+            f"{checkpoint.directory}: a classifier, and format=gguf is for language models: "
+            "take format=onnx"
+        )
+    file, tokenizer = f"{name}-{dtype}.gguf", checkpoint.tokenizer
+    speaks = checkpoint.is_tuned
+    written = write_gguf(
+        staging / file, checkpoint.model, tokenizer, dtype=dtype, name=name, speaks=speaks
+    )
+    if written.vocabulary.kind == "t5":
+        warn(
+            "llama.cpp has no bytes beside a unigram vocabulary: it reads characters that are no "
+            "pieces as <|unk|>"
+        )
+    if rest := written.not_quantised:
+        warn(
+            f"{len(rest)} matrices are f16, as their rows are no multiple of 32 numbers long: "
+            f"{', '.join(rest[:3])}{', ...' if len(rest) > 3 else ''}"
+        )
+    names = {index: token for token, index in tokenizer.backend.vocabulary.items()}
+    stops = [names[index] for index in stop_ids(tokenizer)]
+    text = modelfile(
+        *(file, tokenizer, stops),
+        context_length=checkpoint.model.config.context_length,
+        speaks=speaks,
+    )
+    (staging / "Modelfile").write_text(text, encoding="utf-8")
+
+
+def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> None:
+    """Write a Hugging Face directory with weights of this type, adapters merged."""
+    model, kind = checkpoint.model, TORCH_DTYPES[dtype]
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    largest = torch.finfo(kind).max
+    if over := [name for name, tensor in weights.items() if tensor.abs().max() > largest]:
+        raise UserError(f"dtype={dtype}: {over[0]} has larger numbers than {largest:g}: take bf16")
+    entries = write_model(
+        *(staging, model.config, weights, checkpoint.tokenizer),
+        labels=checkpoint.labels,
+        answers=checkpoint.is_tuned,
+        dtype=kind,
+    )
+    if checkpoint.info is not None:
+        size = checkpoint.tokenizer.vocab_size
+        card = model_card(model.config, checkpoint.info, entries, vocabulary=size)
+        (staging / CARD_NAME).write_text(card, encoding="utf-8")
+    if "architectures" not in entries:
+        warn("transformers has no class for this classifier's head; llmstages reads it")
+
+
+def export_onnx(staging: Path, checkpoint: Checkpoint) -> None:
+    """Write a classifier's graph and its tokenizer, which ends every text as the graph expects."""
+    from llmstages.export.onnx_classifier import write_onnx
+
+    if checkpoint.labels is None:
+        raise UserError(f"{checkpoint.directory}: a language model, format=onnx is for classifiers")
+    write_onnx(staging / "model.onnx", checkpoint.model, checkpoint.labels)
+    length = checkpoint.model.config.context_length
+    checkpoint.tokenizer.save(staging, append_end=True, model_max_length=length)
+    classifier = checkpoint.info.classifier if checkpoint.info else None
+    if (classifier or {}).get("decision"):
+        warn("the graph gives probabilities alone: the rule for labels is in export.json")

@@ -1,0 +1,117 @@
+"""The model card of a checkpoint: its `README.md`, with the front matter that model hubs read.
+
+It says what the checkpoint's own records say, and how it is used. Its sha256 is in no record:
+whoever passes a model on may write into it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llmstages import __version__
+from llmstages.model.counts import num_parameters
+from llmstages.model.transformer import TransformerConfig
+
+if TYPE_CHECKING:
+    from llmstages.train.checkpoint import CheckpointInfo
+
+CARD_NAME = "README.md"
+TITLES = {
+    "pretrain": "A language model that continues text",
+    "finetune-instruct": "A language model that answers",
+    "finetune-classify": "A text classifier",
+}
+"""By the stage that trained last."""
+MOST_LABELS = 50
+
+
+def model_card(
+    config: TransformerConfig,
+    info: "CheckpointInfo",
+    entries: Mapping[str, Any],
+    *,
+    vocabulary: int,
+) -> str:
+    """The card of a checkpoint; entries: those of its `config.json`, vocabulary: its tokens."""
+    labels = list((entries.get("id2label") or {}).values())
+    opens = "architectures" in entries
+    front = {
+        "library_name": "transformers" if opens else "llmstages",
+        "pipeline_tag": "text-classification" if labels else "text-generation",
+        "tags": ["llmstages", config.layout, info.stage],
+    }
+    lines = ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", ""]
+    lines += [f"# {TITLES.get(info.stage, 'A model')}", ""]
+    lines += [f"Written by llmstages {__version__} after step {info.step:,} of `{info.stage}`.", ""]
+    lines += _table(
+        {
+            "parameters": num_parameters(config),
+            "family": config.layout,
+            "layers": config.num_layers,
+            "width": config.hidden_size,
+            "context, tokens": config.context_length,
+            "vocabulary, tokens": vocabulary,
+            "tokens seen": info.tokens_seen,
+        }
+    )
+    if labels:
+        shown = json.dumps(labels[:MOST_LABELS], ensure_ascii=False)
+        more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+        lines += [f"## Labels{more and f', {MOST_LABELS}{more}'}", "", "```json", shown, "```", ""]
+    figures = {
+        f"`{name}`": value
+        for name, value in info.metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    if figures:
+        lines += ["## Held-out figures at this step", "", *_table(figures)]
+    made_from = {
+        f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
+        for name, value in vars(info.lineage).items()
+        if value is not None
+    }
+    if made_from:
+        lines += ["## Made from", "", *_table(made_from)]
+    lines += ["## Use", "", "With this directory as `model`:", "", *_use(info.stage, opens=opens)]
+    return "\n".join(lines)
+
+
+def _table(facts: Mapping[str, object]) -> list[str]:
+    """Names and values as a table, and an empty line."""
+    rows = [f"| {name} | {_text(value)} |" for name, value in facts.items()]
+    return ["| | |", "| --- | ---: |", *rows, ""]
+
+
+def _text(value: object) -> str:
+    """A value in a table."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _use(stage: str, *, opens: bool) -> list[str]:
+    """Commands, and a snippet for transformers where it has a class for the model."""
+    typed = {
+        "finetune-instruct": ['llmstages generate model "What is a noun?"', "llmstages chat model"],
+        "finetune-classify": ["llmstages predict model texts.csv"],
+    }.get(stage, ['llmstages generate model "Once upon a time"'])
+    code = ["from transformers import pipeline", ""]
+    if stage == "finetune-classify":
+        code += [
+            'classify = pipeline("text-classification", "model")',
+            'print(classify("A text."))',
+        ]
+    elif stage == "finetune-instruct":
+        code += [
+            'answer = pipeline("text-generation", "model")',
+            'print(answer([{"role": "user", "content": "What is a noun?"}]))',
+        ]
+    else:
+        code += [
+            'go_on = pipeline("text-generation", "model")',
+            'print(go_on("Once upon a time"))',
+        ]
+    lines = ["```sh", *typed, "```", ""]
+    return [*lines, "```python", *code, "```", ""] if opens else lines
