@@ -31,6 +31,8 @@ class Example:
     """As long as `tokens`: the id or label to predict at each position, or `IGNORED`."""
     reference: str
     """Where it came from, such as `reviews.jsonl:17`."""
+    num_begin: int = 0
+    """Tokens that begin it as they begin every text of its tokenizer."""
 
 
 def conversation_example(
@@ -61,7 +63,8 @@ def labelled_example(
 ) -> Example:
     """A text and its label: the label is the target of the end token. A long text loses its end."""
     tokens = [*begin_ids, *ids[: context_length - 1 - len(begin_ids)], end_id]
-    return Example(tokens, [IGNORED] * (len(tokens) - 1) + [label], reference)
+    targets = [IGNORED] * (len(tokens) - 1) + [label]
+    return Example(tokens, targets, reference, len(begin_ids))
 
 
 def labelled_windows(
@@ -274,12 +277,13 @@ class ShuffledData:
 
 def without_some(example: Example, share: float, random: np.random.Generator) -> Example:
     """A labelled text without some of its tokens, so that no single word decides (Iyyer et al.
-    2015, "Deep Unordered Composition Rivals Syntactic Methods"); its end token stays."""
-    kept = np.append(random.random(len(example.tokens) - 1) >= share, True)
-    if kept.sum() == 1:  # nothing of the text
+    2015, "Deep Unordered Composition Rivals Syntactic Methods"); what begins and ends it stays."""
+    kept = random.random(len(example.tokens)) >= share
+    kept[: example.num_begin] = kept[-1] = True
+    if kept.sum() == example.num_begin + 1:  # nothing of the text
         return example
     tokens = np.array(example.tokens)[kept].tolist()
-    return Example(tokens, example.targets[-len(tokens) :], example.reference)
+    return replace(example, tokens=tokens, targets=example.targets[-len(tokens) :])
 
 
 def packed_batches(
@@ -300,9 +304,13 @@ def packed_batches(
         rows[shortest].append(example)
         lengths[shortest] += len(example.tokens)
     length = -(-max(lengths) // LENGTH_STEP) * LENGTH_STEP
-    rows_at_once = max(1, micro_batch_tokens // length)
+    rows_at_once = max(1, least_rows, micro_batch_tokens // length)
     for begin in range(0, num_rows, rows_at_once):
-        yield make_batch(rows[begin : begin + rows_at_once], length)
+        batch = make_batch(rows[begin : begin + rows_at_once], length)
+        if batch.position_ids is None:  # padding may reach beyond the context
+            positions = torch.arange(length).clamp(max=max(lengths) - 1)
+            batch = replace(batch, position_ids=positions.expand(len(batch.tokens), -1))
+        yield batch
 
 
 def by_length(

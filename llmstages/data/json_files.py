@@ -70,6 +70,8 @@ def as_type(kind: Any, value: object, place: str) -> Any:
         return as_dataclass(kind, value, f"{place}.")
     if origin is list and isinstance(value, list):
         return [as_type(inside[0], part, f"{place}[{i}]") for i, part in enumerate(value)]
+    if origin is tuple and isinstance(value, list):
+        return tuple(as_type(inside[0], part, f"{place}[{i}]") for i, part in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: as_type(inside[1], part, f"{place}.{key}") for key, part in value.items()}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

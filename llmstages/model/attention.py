@@ -20,16 +20,18 @@ MAX_BLOCKED_LENGTH = 2048
 """Longest sequence whose probabilities are kept for the backward pass; they grow as its square."""
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, chosen: bool = False
+) -> Tensor:
     """Attention of query [B, heads, T, head_dim] to key and value [B, kv_heads, S, head_dim].
 
     mask: [B, 1, T, S], true where a query may see a key, never to a later one; None: causal, and
-    for a single query everything. Several heads may share a key (grouped-query attention). Returns
-    [B, heads, T, head_dim].
+    for a single query everything. Several heads may share a key (grouped-query attention). chosen:
+    the queries are of some positions of the keys', in any order. Returns [B, heads, T, head_dim].
     """
     length = query.shape[2]
     trains = torch.is_grad_enabled() and query.requires_grad
-    is_square = length == key.shape[2]
+    is_square = length == key.shape[2] and not chosen
     if trains and is_square and query.device.type == "cpu" and length <= MAX_BLOCKED_LENGTH:
         blocked: Tensor = BlockedAttention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
         return blocked

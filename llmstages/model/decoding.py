@@ -283,6 +283,7 @@ class Decoder:
 
     def _normed(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """x [..., size] over its root mean square: few operations, since each has its price."""
+        x = x.float()
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.addcmul(self.eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         normed = x * scale

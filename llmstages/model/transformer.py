@@ -152,8 +152,16 @@ class RopeScaling:
 def norm_of(size: int, config: TransformerConfig) -> nn.Module:
     """A norm of vectors of this size."""
     if config.layer_norm:
-        return nn.LayerNorm(size, eps=config.norm_eps)
+        return LayerNorm(size, eps=config.norm_eps)
     return RMSNorm(size, config)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, in float32 whatever the type its weights are gathered in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -168,7 +176,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight: Tensor | None = self.weight
         if weight is not None and self.offset:
-            weight = weight + self.offset
+            weight = weight.float() + self.offset  # in bfloat16 a small weight would be lost
         return rms_norm(x, weight, self.eps)
 
 
@@ -246,7 +254,7 @@ class Attention(nn.Module):
         query = self._placed(self.query(x), self.query_norm, rotary)
         if self.query_factor != 1:
             query = query * self.query_factor
-        mixed = attention(query, key, value, mask)
+        mixed = attention(query, key, value, mask, chosen=ends is not None)
         result: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return result
 

@@ -88,7 +88,7 @@ class Classifier:
                 await worker
 
     def close(self) -> None:
-        """Nothing: texts under way take no longer than a batch."""
+        """Nothing: texts that wait are read, as far as the server's end leaves time."""
 
     @property
     def _usage(self) -> str:
@@ -165,7 +165,8 @@ class Classifier:
                         self._predictor.predict, texts, self._batch_size
                     )
                 except Exception as error:
-                    self._log(f"error: texts not classified: {type(error).__name__}")
+                    with suppress(Exception):  # a log that cannot be written ends nothing
+                        self._log(f"error: texts not classified: {type(error).__name__}")
                     for one in batch:
                         if not one.answer.done():
                             one.answer.set_exception(Refusal(500, "the model failed"))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -162,7 +163,8 @@ class Engine:
                 ended = [row for row in under_way if row not in leaving]
                 self._batch, leaving = Batch(self._decoder), set()
                 self._joined.clear()
-                self._on_error(error)
+                with suppress(Exception):  # a log that cannot be written ends nothing
+                    self._on_error(error)
                 self._deliver([Event(row, end=End.FAILED) for row in ended])
             self.prompt_tokens += sum(len(row.prompt) for row in joining)
             self.running = len(self._batch) - len(leaving)

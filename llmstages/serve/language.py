@@ -210,8 +210,7 @@ class Language:
 
     def _ids(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
-            # An empty prompt is continued as a new document, which follows the end of another.
-            return self._tokenizer.encode(prompt) or [self._tokenizer.end_id]
+            return self._tokenizer.opening(prompt)
         if any(not 0 <= id < self._vocabulary for id in prompt) or not prompt:
             raise Refusal(400, f"prompt: token ids are 0 to {self._vocabulary - 1}", param="prompt")
         return prompt

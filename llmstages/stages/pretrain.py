@@ -11,6 +11,7 @@ import torch
 from llmstages.config.groups import AUTO_MODEL, ModelConfig
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.corpus import Corpus
+from llmstages.data.json_files import as_type
 from llmstages.data.shards import Shard, token_shards_dir
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
@@ -381,7 +382,8 @@ def planned_shape(run: Run) -> TransformerConfig:
     path = run.resume_from / "config.json"
     shape = config_from_disk(read_record(path), str(path))
     require_weights_of(shape, run.resume_from)
-    if run.plan["model_shape"] != asdict(shape):
+    # One that was written before a switch was known has it as it is by default.
+    if as_type(TransformerConfig, run.plan["model_shape"], "model_shape") != shape:
         raise UserError(
             f"{run.directory / 'plan.json'}: model_shape is not that of {run.resume_from}"
         )

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmstages.data.json_files import as_type
 from llmstages.errors import UserError
+from llmstages.model.transformer import TransformerConfig
 from llmstages.train import checkpoint
 from llmstages.train.checkpoint import file_hash, load_checkpoint, read_info
 from llmstages.train.records import read_sealed, write_sealed
@@ -228,6 +231,20 @@ def test_a_plan_of_wrong_types(run_copy: Path, pretrain_config: Any, values: Any
     write_sealed(run_copy / "plan.json", read_sealed(run_copy / "plan.json") | values)
     with pytest.raises(UserError, match=r"plan\.json: not a plan"):
         pretrain.run(pretrain_config(run_copy.parent))
+
+
+def test_a_plan_older_than_a_switch_and_one_with_layers(
+    run_copy: Path, pretrain_config: Any
+) -> None:
+    from llmstages.stages import pretrain
+
+    (run_copy / "summary.json").unlink()
+    plan = read_sealed(run_copy / "plan.json")
+    del plan["model_shape"]["norm_offset"]
+    write_sealed(run_copy / "plan.json", plan)
+    pretrain.run(pretrain_config(run_copy.parent))
+    shape = replace(TransformerConfig(*[8] * 8), windowed_layers=(0, 2))
+    assert as_type(TransformerConfig, json.loads(json.dumps(asdict(shape))), "shape") == shape
 
 
 def test_a_plan_of_another_shape(run_copy: Path, pretrain_config: Any) -> None:

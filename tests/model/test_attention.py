@@ -58,6 +58,14 @@ def test_a_single_query_sees_all_keys():
         torch.testing.assert_close(last, attention(query, key, value, None)[:, :, -1:])
 
 
+def test_as_many_chosen_queries_as_there_are_keys():
+    query, key, value = inputs(2, 2, QUERY_BLOCK + 9)
+    order = torch.arange(QUERY_BLOCK + 9).flip(0)
+    mask = document_mask(torch.zeros(2, QUERY_BLOCK + 9))
+    found = attention(query[:, :, order], key, value, mask[:, :, order], chosen=True)
+    torch.testing.assert_close(found, attention(query, key, value, mask)[:, :, order])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at import
 def test_it_compiles_in_one_piece():
     query, key, value = inputs(2, 2, 12)
