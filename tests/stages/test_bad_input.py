@@ -98,8 +98,8 @@ def test_bases(refused, tmp_path, labelled_file, instruct_file, stage):
     assert f"{foreign}: " in line
     assert "pytorch_model.bin is a pickle" in line
     (foreign / "model.safetensors").write_bytes(b"")
-    (foreign / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    assert "model_type 'gpt2' is not supported" in refused(stage, data, f"base={foreign}")
+    (foreign / "config.json").write_text('{"model_type": "mamba"}', encoding="utf-8")
+    assert "model_type 'mamba' is not supported" in refused(stage, data, f"base={foreign}")
 
 
 def test_a_classifier_is_no_base_for_answers(refused, instruct_file, classifier_run):

@@ -153,7 +153,7 @@ def test_muon_bf16_and_checkpointing_by_part():
     assert checkpointed.activations < under_muon.activations
 
 
-def fused_attention(query, key, value, mask):
+def fused_attention(query, key, value, mask, chosen):
     """The kernel that is taken on a GPU, which keeps no scores."""
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
