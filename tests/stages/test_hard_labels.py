@@ -7,7 +7,7 @@ import pytest
 
 from llmstages.stages import finetune_classify
 
-WORDS = "ant bee cat dog eel fox gnu hen owl pig ram yak".split()
+WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl", "pig", "ram", "yak"]
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def test_150_labels_of_which_one_has_one_example(train_on):
     assert labels[-1] not in {row["label"] for row in predictions}  # its row is trained on
     metrics = summary["metrics"]
     assert 0 <= metrics["macro_f1"] <= 1
-    assert summary["baselines"].keys() == {"majority", "tfidf", "probe"}
+    assert summary["baselines"].keys() == {"majority", "tfidf"}
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced"}, {"sampling": "balanced"}])
 def test_one_in_a_hundred(train_on, settings):
-    """Every part has a fair share of the rare label, and the report does not hide it in accuracy."""
+    """Every part has its share of the rare label, and the report shows what accuracy hides."""
     rows = [(sentence(number), "ham") for number in range(600)]
     rows += [(f"{sentence(1000 + number)} prize", "spam") for number in range(6)]
     summary, predictions = train_on(rows, steps=2, baselines=["majority"], **settings)
