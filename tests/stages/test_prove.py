@@ -125,7 +125,10 @@ def test_the_chain_goes_back_to_the_documents(whole_chain):
 def test_a_changed_link_is_found(place, told, whole_chain):
     run, base, corpus = whole_chain
     folder, _, pattern = place.partition("/")
-    path = next(iter({"base": base, "corpus": corpus}[folder].glob(pattern)))
+    # Other tests may have put the corpus into the ids of other tokenizers.
+    kept = {link.where.parent for link in check_lineage(run) if link.what == "tokens"}
+    found = {"base": base, "corpus": corpus}[folder].glob(pattern)
+    path = next(path for path in found if "tokens" not in place or path.parent in kept)
     if path.name == "manifest.json":
         path.write_text(path.read_text(encoding="utf-8").replace('"tiny"', '"other"'), "utf-8")
     elif path.name == "index.json":  # the file of ids and its hash, both another
