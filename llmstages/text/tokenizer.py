@@ -237,6 +237,15 @@ class Tokenizer:
         return plain if self.turn_end_id is None else chatml
 
     @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of special tokens, by what templates call them (`bos_token`)."""
+        if self.templated_chat is not None:
+            return dict(self.templated_chat.names)
+        own = {"eos_token": self._end_token, "pad_token": self._pad_token}
+        named = {**own, **self._special_tokens}
+        return {name: str(named[name]) for name in TOKEN_NAMES if name in named}
+
+    @property
     def backend(self) -> Backend:
         """What does the work, for writing it in other formats."""
         return self._backend
