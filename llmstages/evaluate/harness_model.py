@@ -208,11 +208,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
             rows = max(1, LOGITS_AT_ONCE // len(weight))
             wanted = wanted.to(self._device)
             pieces = zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
-            for states, ids in pieces:
+            for states, targets in pieces:
                 logits = torch.nn.functional.linear(states, weight.to(states.dtype))
                 logits = capped_logits(logits, self._model.config.logit_softcap).float()
-                nats = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(dim=1)
-                found.append((nats.double().cpu(), (logits.argmax(dim=1) == ids).cpu()))
+                nats = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)
+                found.append((nats.double().cpu(), (logits.argmax(dim=1) == targets).cpu()))
         return torch.cat([nats for nats, _ in found]), torch.cat([best for _, best in found])
 
     def _batches(self, inputs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:

@@ -67,8 +67,12 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def evaluated(tasks: Any) -> Callable[..., dict[str, Any]]:
+def evaluated(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """evaluated(model, arguments): all figures of the tasks, and every answer."""
+    import datasets
+
+    # It tells its makers of every data set that is read, of one's own files too.
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
 
     def evaluate(model: str, **arguments: object) -> dict[str, Any]:
         import lm_eval
