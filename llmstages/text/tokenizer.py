@@ -18,7 +18,7 @@ from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.data.json_files import parse_json
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
-from llmstages.text.huggingface_backend import HuggingFaceBackend
+from llmstages.text.huggingface_backend import HuggingFaceBackend, gpt2_json
 from llmstages.text.ids import Ids, id_dtype
 from llmstages.text.sentencepiece_backend import SentencePieceBackend
 from llmstages.text.sentencepiece_training import (
@@ -145,7 +145,11 @@ class Tokenizer:
                 raise UserError(
                     f"{model_path}: made by another program; its tokenizer.json is needed beside it"
                 )
-        if not json_path.is_file():
+        older = (directory / "vocab.json", directory / "merges.txt")
+        # Others that have these two files cut words otherwise, and have a tokenizer.json.
+        model_type = read_json(directory / "config.json").get("model_type")
+        is_older = all(path.is_file() for path in older) and model_type == "gpt2"
+        if not json_path.is_file() and not is_older:
             raise UserError(f"{directory}: no tokenizer here (tokenizer.model or tokenizer.json)")
         config_path = directory / "tokenizer_config.json"
         config = read_json(config_path)
@@ -154,7 +158,9 @@ class Tokenizer:
         }
         try:
             backend = HuggingFaceBackend(
-                json_path.read_text(encoding="utf-8"),
+                json_path.read_text(encoding="utf-8")
+                if json_path.is_file()
+                else gpt2_json(*older, END),
                 {END, PAD, TURN_START, TURN_END, named["eos_token"]},
             )
         except ValueError as error:

@@ -20,6 +20,8 @@ FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "tokenizer_config.json",
     "chat_template.jinja",
     "chat_template.json",
