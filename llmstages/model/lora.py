@@ -360,8 +360,11 @@ def peft_name(name: str, config: TransformerConfig) -> str:
     return PEFT_PREFIX + disk_name(name, layout=config.layout, classifier=classifier)
 
 
-def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, Any]:
-    """Contents of PEFT's `adapter_config.json`; base: where the adapted model lies."""
+def peft_config(
+    lora: Lora, config: TransformerConfig, base: str, revision: str | None = None
+) -> dict[str, Any]:
+    """Contents of PEFT's `adapter_config.json`; base: where the adapted model lies, a directory or
+    a repository on a model hub, there with its revision."""
     classifier = config.num_labels is not None
     layers = {
         name: "attention" if name in ATTENTION else "feed_forward"
@@ -385,6 +388,7 @@ def peft_config(lora: Lora, config: TransformerConfig, base: str) -> dict[str, A
         "peft_type": "LORA",
         "task_type": "SEQ_CLS" if classifier else "CAUSAL_LM",
         "base_model_name_or_path": base,
+        "revision": revision,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "rank_pattern": {target: count * lora.rank for target, count in several.items()},

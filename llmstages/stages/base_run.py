@@ -17,6 +17,7 @@ from llmstages.report.terminal import say, warn
 from llmstages.stages.mixture import open_shards
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, read_info, resolve_checkpoint
+from llmstages.train.hub import is_on_hub
 from llmstages.train.optimizer import derived_lr
 
 MAX_ANCESTORS = 20
@@ -65,6 +66,8 @@ def pretraining_of(directory: Path) -> PretrainConfig | None:
         config = config_of_run(directory)
         if config is None or isinstance(config, PretrainConfig):
             return config
+        if is_on_hub(config.base_path):
+            return None  # no run lies there, so the network is left alone
         try:
             directory = resolve_checkpoint(config.base_path)
         except UserError:

@@ -262,6 +262,11 @@ def loss_of(
 def check_head(base: Checkpoint, name: str, run: Run, *, has_begun: bool) -> None:
     """Raise `UserError` where a head cannot be put beside the base, or one of the name is there
     already, unless the run has begun and wrote it."""
+    if base.source is not None:
+        raise UserError(
+            f"head={name} is put beside the base, and {base.source} lies in a cache: copy "
+            f"{base.directory} and name the copy"
+        )
     path = head_path(base.directory, name)
     if parallel.is_first():
         require_writable(path, "base=")

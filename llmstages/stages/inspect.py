@@ -30,6 +30,7 @@ from llmstages.stages.see_data_file import (
     is_documents,
     named_columns,
 )
+from llmstages.train.hub import fetched, is_on_hub
 
 MAX_LEDGER_ROWS = 20_000
 """Read of a ledger, which may be as long as the corpus, to show some of it."""
@@ -45,6 +46,8 @@ def run(config: InspectConfig) -> None:
     if config.path is None:
         raise UserError("inspect needs a path: llmstages inspect PATH")
     path = Path(config.path).expanduser()
+    if is_on_hub(config.path):
+        path = fetched(config.path)
     if (path.is_dir() or is_documents(path)) and (named := named_columns(config)):
         raise UserError(f"{path}: {next(iter(named))} is for a file of rows, and this is none")
     if (path / MANIFEST_FILE).is_file():

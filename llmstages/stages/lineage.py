@@ -29,6 +29,7 @@ from llmstages.train.checkpoint import (
     verify_files,
     weights_hash,
 )
+from llmstages.train.hub import fetched, is_on_hub
 from llmstages.train.run import read_plan
 
 MISSING = "not there"
@@ -39,7 +40,8 @@ class Link:
     """One thing that something else was made from."""
 
     what: str
-    where: Path
+    where: Path | str
+    """A place, or the name of a checkpoint on a hub."""
     sha256: str
     """As recorded; `MISSING` where the thing is not found."""
 
@@ -67,7 +69,7 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
         directory = replayed_dir(config)
         yield from check_corpus(directory, lineage.replay, plan.get("tokens"), tokenizer)
     if lineage.parent is not None:
-        yield from check_parent(config.base_path, lineage.parent)
+        yield from check_parent(lineage.base or config.base_path, lineage.parent)
 
 
 def replayed_dir(config: FinetuneInstructConfig) -> Path:
@@ -81,7 +83,7 @@ def replayed_dir(config: FinetuneInstructConfig) -> Path:
     return Path(config.base_path if settings is None else settings.corpus_dir)
 
 
-def checked(what: str, where: Path, recorded: str | None, found: str | None) -> Link:
+def checked(what: str, where: Path | str, recorded: str | None, found: str | None) -> Link:
     """A link of the chain; found: None where the thing is not there."""
     if found is None:
         return Link(what, where, MISSING)
@@ -130,6 +132,14 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
     The base may have gone on since, so all its checkpoints are looked at. Of those that are kept
     one has the weights that were recorded, or it is not there any more.
     """
+    if is_on_hub(base):
+        try:
+            directory = fetched(base, from_cache=True)
+        except UserError:  # what the cache has lost counts as gone: nothing is fetched for a proof
+            yield checked("base model", base, recorded, None)
+            return
+        yield checked("base model", base, recorded, hash_or_failure(directory))
+        return
     place = Path(base).expanduser()
     if not place.exists():
         yield checked("base model", place, recorded, None)
@@ -149,6 +159,14 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
         yield checked("base model", chosen, recorded, next(iter(hashes)))
     if run_dir is not None and (run_dir / "plan.json").is_file():
         yield from check_lineage(run_dir)
+
+
+def hash_or_failure(directory: Path) -> str:
+    """`verified_hash`. Raises `CheckFailed` for a damaged one."""
+    try:
+        return verified_hash(directory)
+    except UserError as error:
+        raise CheckFailed(f"not proved: {error}") from error
 
 
 def verified_hash(directory: Path) -> str:

@@ -226,6 +226,7 @@ def run(config: PretrainConfig) -> float:
                 corpus_manifest=corpus.manifest_hash,
                 tokenizer=tokenizer.hash,
                 parent=None if base is None else base.hash,
+                base=None if base is None else base.source,
             ),
             device=machine.device,
             dtype=machine.dtype,

@@ -109,7 +109,8 @@ def answer_end_id(tokenizer: "Tokenizer") -> int:
 
 
 def stop_ids(tokenizer: "Tokenizer") -> list[int]:
-    """Where generation stops: at the end of a text, and at that of an answer.
+    """Where generation stops: at the end of a text, at that of an answer, and where the files of a
+    foreign model say.
 
     A template that cannot be used ends nothing; whoever renders with it is told.
     """
@@ -117,7 +118,7 @@ def stop_ids(tokenizer: "Tokenizer") -> list[int]:
         ids = [tokenizer.end_id, answer_end_id(tokenizer)]
     except UserError:
         ids = [tokenizer.end_id]
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys([*ids, *tokenizer.model_end_ids]))
 
 
 def chatml_parts(

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,24 @@ import tokenizers
 
 from llmstages.data.json_files import parse_json
 from llmstages.text.ids import Ids, id_dtype
+
+
+def gpt2_json(vocabulary: Path, merges: Path, control_name: str) -> str:
+    """The `tokenizer.json` that GPT-2's older two files stand for.
+
+    control_name: a control token, where it is in the vocabulary. Raises `ValueError` for broken
+    files.
+    """
+    try:
+        model = tokenizers.models.BPE.from_file(str(vocabulary), str(merges))
+    except Exception as error:  # a bare one
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    if made.token_to_id(control_name) is not None:
+        made.add_special_tokens([control_name])
+    return str(made.to_str())
 
 
 class HuggingFaceBackend:

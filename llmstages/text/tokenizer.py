@@ -18,7 +18,7 @@ from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.data.json_files import parse_json
 from llmstages.errors import UserError
 from llmstages.text.chat import CHATML_TEMPLATE, PLAIN_TEMPLATE
-from llmstages.text.huggingface_backend import HuggingFaceBackend
+from llmstages.text.huggingface_backend import HuggingFaceBackend, gpt2_json
 from llmstages.text.ids import Ids, id_dtype
 from llmstages.text.sentencepiece_backend import SentencePieceBackend
 from llmstages.text.sentencepiece_training import (
@@ -81,7 +81,8 @@ class Tokenizer:
     (ends every document in pretraining and every text in classification), `begin_ids` (begin each
     of these and each conversation, in some foreign models), `pad_id` (never the end token),
     `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks one of
-    them), `templated_chat` (speaks a foreign template, where there is one) and `hash` (sha256, hex:
+    them), `templated_chat` (speaks a foreign template, where there is one), `model_end_ids` (where
+    the model that it was loaded with ends a text, which may be several) and `hash` (sha256, hex:
     equal when two tokenizers give equal ids for equal reasons, kept by save and load).
     """
 
@@ -93,16 +94,19 @@ class Tokenizer:
         *,
         special_tokens: Mapping[str, Any] | None = None,
         templated_chat: TemplatedChat | None = None,
+        model_end_ids: Sequence[int] = (),
     ) -> None:
         """Wrap a backend; both tokens are in its vocabulary.
 
         `special_tokens` are entries of `tokenizer_config.json` that are kept as they are.
+        `model_end_ids` are where the model beside it ends a text, by its own files.
         """
         self._backend = backend
         self._end_token = end_token
         self._pad_token = pad_token
         self._special_tokens = dict(special_tokens or {})
         self.templated_chat = templated_chat
+        self.model_end_ids = tuple(id for id in model_end_ids if 0 <= id < backend.vocab_size)
         self._control_ids = {backend.vocabulary[name] for name in backend.control_names}
         self.vocab_size = backend.vocab_size
         self.id_dtype = id_dtype(backend.vocab_size)
@@ -141,7 +145,11 @@ class Tokenizer:
                 raise UserError(
                     f"{model_path}: made by another program; its tokenizer.json is needed beside it"
                 )
-        if not json_path.is_file():
+        older = (directory / "vocab.json", directory / "merges.txt")
+        # Others that have these two files cut words otherwise, and have a tokenizer.json.
+        model_type = read_json(directory / "config.json").get("model_type")
+        is_older = all(path.is_file() for path in older) and model_type == "gpt2"
+        if not json_path.is_file() and not is_older:
             raise UserError(f"{directory}: no tokenizer here (tokenizer.model or tokenizer.json)")
         config_path = directory / "tokenizer_config.json"
         config = read_json(config_path)
@@ -150,7 +158,9 @@ class Tokenizer:
         }
         try:
             backend = HuggingFaceBackend(
-                json_path.read_text(encoding="utf-8"),
+                json_path.read_text(encoding="utf-8")
+                if json_path.is_file()
+                else gpt2_json(*older, END),
                 {END, PAD, TURN_START, TURN_END, named["eos_token"]},
             )
         except ValueError as error:
@@ -176,14 +186,21 @@ class Tokenizer:
         source = find_template(directory, config)
         if source is None or source.stored in own_templates(backend):
             special_tokens.pop("eos_token", None)
-            return cls(backend, end_token, pad_token, special_tokens=special_tokens)
+            return cls(
+                *(backend, end_token, pad_token),
+                special_tokens=special_tokens,
+                model_end_ids=end_ids_of_model(directory),
+            )
         # What the template calls eos_token may be another token than the one that ends a text.
         names = {"eos_token": end_token} | special_tokens | {"pad_token": pad_token}
         chat = TemplatedChat(
             source, backend, {name: names[name] for name in TOKEN_NAMES if name in names}
         )
         return cls(
-            backend, end_token, pad_token, special_tokens=special_tokens, templated_chat=chat
+            *(backend, end_token, pad_token),
+            special_tokens=special_tokens,
+            templated_chat=chat,
+            model_end_ids=end_ids_of_model(directory),
         )
 
     def save(
@@ -235,6 +252,15 @@ class Tokenizer:
             return self.templated_chat.source.stored
         chatml, plain = own_templates(self._backend)
         return plain if self.turn_end_id is None else chatml
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of special tokens, by what templates call them (`bos_token`)."""
+        if self.templated_chat is not None:
+            return dict(self.templated_chat.names)
+        own = {"eos_token": self._end_token, "pad_token": self._pad_token}
+        named = {**own, **self._special_tokens}
+        return {name: str(named[name]) for name in TOKEN_NAMES if name in named}
 
     @property
     def backend(self) -> Backend:
@@ -299,6 +325,16 @@ def ids_of_model(directory: Path) -> dict[str, int]:
             if isinstance(value, int) and not isinstance(value, bool):
                 found.setdefault(name, value)
     return found
+
+
+def end_ids_of_model(directory: Path) -> list[int]:
+    """All ids that `eos_token_id` names, in the first of the model's files that names any."""
+    for file in ("generation_config.json", "config.json"):
+        value = read_json(directory / file).get("eos_token_id")
+        listed = value if isinstance(value, list) else [value]
+        if ids := [id for id in listed if isinstance(id, int) and not isinstance(id, bool)]:
+            return ids
+    return []
 
 
 def choose_pad_token(

@@ -37,6 +37,7 @@ from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
+from llmstages.train.hub import address_of, exact, fetched, is_on_hub
 from llmstages.train.model_card import CARD_NAME, model_card
 from llmstages.train.records import read_record, read_sealed, write_json, write_sealed
 
@@ -69,6 +70,8 @@ class Lineage:
     """Of the labelled file."""
     replay: str | None = None
     """Of the manifest of the corpus whose text was replayed."""
+    base: str | None = None
+    """Of a parent on a model hub no hash but its name with its commit: `hf://ORG/NAME@COMMIT`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Adapted:
 
     lora: Lora
     base: str
-    """Where the model lies that was adapted."""
+    """Where the model lies that was adapted: a directory, or `hf://ORG/NAME@COMMIT`."""
     adapted_weights: Mapping[str, Tensor]
     """Of the model."""
 
@@ -107,6 +110,8 @@ class Checkpoint:
     tokenizer: Tokenizer
     labels: list[str] | None
     info: CheckpointInfo | None
+    source: str | None = None
+    """Of one that a hub has: `hf://ORG/NAME@COMMIT`."""
 
     @property
     def hash(self) -> str:
@@ -231,7 +236,12 @@ def _write_files(
         folder.mkdir()
         adapters = to_peft(weights, config)
         save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(folder / "adapter_config.json", peft_config(adapted.lora, config, adapted.base))
+        base, revision = adapted.base, None
+        if is_on_hub(base):
+            address = address_of(base)
+            base, revision = address.repository, address.revision
+        settings = peft_config(adapted.lora, config, base, revision)
+        write_json(folder / "adapter_config.json", settings)
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
         save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
@@ -456,12 +466,13 @@ def newest_sound(run_dir: Path, *, but: Path | None = None) -> Path | None:
 
 
 def resolve_checkpoint(name: str) -> Path:
-    """The checkpoint directory meant by a path: a run's best, or the directory itself.
+    """The checkpoint directory meant by a name: a run's best, the directory itself, or one that is
+    fetched from a model hub (`hf://`).
 
-    Raises `UserError` for a path that leads nowhere, a file (pickles are never opened), or a
-    directory that is neither.
+    Raises `UserError` for a path that leads nowhere, a file (pickles are never opened), a directory
+    that is neither, or what a hub does not give.
     """
-    path = Path(name).expanduser()
+    path = fetched(name) if is_on_hub(name) else Path(name).expanduser()
     if path.is_file():
         raise UserError(
             f"{path}: a file, but a checkpoint is a directory with config.json and "
@@ -547,7 +558,8 @@ def load_checkpoint(
         labels = None
     model = Transformer(config)
     fill(model, weights, weights_path, new_head=num_labels is not None)
-    return Checkpoint(directory, model, tokenizer, labels, info)
+    source = exact(str(name), directory) if is_on_hub(str(name)) else None
+    return Checkpoint(directory, model, tokenizer, labels, info, source)
 
 
 def labels_of(disk: Mapping[str, Any], count: int, path: Path) -> list[str]:

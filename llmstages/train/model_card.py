@@ -13,6 +13,7 @@ import yaml
 from llmstages import __version__
 from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import TransformerConfig
+from llmstages.train.hub import address_of
 
 if TYPE_CHECKING:
     from llmstages.train.checkpoint import CheckpointInfo
@@ -42,6 +43,8 @@ def model_card(
         "pipeline_tag": "text-classification" if labels else "text-generation",
         "tags": ["llmstages", config.layout, info.stage],
     }
+    if info.lineage.base is not None:
+        front["base_model"] = address_of(info.lineage.base).repository
     lines = ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", ""]
     lines += [f"# {TITLES.get(info.stage, 'A model')}", ""]
     lines += [f"Written by llmstages {__version__} after step {info.step:,} of `{info.stage}`.", ""]
@@ -68,7 +71,7 @@ def model_card(
     if figures:
         lines += ["## Held-out figures at this step", "", *_table(figures)]
     made_from = {
-        f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
+        "base" if name == "base" else f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
         for name, value in vars(info.lineage).items()
         if value is not None
     }

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from llmstages.config.groups import ModelConfig
 from llmstages.stages import finetune_instruct, pretrain
+from llmstages.text.chat import stop_ids
 from llmstages.train.checkpoint import load_checkpoint
 
 
@@ -65,3 +66,11 @@ def test_a_foreign_base_is_continued_and_then_tuned(
     tuned = tmp_path / "pairs-instruct" / "best"
     assert json.loads((tuned / "config.json").read_text())["model_type"] == "gemma3_text"
     assert load_checkpoint(tuned).tokenizer.begin_ids == (258,)
+
+
+def test_every_end_that_the_model_names_stops_it(gemma, tmp_path, instruct_config):
+    (gemma / "generation_config.json").write_text('{"eos_token_id": [256, 97, 98, 999]}')
+    assert stop_ids(load_checkpoint(gemma).tokenizer) == [256, 97, 98]
+    finetune_instruct.run(instruct_config(tmp_path, base=str(gemma), steps=1))
+    written = tmp_path / "pairs-instruct" / "best" / "generation_config.json"
+    assert json.loads(written.read_text())["eos_token_id"] == [256, 97, 98]

@@ -15,7 +15,7 @@ from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 from llmstages.data.encoding import encode_texts
 from llmstages.data.examples import labelled_windows
@@ -179,3 +179,20 @@ def test_a_model_whose_texts_begin_with_a_token(tmp_path: Path) -> None:
         assert theirs("ab").input_ids == [*tokenizer.opening("ab"), *end]
         turns = [{"role": m.role, "content": m.content} for m in messages]
         assert theirs.apply_chat_template(turns, return_dict=False) == ids
+
+
+def test_the_two_older_files_of_gpt2(tmp_path: Path) -> None:
+    letters = sorted(ByteLevel.alphabet())
+    words = [*letters, "th", "the", "Ġthe", "in", "<|endoftext|>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\nth e\nĠ the\ni n\n")
+    with pytest.raises(UserError, match="no tokenizer here"):
+        Tokenizer.load(tmp_path)  # nothing says that it is GPT-2's
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    ours, theirs = Tokenizer.load(tmp_path), GPT2Tokenizer.from_pretrained(tmp_path)
+    text = "the thing  in the\n\nnight, 'twas  é 𝄞"
+    assert ours.encode(text) == theirs.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+    assert ours.end_id == theirs.eos_token_id == len(words) - 1
+    ours.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").hash == ours.hash

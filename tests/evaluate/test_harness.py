@@ -1,0 +1,163 @@
+"""The evaluation harness has the same figures of a directory by our model and by its own."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmstages.evaluate import harness
+from llmstages.text.chat import Message, render
+from llmstages.train.checkpoint import load_checkpoint
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.filterwarnings("default")  # of datasets, evaluate and others
+
+TEXTS = [
+    "An integer is a number. " * 12,
+    " strings and lists\n\nare sequences, and so are tuples; " * 5,
+    "The lion is",
+    "a",
+]
+TASKS = {
+    "choices": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text[:60]}}\nAnswer:",
+        "doc_to_choice": ["A", " B", " a longer choice", " C"],
+        "doc_to_target": "{{number % 4}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "perplexity": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
+    },
+    "answers": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{text}}",
+        "generation_kwargs": {"until": ["e", "\n\n"], "max_gen_toks": 20},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The harness's tasks, which are these alone: files on this disk."""
+    from lm_eval.tasks import TaskManager
+
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [{"number": number, "text": text} for number, text in enumerate(TEXTS)]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, task in TASKS.items():
+        source = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder)},
+            "test_split": "test",
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"task": name, **source, **task}))
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@pytest.fixture
+def evaluated(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """evaluated(model, arguments): all figures of the tasks, and every answer."""
+    import datasets
+
+    # It tells its makers of every data set that is read, of one's own files too.
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+
+    def evaluate(model: str, **arguments: object) -> dict[str, Any]:
+        import lm_eval
+
+        import llmstages.evaluate.harness_model  # noqa: F401
+
+        found = lm_eval.simple_evaluate(
+            model=model,
+            model_args={**arguments, "device": "cpu"},
+            tasks=list(TASKS),
+            task_manager=tasks,
+            bootstrap_iters=0,
+            batch_size=3,
+            log_samples=True,
+        )
+        responses = {
+            name: [sample["filtered_resps"] for sample in samples]
+            for name, samples in found["samples"].items()
+        }
+        return {"results": found["results"], "responses": responses}
+
+    return evaluate
+
+
+def numbers(value: object, path: str = "") -> dict[str, object]:
+    """The leaves of a structure, by their places."""
+    if isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        parts = list(enumerate(value))
+    else:
+        return {path: value}
+    return {k: v for key, part in parts for k, v in numbers(part, f"{path}/{key}").items()}
+
+
+def test_every_figure_is_that_of_the_harness(
+    tiny_run: Path, evaluated: Callable[..., dict[str, Any]]
+) -> None:
+    logging.disable(logging.WARNING)
+    ours = numbers(evaluated("llmstages", checkpoint=str(tiny_run)))
+    theirs = numbers(evaluated("hf", pretrained=str((tiny_run / "best").resolve())))
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 50
+    for place, value in theirs.items():
+        expected = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        assert ours[place] == expected, place
+    answers = [value for place, value in ours.items() if place.startswith("/responses/answers")]
+    assert len(set(answers)) > 1
+
+
+def test_conversations_are_written_as_the_checkpoint_reads_them(instruct_run: Path) -> None:
+    from llmstages.evaluate.harness_model import HarnessModel
+
+    model = HarnessModel(str(instruct_run), device="cpu")
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "What is x?"}]
+    tokenizer = load_checkpoint(instruct_run).tokenizer
+    ids, _ = render([Message(**turn) for turn in turns], tokenizer, open_answer=True)  # type: ignore
+    assert model.tok_encode(model.apply_chat_template(turns)) == ids
+    going_on = model.apply_chat_template(turns, add_generation_prompt=False)
+    assert going_on.endswith("What is x?")
+
+
+def test_the_command_knows_the_model(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lm_eval.__main__
+    from lm_eval.api.registry import get_model
+
+    made = []
+
+    def cli_evaluate() -> None:  # the real one reads thousands of files of tasks
+        get_model("hf")
+        arguments = {"checkpoint": sys.argv[1]}
+        device = {"device": "cuda:0"}  # as it does by itself, on any machine
+        made.append(get_model("llmstages").create_from_arg_obj(arguments, device))
+
+    def status(checkpoint: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["llmstages-lm-eval", checkpoint])
+        return harness.main()
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
+    assert status(str(tiny_run)) == 0
+    assert made[0].max_length == 64
+    assert status("nowhere") == 2
+    assert capsys.readouterr().err.startswith("error: nowhere: no such checkpoint")
+    monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
+    assert status(str(tiny_run)) == 2
+    assert "pip install 'llmstages[harness]'" in capsys.readouterr().err
