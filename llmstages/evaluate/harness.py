@@ -5,6 +5,7 @@ program adds `--model llmstages` (`llmstages/evaluate/harness_model.py`) and han
 else it does and prints is the harness's.
 """
 
+import os
 import sys
 
 from llmstages.errors import UserError
@@ -12,6 +13,9 @@ from llmstages.errors import UserError
 
 def main() -> int:
     """Run the harness on the process's arguments; returns the exit status."""
+    # Packages that the harness uses would tell their makers of what is loaded, local files too.
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError:
