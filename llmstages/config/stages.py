@@ -7,7 +7,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmstages.config.checks import choice_problem, columns_problem, range_problem, refuse
+from llmstages.config.checks import (
+    choice_problem,
+    choices_problem,
+    columns_problem,
+    range_problem,
+    refuse,
+)
 from llmstages.config.collect_groups import (
     CorpusConfig,
     DecontaminateConfig,
@@ -37,6 +43,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
+LOGGERS = ("tensorboard", "wandb", "trackio")
 BASELINES = ("majority", "tfidf", "probe", "random_weights")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
@@ -98,6 +105,8 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    logger: Any = field(default_factory=list)
+    """Experiment tracker, or a list of them, that the figures go to besides metrics.jsonl: `tensorboard` (event files in the run), `wandb`, `trackio`; needs the extra `tracking`."""
     name: str | None = None
     """Name of the run directory; null derives it from the stage and its data."""
     name_suffix: str | None = None
@@ -146,6 +155,7 @@ class TrainingConfig:
             + choice_problem("dtype", self.dtype, DTYPES)
             + choice_problem("compile", self.compile, COMPILE)
             + choice_problem("parallel", self.parallel, PARALLEL)
+            + choices_problem("logger", self.loggers, LOGGERS)
             + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)
@@ -168,6 +178,12 @@ class TrainingConfig:
                 "it must be at least 1 s"
             )
         return problems
+
+    @property
+    def loggers(self) -> list[str]:
+        """The trackers in `logger`."""
+        logger: Any = self.logger
+        return logger if isinstance(logger, list) else [] if logger is None else [logger]
 
     @property
     def data_paths(self) -> list[str]:
