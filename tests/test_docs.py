@@ -135,6 +135,11 @@ def test_every_command_is_accepted(
     command: str, started: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = shlex.split(command)
+    if any(word.startswith("hydra/") for word in words):
+        # Their jobs may run where no stage is a stand-in: what is set alone is looked at.
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+        words = [word for word in words if word != "-m" and not {",", "("} & set(word)]
+        words += ["--cfg", "hydra"]
     assert main(words) == 0, capsys.readouterr().err
     jobs = 1
     if "--multirun" in words:

@@ -5,6 +5,7 @@ Only the standard library is imported here. Keys that mean the same have the sam
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmstages.config.checks import (
@@ -193,6 +194,16 @@ class TrainingConfig:
         return listed if all(isinstance(path, str) for path in listed) else []
 
     @property
+    def default_name(self) -> str:
+        """Name of the run directory where `name` is null."""
+        raise NotImplementedError
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run; a job of a sweep has its own inside it."""
+        return Path(self.runs_dir) / (self.name or self.default_name) / (self.name_suffix or "")
+
+    @property
     def base_path(self) -> str:
         """The checkpoint that `base` names, or the usual one to fine-tune."""
         return self.base or f"{self.runs_dir}/pretrain"
@@ -218,6 +229,10 @@ class PretrainConfig(TrainingConfig):
 
     def problems(self) -> list[str]:
         return super().problems() + range_problem("z_loss", self.z_loss, 0.0, 1.0)
+
+    @property
+    def default_name(self) -> str:
+        return "pretrain"
 
     @property
     def corpus_dir(self) -> str:
@@ -301,6 +316,10 @@ class FinetuneInstructConfig(FinetuneConfig):
                 )
         return problems
 
+    @property
+    def default_name(self) -> str:
+        return f"{Path(self.data_paths[0]).stem}-instruct"
+
     def _data_problems(self) -> list[str]:
         if self.data is not None and not self.data_paths:
             return ["data is a path, or a list of paths, as [a.jsonl,b.csv]"]
@@ -356,6 +375,10 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Name under which the head is put beside the checkpoint in `base` too, as one more of its heads; with `method=head`."""
     baselines: Any = True
     """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, all of them whatever `method`, which costs it once more), as a list; true: the first three, false: none."""
+
+    @property
+    def default_name(self) -> str:
+        return f"{Path(self.data_paths[0]).stem}-classify"
 
     @property
     def chosen_baselines(self) -> tuple[str, ...]:
