@@ -223,7 +223,9 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
 
     run = _hydra_main(subcommand, job)
     try:
-        if arguments.has_flag("--help"):
+        if arguments.has_flag("--multirun"):
+            _run_sweep(subcommand, run, arguments.flags + overrides)
+        elif arguments.has_flag("--help"):
             _print_help(subcommand, run, arguments.flags, overrides, folders)
         else:
             run(arguments.flags + overrides)
@@ -246,6 +248,27 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
             return _report_failure(error, subcommand)
         return _report(error, line, 2)
     return 0
+
+
+def _run_sweep(subcommand: str, run: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run the jobs of a sweep, and show what they came to, also where some failed."""
+    from llmstages.config.sweeps import OBJECTIVES, jobs_of, recorded_jobs
+
+    with recorded_jobs(subcommand) as returned:
+        try:
+            run(arguments)
+        finally:
+            if returned and subcommand in OBJECTIVES:
+                from llmstages.report.terminal import say, table
+
+                objective, _ = OBJECTIVES[subcommand]
+                jobs = jobs_of(subcommand, returned, arguments)
+                columns = ("job", "settings", objective, "run")
+                rows = [(job.number, job.settings, job.objective, job.outcome) for job in jobs]
+                table("", columns, rows, to_output=True)
+                best = jobs[0]
+                if best.objective is not None:
+                    say(f"best: {best.settings} ({best.outcome})")
 
 
 def _print_help(

@@ -761,6 +761,24 @@ def test_completion_in_fish(
     assert capsys.readouterr().out.splitlines() == answers
 
 
+def test_completion_in_bash(tmp_path: Path) -> None:
+    program = tmp_path / "llmstages"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m llmstages "$@"\n')
+    program.chmod(0o755)
+    script = """
+        eval "$(llmstages -sc install=bash)"
+        COMP_LINE="llmstages pretrain model=s"; COMP_POINT=${#COMP_LINE}
+        COMP_WORDS=(llmstages pretrain model=s); COMP_CWORD=2
+        hydra_bash_completion
+        echo "${COMPREPLY[*]}"; [[ $COMP_WORDBREAKS != *=* ]]
+    """
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "model=small\n"
+
+
 def test_completion_script_of_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-sc", "install=bash"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("-F hydra_bash_completion llmstages")

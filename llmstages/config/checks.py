@@ -1,5 +1,6 @@
 """Checks of settings: each gives the problems it finds, so that all of them are said at once."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from llmstages.errors import UserError
@@ -34,6 +35,14 @@ def range_problem(
         return []
     bounds = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
     return [f"{key}={value:g} must be {bounds}"]
+
+
+def choices_problem(key: str, values: Sequence[object], choices: tuple[str, ...]) -> list[str]:
+    """Problems when a value is none of `choices`, or is there twice."""
+    listed = [str(value) for value in values]
+    if len(set(listed)) < len(listed):
+        return [f"{key} names the same twice: {', '.join(listed)}"]
+    return [line for value in listed for line in choice_problem(key, value, choices)]
 
 
 def columns_problem(key: str, value: object) -> list[str]:

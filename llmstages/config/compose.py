@@ -49,12 +49,20 @@ def from_file(subcommand: str, path: Path) -> Any:
         loaded = OmegaConf.load(StringIO(read_yaml_text(path)))
         if not isinstance(loaded, DictConfig):
             raise UserError(f"{path}: it holds no settings")
+        _renamed(loaded)
         return to_dataclass(subcommand, loaded)
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}:').strip()}") from error
     except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         line = next(iter(str(error).splitlines()), "")
         raise UserError(f"{path}: no settings of {subcommand} ({line})") from error
+
+
+def _renamed(config: DictConfig) -> None:
+    """Put settings of an older version under the keys that they have now."""
+    report = config.get("report")
+    if isinstance(report, DictConfig) and report.pop("tensorboard", False):
+        config.logger = ["tensorboard"]
 
 
 # The text "???" means "no value yet" to OmegaConf, but a user may well ask a model "???". No

@@ -356,8 +356,6 @@ class ReportConfig:
     """Draw the curves into the run's `report/` at the end, which takes about a second."""
     live: str = "auto"
     """Chart of the loss above the progress bar: `auto` in a terminal, `on` also once at the end of a log file, `off` never."""
-    tensorboard: bool = False
-    """Write TensorBoard event files into the run's `report/tensorboard/`; needs the extra `tensorboard`."""
 
     def __post_init__(self) -> None:
         refuse(choice_problem("report.live", self.live, ("auto", "on", "off")))

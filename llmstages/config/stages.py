@@ -5,9 +5,16 @@ Only the standard library is imported here. Keys that mean the same have the sam
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from llmstages.config.checks import choice_problem, columns_problem, range_problem, refuse
+from llmstages.config.checks import (
+    choice_problem,
+    choices_problem,
+    columns_problem,
+    range_problem,
+    refuse,
+)
 from llmstages.config.collect_groups import (
     CorpusConfig,
     DecontaminateConfig,
@@ -37,6 +44,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
+LOGGERS = ("tensorboard", "wandb", "trackio")
 BASELINES = ("majority", "tfidf", "probe", "random_weights")
 COMPILE = ("auto", "on", "blocks", "off")
 POOLINGS = ("last", "mean")
@@ -98,6 +106,8 @@ class TrainingConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    logger: Any = field(default_factory=list)
+    """Experiment tracker, or a list of them, that the figures go to besides metrics.jsonl: `tensorboard` (event files in the run), `wandb`, `trackio`; needs the extra `tracking`."""
     name: str | None = None
     """Name of the run directory; null derives it from the stage and its data."""
     name_suffix: str | None = None
@@ -146,6 +156,7 @@ class TrainingConfig:
             + choice_problem("dtype", self.dtype, DTYPES)
             + choice_problem("compile", self.compile, COMPILE)
             + choice_problem("parallel", self.parallel, PARALLEL)
+            + choices_problem("logger", self.loggers, LOGGERS)
             + choice_problem("activation_checkpointing", self.activation_checkpointing, SWITCH)
             + range_problem("steps", self.steps, 1)
             + range_problem("epochs", self.epochs, 1e-6)
@@ -170,11 +181,27 @@ class TrainingConfig:
         return problems
 
     @property
+    def loggers(self) -> list[str]:
+        """The trackers in `logger`."""
+        logger: Any = self.logger
+        return logger if isinstance(logger, list) else [] if logger is None else [logger]
+
+    @property
     def data_paths(self) -> list[str]:
         """The paths in `data`; none where it is missing, or holds anything else."""
         data: Any = self.data
         listed: list[Any] = data if isinstance(data, list) else [data]
         return listed if all(isinstance(path, str) for path in listed) else []
+
+    @property
+    def default_name(self) -> str:
+        """Name of the run directory where `name` is null."""
+        raise NotImplementedError
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run; a job of a sweep has its own inside it."""
+        return Path(self.runs_dir) / (self.name or self.default_name) / (self.name_suffix or "")
 
     @property
     def base_path(self) -> str:
@@ -202,6 +229,10 @@ class PretrainConfig(TrainingConfig):
 
     def problems(self) -> list[str]:
         return super().problems() + range_problem("z_loss", self.z_loss, 0.0, 1.0)
+
+    @property
+    def default_name(self) -> str:
+        return "pretrain"
 
     @property
     def corpus_dir(self) -> str:
@@ -285,6 +316,10 @@ class FinetuneInstructConfig(FinetuneConfig):
                 )
         return problems
 
+    @property
+    def default_name(self) -> str:
+        return f"{Path(self.data_paths[0]).stem}-instruct"
+
     def _data_problems(self) -> list[str]:
         if self.data is not None and not self.data_paths:
             return ["data is a path, or a list of paths, as [a.jsonl,b.csv]"]
@@ -340,6 +375,10 @@ class FinetuneClassifyConfig(FinetuneConfig):
     """Name under which the head is put beside the checkpoint in `base` too, as one more of its heads; with `method=head`."""
     baselines: Any = True
     """What to compare with: `majority`, `tfidf` (with logistic regression), `probe` (linear, on the frozen base) and `random_weights` (the same training from new weights, all of them whatever `method`, which costs it once more), as a list; true: the first three, false: none."""
+
+    @property
+    def default_name(self) -> str:
+        return f"{Path(self.data_paths[0]).stem}-classify"
 
     @property
     def chosen_baselines(self) -> tuple[str, ...]:

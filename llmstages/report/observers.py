@@ -1,4 +1,4 @@
-"""Who is told of each line of `metrics.jsonl`: the terminal's chart, TensorBoard, the pictures.
+"""Who is told of each line of `metrics.jsonl`: the terminal's chart, the pictures.
 
 None of them may end a training: one that fails is left out with a warning.
 """
@@ -12,7 +12,6 @@ from llmstages.config.groups import ReportConfig
 from llmstages.report.curves import draw_curves
 from llmstages.report.live import LiveChart
 from llmstages.report.metrics import read_entries
-from llmstages.report.tensorboard import EventFiles
 from llmstages.report.terminal import is_interactive, warn
 
 
@@ -54,8 +53,6 @@ class Observers:
         if config.live == "on" or (config.live == "auto" and is_interactive()):
             self.chart = LiveChart(earlier)
             self._observers.append(self.chart)
-        if config.tensorboard:
-            self._observers.append(EventFiles(run_dir / "report" / "tensorboard", earlier))
         if config.curves:
             self._observers.append(Pictures(run_dir, title))
 

@@ -1,47 +1,42 @@
 """The metrics of a run as TensorBoard event files: `report/tensorboard/`.
 
-Names are those of `metrics.jsonl`, steps are optimizer steps. TensorBoard is the extra
-`tensorboard`; torch brings the writer.
+Names are those of `metrics.jsonl`, steps are optimizer steps; figures of the summary are
+`summary/<name>`, and stand beside the settings on the page HPARAMS. torch brings the writer.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from llmstages.errors import UserError
 from llmstages.report.metrics import scalars
+from llmstages.report.trackers import TrackedRun, flatten
 
 EVENT_FILE_PREFIX = "events.out.tfevents."
+DIRECTORY = "tensorboard"
 FLUSH_SECONDS = 10
 """A killed process loses no more than this of its events."""
 
 
-def check_tensorboard() -> None:
-    """Raise `UserError` when TensorBoard is not installed."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "report.tensorboard=true needs TensorBoard: install it with "
-            "pip install 'llmstages[tensorboard]'"
-        ) from None
-
-
 class EventFiles:
-    """Writes every figure of every entry; an observer.
+    """A tracker: writes every figure of every entry.
 
     A resumed run writes a further file, whose first event tells TensorBoard to drop the steps that
     are done again. `earlier` entries are written when there is no event file yet.
     """
 
-    def __init__(self, directory: Path, earlier: Sequence[Mapping[str, Any]]) -> None:
+    id = DIRECTORY
+
+    def __init__(
+        self, run: TrackedRun, resume: str | None, earlier: Sequence[Mapping[str, Any]]
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        directory = run.report_dir / DIRECTORY
+        self._config = {"stage": run.stage, **flatten(run.config)}
+        self._step = max((entry["step"] for entry in earlier), default=0)
         resumed = any(directory.glob(f"{EVENT_FILE_PREFIX}*"))
-        next_step = max((entry["step"] for entry in earlier), default=0) + 1
         self._writer = SummaryWriter(
             str(directory),
-            purge_step=next_step if resumed else None,
+            purge_step=self._step + 1 if resumed else None,
             flush_secs=FLUSH_SECONDS,
         )
         for entry in () if resumed else earlier:
@@ -49,9 +44,25 @@ class EventFiles:
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Write the figures of a line of `metrics.jsonl`."""
+        self._step = entry["step"]
         for name, value in scalars(entry).items():
-            self._writer.add_scalar(name, value, entry["step"])
+            self._writer.add_scalar(name, value, self._step)
+        if "event" in entry:
+            self._writer.flush()
 
-    def close(self) -> None:
+    def finish(self, figures: Mapping[str, float], status: str) -> None:
         """Write what is left."""
+        from torch.utils.tensorboard.summary import hparams
+
+        settings = {
+            name: value if isinstance(value, (bool, int, float)) else str(value)
+            for name, value in {**self._config, "status": status}.items()
+        }
+        for summary in hparams(settings, dict(figures)):  # type: ignore[no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, self._step)
         self._writer.close()
+
+
+start = EventFiles

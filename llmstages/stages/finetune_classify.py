@@ -42,7 +42,6 @@ from llmstages.stages.training import (
     finished_before,
     input_hashes,
     place,
-    run_dir,
     write_summary,
 )
 from llmstages.train import parallel
@@ -67,7 +66,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     """
     if config.data is None:
         raise UserError("finetune-classify needs a file: llmstages finetune-classify FILE")
-    directory = run_dir(config, f"{Path(config.data).stem}-classify")
+    directory = config.run_dir
     if members := members_of(config):
         return run_members(run, members, directory, config)
     clock = Clock()

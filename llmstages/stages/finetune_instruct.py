@@ -32,7 +32,6 @@ from llmstages.stages.training import (
     finished_before,
     input_hashes,
     place,
-    run_dir,
     tokens_begun_with,
     write_summary,
 )
@@ -58,7 +57,7 @@ def run(config: FinetuneInstructConfig) -> float:
     machine = choose_machine(config)
     base = finetune_base(config)
     model, tokenizer = base.model, base.tokenizer
-    directory = run_dir(config, f"{Path(config.data_paths[0]).stem}-instruct")
+    directory = config.run_dir
     text = base_text(base, config.replay.data, needed=config.replay.share > 0)
     hashes = input_hashes(config, base)
     if text is not None and config.replay.share:

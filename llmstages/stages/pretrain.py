@@ -45,7 +45,6 @@ from llmstages.stages.training import (
     choose_machine,
     finished_before,
     place,
-    run_dir,
     tokens_begun_with,
     with_weight_decay,
     write_summary,
@@ -86,7 +85,7 @@ def run(config: PretrainConfig) -> float:
     base = None if config.base is None else load_checkpoint(config.base)
     config.optim = inherited(config.optim, base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
-    directory = run_dir(config, "pretrain")
+    directory = config.run_dir
     weights = asked_weights(config, corpus)
     the_run = Run(
         directory,

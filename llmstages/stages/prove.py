@@ -17,10 +17,11 @@ from llmstages.config.compose import from_file
 from llmstages.data.json_files import as_type, parse_json
 from llmstages.errors import CheckFailed, UserError
 from llmstages.report.terminal import say, table, warn
+from llmstages.report.trackers import flatten
 from llmstages.stages.lineage import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
 from llmstages.train.records import SEAL, read_record, read_sealed
-from llmstages.train.run import OtherRun, flatten, read_plan
+from llmstages.train.run import OtherRun, read_plan
 
 TRAINING_STAGES = ("pretrain", "finetune-classify", "finetune-instruct")
 COMPARED_FILES = ("model.safetensors", "trainer/state.safetensors")
@@ -100,7 +101,8 @@ def do_again(run_dir: Path, begin: Path, again: Path, stage: str, steps: int) ->
         name_suffix=None,
         overwrite=False,
         stop_after=steps,
-        report=replace(config.report, curves=False, tensorboard=False, live="off"),
+        report=replace(config.report, curves=False, live="off"),
+        logger=[],
     )
     say(f"{steps:,} steps again, from {begin}")
     # What this stage does after its last step may go into the base, and train once more.

@@ -341,11 +341,6 @@ def shown_length(length: Length, num_tokens: int, steps_per_epoch: int) -> str:
     return f"{length.steps:,} steps: {epochs:.3g} epochs, {epochs * num_tokens:,.0f} tokens"
 
 
-def run_dir(config: TrainingConfig, default_name: str) -> Path:
-    """Directory of a run; a job of a sweep has its own inside it."""
-    return Path(config.runs_dir) / (config.name or default_name) / (config.name_suffix or "")
-
-
 def finished_before(run: Run) -> float | None:
     """Headline of a run already finished with the same settings; None when there is none."""
     if run.summary is None:

@@ -25,6 +25,7 @@ from llmstages.data.prefetch import PrefetchedData
 from llmstages.errors import UserError
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, warn
+from llmstages.report.trackers import flatten
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
@@ -52,7 +53,7 @@ from llmstages.train.optimizer import (
 from llmstages.train.pace import Pace, Steps, seconds_per_step
 from llmstages.train.precision import use_fp8
 from llmstages.train.records import read_record
-from llmstages.train.run import Run, flatten
+from llmstages.train.run import Run
 from llmstages.train.saving import CheckpointWriter, require_room
 from llmstages.train.spikes import SpikeWatch
 

@@ -25,9 +25,18 @@ from llmstages.model.transformer import TransformerConfig
 from llmstages.report.class_pictures import CONFUSION_FILE, RELIABILITY_FILE
 from llmstages.report.curves import LOSS_FILE, OPTIMIZER_FILE
 from llmstages.report.live import LiveChart
+from llmstages.report.metrics import read_entries
 from llmstages.report.observers import Observers
-from llmstages.report.tensorboard import EVENT_FILE_PREFIX, check_tensorboard
+from llmstages.report.tensorboard import EVENT_FILE_PREFIX
 from llmstages.report.terminal import say
+from llmstages.report.trackers import (
+    STATE_FILE,
+    TrackedRun,
+    Trackers,
+    check_trackers,
+    flatten,
+)
+from llmstages.report.wandb_run import FILE_NAMES as WANDB_FILE_NAMES
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     checkpoint_dirs,
@@ -55,6 +64,7 @@ NOT_SETTINGS = {
     "checkpoint",
     "evaluate",
     "report",
+    "logger",
     "overwrite",
     "sample_prompts",
 }
@@ -109,8 +119,8 @@ PLAN_TYPES: dict[str, Any] = {
 }
 """Of the keys of `plan.json` that a resumed run reads."""
 CHECKPOINT_NAME = re.compile(r"step-\d{6,}(\.tmp|\.old)?")
-PICTURES = (LOSS_FILE, OPTIMIZER_FILE, CONFUSION_FILE, RELIABILITY_FILE)
-REPORT_NAME = re.compile(rf"({'|'.join(map(re.escape, PICTURES))})(\.tmp)?|tensorboard")
+REPORT_FILES = (LOSS_FILE, OPTIMIZER_FILE, CONFUSION_FILE, RELIABILITY_FILE, STATE_FILE)
+REPORT_NAME = re.compile(rf"({'|'.join(map(re.escape, REPORT_FILES))})(\.tmp)?|tensorboard|wandb")
 EVENT_FILE_NAME = re.compile(rf"{re.escape(EVENT_FILE_PREFIX)}.*")
 
 
@@ -120,17 +130,6 @@ def settings_of(config: TrainingConfig, inputs: Mapping[str, str]) -> dict[str, 
     if "replay" in kept:
         kept["replay"] = {key: value for key, value in kept["replay"].items() if key != "data"}
     return kept | {"inputs": dict(inputs)}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 class Plan(dict[str, Any]):
@@ -191,9 +190,9 @@ class Run:
         self.observers: Observers | None = None
         self.locked: int | None = None
         """Descriptor of the lock, while this process has it."""
-        if config.report.tensorboard:
-            check_tensorboard()
+        self.trackers: Trackers | None = None
         if parallel.is_first():
+            check_trackers(config.loggers)
             require_writable(directory, "runs_dir=")
         if directory.exists():
             self.check_ownership()
@@ -341,6 +340,8 @@ class Run:
             raise OSError(f"{path} could not be written ({error})") from error
         if self.observers is not None:
             self.observers.record(entry)
+        if self.trackers is not None:
+            self.trackers.record(entry)
 
     @contextmanager
     def observed(self) -> Iterator[LiveChart | None]:
@@ -355,10 +356,21 @@ class Run:
         title = f"{'/'.join(parts)} ({self.stage})"
         observers = Observers(self.directory, title, self.config.report)
         self.observers = observers
+        tracked = TrackedRun(
+            self.directory,
+            Path(os.path.relpath(self.directory, self.config.runs_dir)).as_posix(),
+            self.stage,
+            asdict(self.config),
+        )
+        earlier = read_entries(self.directory / "metrics.jsonl")
+        self.trackers = Trackers(self.config.loggers, tracked, earlier)
         try:
             yield observers.chart
-        except BaseException:
+        except BaseException as error:
             self.release()
+            self.trackers.finish(
+                {}, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            )
             raise
         finally:
             self.observers = None
@@ -421,6 +433,8 @@ class Run:
         temporary = self.directory / "summary.json.tmp"
         write_sealed(temporary, {"format_version": FORMAT_VERSION, **summary})
         temporary.replace(self.directory / "summary.json")
+        if self.trackers is not None:
+            self.trackers.finish(summary["metrics"], "finished")
         self.release()
 
 
@@ -441,6 +455,7 @@ def foreign_names(directory: Path) -> list[str]:
         ("checkpoints", CHECKPOINT_NAME),
         ("report", REPORT_NAME),
         ("report/tensorboard", EVENT_FILE_NAME),
+        ("report/wandb", re.compile(WANDB_FILE_NAMES)),
     ):
         if (directory / folder).is_dir():
             names += [

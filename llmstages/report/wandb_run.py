@@ -1,0 +1,74 @@
+"""A run in Weights & Biases; its files are in `report/wandb/`.
+
+Project, entity, group and mode are those of W&B's environment variables: with
+`WANDB_MODE=offline` nothing is sent, and `wandb sync` does it later.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from llmstages.errors import UserError
+from llmstages.report.metrics import scalars
+from llmstages.report.trackers import PROJECT, TrackedRun
+
+FILE_NAMES = r"(offline-)?run-.*|latest-run|debug.*\.log"
+"""What W&B writes into `report/wandb/`."""
+FINISH_SECONDS = 60.0
+"""A server that has gone must not hold a process whose training is over."""
+
+
+def check() -> None:
+    """Raise `UserError` where runs would be sent and nobody has logged in."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "run", "shared"):
+        return
+    if not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "logger=wandb: nobody is logged in: `wandb login`, or WANDB_API_KEY, or "
+            "WANDB_MODE=offline to send nothing"
+        )
+
+
+class WandbRun:
+    """A tracker. W&B takes steps in order only: those that it has are left out."""
+
+    def __init__(
+        self, run: TrackedRun, resume: str | None, earlier: Sequence[Mapping[str, Any]]
+    ) -> None:
+        import wandb
+
+        run.report_dir.mkdir(exist_ok=True)
+        group = str(PurePosixPath(run.name).parent)
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=str(run.report_dir),
+            id=resume,
+            resume="allow",
+            name=run.name,
+            group=os.environ.get("WANDB_RUN_GROUP") or (None if group == "." else group),
+            job_type=run.stage,
+            config=dict(run.config),
+            reinit="finish_previous",
+            settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS),
+        )
+        self.id: str = self._run.id
+        # Offline nothing is known of what it has; a further part begins where this process does.
+        if resume is None or not self._run.settings._offline:
+            for entry in earlier:
+                self.record(entry)
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Log a line of `metrics.jsonl`."""
+        if entry["step"] >= self._run.starting_step:
+            self._run.log(scalars(entry), step=entry["step"])
+
+    def finish(self, figures: Mapping[str, float], status: str) -> None:
+        """End the run."""
+        self._run.summary.update({**figures, "summary/status": status})
+        self._run.finish(exit_code=0 if status == "finished" else 1)
+
+
+start = WandbRun
