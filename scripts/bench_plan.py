@@ -25,9 +25,9 @@ from llmstages.report.terminal import table
 from llmstages.train.device import choose_device, hardware_facts, machine_facts
 
 RUNS = {
-    "nano": ("model=nano", "steps=400", "batch_tokens=2048"),
-    "micro": ("model=micro", "steps=150", "batch_tokens=4096"),
-    "tiny": ("model=tiny", "steps=40", "batch_tokens=8192"),
+    "nano": ("model=nano", "steps=300", "batch_tokens=2048"),
+    "micro": ("model=micro", "steps=60", "batch_tokens=4096"),
+    "tiny": ("model=tiny", "steps=20", "batch_tokens=8192"),
 }
 SHARED = ("evaluate.max_tokens=4096", "compile='off'")
 

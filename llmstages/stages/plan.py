@@ -212,9 +212,9 @@ def work_within(
 
 
 def needed_tokens(config: PlanConfig, shape: TransformerConfig, work: Work) -> float:
-    """Tokens that the run wants: those of its length, or, by default, 20 a parameter."""
+    """Tokens that the run wants: those of its length, or by default 20 a parameter."""
     asked = config.steps or config.epochs or any(config.budget.lengths.values())
-    if asked or (config.base is None and config.model.published.tokens is not None):
+    if asked or config.base is not None or config.model.published.tokens is not None:
         return work.tokens
     return max(work.tokens, TOKENS_PER_PARAMETER * num_parameters(shape))
 
@@ -338,7 +338,9 @@ def cost_of(config: PlanConfig, target: Target, speed: Speed | None, work: Work,
         return Cost(gpus, working, None, None, None)
     seconds = speed.around_seconds + work.tokens / (speed.tokens_per_second * working)
     device_hours = gpus * seconds / 3600
-    watts = config.watts if config.watts is not None else target.gpu and target.gpu.watts
+    watts = config.watts
+    if watts is None and target.gpu is not None:
+        watts = target.gpu.watts
     kwh = None if watts is None else device_hours * watts / 1000
     price = config.price_per_hour
     if price is None:

@@ -227,3 +227,15 @@ def test_a_gpu_by_its_name(name: str, found: str) -> None:
     assert gpu is not None
     assert gpu.name == found
     assert find_gpu("Radeon") is None
+
+
+def test_by_default_a_new_model_wants_20_tokens_a_parameter(
+    planned: Callable[..., dict[str, Any]], tiny_run: Path
+) -> None:
+    record = planned({"steps": None})
+    parameters, vocab_size = record["model"]["parameters"], record["model"]["vocab_size"]
+    new = {"steps": None, "data": "none"}
+    assert planned(new, corpus_tokens=2 * parameters, vocab_size=vocab_size)["problems"] == []
+    (problem,) = planned(new, corpus_tokens=parameters, vocab_size=vocab_size)["problems"]
+    assert "20.0 passes" in problem
+    assert planned({"steps": None}, base=str(tiny_run))["problems"] == []
