@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SUMMARIES = {
     "collect": "raw text -> a corpus: corpora/<name>/",
     "pretrain": "a corpus -> a base model: runs/<name>/",
+    "plan": "what pretrain would take: memory, time, energy, money, for any number of GPUs",
     "finetune": "looks into the file, then finetune-classify or finetune-instruct",
     "finetune-instruct": "a base model + prompts and answers -> a specialist that answers",
     "finetune-classify": "a base model + labelled texts -> a classifier",

@@ -119,7 +119,7 @@ def test_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "model=nano", "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("llmstages pretrain [CORPUS_DIR] [key=value ...]\n")
-    assert "\n  model=auto|large|medium|micro|nano|small|tiny|xl\n" in shown
+    assert "\n  model=auto|gpt3-175b|large|medium|micro|nano|small|tiny|xl\n" in shown
     assert "\n  experiment=novels|shakespeare-char|shakespeare-char-long|smoke\n" in shown
     assert "quality" not in shown  # a group of collect
     assert "finetune" not in shown  # experiments of other subcommands
@@ -368,8 +368,8 @@ MISTAKES = [
     ("pretrain ~steps", "~steps: a key cannot be taken away, write steps=null"),
     (
         "pretrain steps=1 epochs=2 model.layout=x device=gpu",
-        "model.layout=x is unknown: choose one of qwen3, nanochat; device=gpu is unknown: did you "
-        "mean cpu?; steps=1 and epochs=2.0 are given: keep one of them",
+        "model.layout=x is unknown: choose one of qwen3, nanochat, gpt2; device=gpu is unknown: "
+        "did you mean cpu?; steps=1 and epochs=2.0 are given: keep one of them",
     ),
     (
         "pretrain model=auto model.num_layers=2 steps=1 budget.flops=1e9 budget.cost=2",

@@ -7,7 +7,14 @@ nothing of subcommands, bare words and `experiment=`: they are translated here, 
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmstages.config.words import FLAGS, SHORT_FLAGS, USAGES, Arguments, sort_arguments
+from llmstages.config.words import (
+    FLAGS,
+    SHORT_FLAGS,
+    USAGES,
+    Arguments,
+    experiments_of,
+    sort_arguments,
+)
 from llmstages.errors import UserError
 
 
@@ -55,14 +62,14 @@ def put_right(subcommand: str, answers: list[str], conf_dir: Path) -> list[str]:
     kept = []
     for answer in answers:
         if answer == "experiment/":
-            answer = f"experiment/{subcommand}="
+            answer = f"{experiments_of(subcommand)}="
         group = answer.lstrip("+~").partition("=")[0].rstrip("/")
         if "." in group or is_choice_of(subcommand, group, conf_dir):
-            kept.append(answer.replace(f"experiment/{subcommand}=", "experiment="))
+            kept.append(answer.replace(f"{experiments_of(subcommand)}=", "experiment="))
     return kept
 
 
 def _to_hydra(subcommand: str, word: str) -> str:
     if word.startswith("experiment="):
-        return word.replace("experiment=", f"experiment/{subcommand}=", 1)
+        return word.replace("experiment=", f"{experiments_of(subcommand)}=", 1)
     return word

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llmstages.config.schema import nested_schema, schema_keys
 from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.words import experiments_of
 
 
 def conf_dir() -> Path:
@@ -26,7 +27,7 @@ def group_choices(subcommand: str, folders: Sequence[Path]) -> dict[str, list[st
     """
     keys = schema_keys(SUBCOMMANDS[subcommand])
     places = {name: name for name, key in keys.items() if nested_schema(key.type)}
-    places["experiment"] = f"experiment/{subcommand}"
+    places["experiment"] = experiments_of(subcommand)
     for folder in folders[1:]:
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if path.is_dir() and not (folders[0] / path.name).is_dir():

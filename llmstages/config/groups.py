@@ -6,13 +6,15 @@ Only the standard library is imported here. Each class checks itself when it is 
 object of these classes is valid wherever it turns up. All problems are said at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmstages.config.checks import choice_problem, range_problem, refuse
 
 AUTO_MODEL = "auto"
 """Name of the model whose size is picked for the budget; its shape keys are 0 until then."""
+MODEL_LAYOUTS = ("qwen3", "nanochat", "gpt2")
+"""Families that a new model can be of."""
 OBJECTIVES = ("answers", "preferences")
 METHODS = ("full", "lora", "last", "head")
 BLOCK_MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
@@ -36,13 +38,48 @@ LARGEST = {
 
 
 @dataclass
+class PublishedConfig:
+    """What was published of the model that a shape is that of; `plan` shows it beside its own figures."""
+
+    source: str | None = None
+    """Where."""
+    vocab_size: int | None = None
+    """Tokens of its vocabulary; `plan` takes it where there is no corpus yet."""
+    parameters: float | None = None
+    """Embeddings included."""
+    tokens: float | None = None
+    """Training tokens; `plan` takes them where no length is given."""
+    flops: float | None = None
+    """Training FLOPs."""
+    gpu: str | None = None
+    """GPU of a published estimate of the cost."""
+    gpu_flops: float | None = None
+    """FLOP/s of one of them in that estimate."""
+    price_per_hour: float | None = None
+    """What an hour of one costs in it."""
+    cost: float | None = None
+    """Money, as estimated there."""
+
+    def __post_init__(self) -> None:
+        refuse(
+            range_problem("model.published.vocab_size", self.vocab_size, 1)
+            + range_problem("model.published.parameters", self.parameters, 1)
+            + range_problem("model.published.tokens", self.tokens, 1)
+            + range_problem("model.published.flops", self.flops, 1)
+            + range_problem("model.published.gpu_flops", self.gpu_flops, 1)
+            + range_problem("model.published.price_per_hour", self.price_per_hour, 1e-6)
+            + range_problem("model.published.cost", self.cost, 1e-6)
+        )
+
+
+@dataclass
 class ModelConfig:
     """Shape of the transformer; the vocabulary comes from the corpus's tokenizer."""
 
     name: str = "micro"
     """Name of the size, for display."""
     layout: str = "qwen3"
-    """Family: `qwen3` (every engine reads it) or `nanochat` (squared ReLU, norms without weights, soft cap on the logits; transformers reads it)."""
+    """Family: `qwen3` (every engine reads it), `nanochat` (squared ReLU, norms without weights, soft cap on the logits; transformers reads it) or `gpt2` (LayerNorm, biases, GELU, learned positions; every engine reads it)."""
     num_layers: int = 6
     """Transformer blocks."""
     hidden_size: int = 256
@@ -54,7 +91,7 @@ class ModelConfig:
     head_dim: int = 64
     """Width of one head."""
     intermediate_size: int = 640
-    """Inner width of the feed-forward layer: three matrices in `qwen3` (SwiGLU), two in `nanochat`."""
+    """Inner width of the feed-forward layer: three matrices in `qwen3` (SwiGLU), two in the others."""
     context_length: int = 256
     """Longest sequence, in tokens."""
     tie_embeddings: bool = True
@@ -62,10 +99,11 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies."""
     norm_eps: float = 1e-6
-    """Epsilon of RMSNorm."""
+    """Epsilon of the norms."""
+    published: PublishedConfig = field(default_factory=PublishedConfig)
 
     def __post_init__(self) -> None:
-        problems = choice_problem("model.layout", self.layout, ("qwen3", "nanochat"))
+        problems = choice_problem("model.layout", self.layout, MODEL_LAYOUTS)
         if self.name == AUTO_MODEL:
             problems += [
                 f"model.{key}={getattr(self, key)} is given with model=auto, which picks it"

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llmstages.config.folders import group_choices
 from llmstages.config.schema import find_key, nested_schema, no_such_key, schema_keys
-from llmstages.config.words import override_key
+from llmstages.config.words import experiments_of, override_key
 from llmstages.errors import UserError
 
 
@@ -167,7 +167,7 @@ class _Teller:
 
     def _no_such_override(self, config_path: str | None, name: str, is_group: bool) -> str:
         where = f"{self._file(config_path)}: " if config_path else ""
-        if name == f"experiment/{self.subcommand}":
+        if name == experiments_of(self.subcommand):
             return (
                 f"{self.subcommand} has no experiments yet: put one in "
                 f"DIR/{name}/NAME.yaml and add --config-dir DIR"
@@ -186,10 +186,10 @@ class _Teller:
         if any(override_key(argument) == group for argument in self.arguments):
             return None
         for argument in self.arguments:
-            if override_key(argument) == f"experiment/{self.subcommand}":
+            if override_key(argument) == experiments_of(self.subcommand):
                 name = argument.partition("=")[2]
                 for folder in self.folders:
-                    path = folder / "experiment" / self.subcommand / f"{name}.yaml"
+                    path = folder / experiments_of(self.subcommand) / f"{name}.yaml"
                     if path.is_file() and choice in path.read_text("utf-8", "replace"):
                         return path
         return None

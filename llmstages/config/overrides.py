@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from llmstages.config.schema import find_key
 from llmstages.config.stages import SUBCOMMANDS
-from llmstages.config.words import override_key, quote
+from llmstages.config.words import experiments_of, override_key, quote
 
 # A number with a point or an exponent; digits may be grouped by underscores as in Python.
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,2})?")
@@ -25,7 +25,9 @@ def for_hydra(subcommand: str, override: str) -> str:
     if key == "experiment":
         # Adding, overriding and forcing are one thing here: the group is in every defaults list.
         mark = "~" if override.startswith("~") else ""
-        return f"{mark}experiment/{subcommand}{override.lstrip('+~').removeprefix('experiment')}"
+        return (
+            f"{mark}{experiments_of(subcommand)}{override.lstrip('+~').removeprefix('experiment')}"
+        )
     if key is None or "=" not in override:
         return override
     schema = SUBCOMMANDS[subcommand]

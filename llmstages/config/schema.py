@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.words import experiments_of
 
 
 def register_schema(subcommand: str) -> None:
@@ -139,7 +140,7 @@ def no_such_key(subcommand: str, dotted: str) -> str:
 def is_choice_of(subcommand: str, group: str, conf_dir: Path) -> bool:
     """Whether a config group can be chosen for a subcommand; one of the user's own always can."""
     if group.split("/")[0] == "experiment":
-        return group == f"experiment/{subcommand}"
+        return group == experiments_of(subcommand)
     return group in schema_keys(SUBCOMMANDS[subcommand]) or not (conf_dir / group).is_dir()
 
 

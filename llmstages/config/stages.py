@@ -241,6 +241,44 @@ class PretrainConfig(TrainingConfig):
 
 
 @dataclass
+class PlanConfig(PretrainConfig):
+    """`llmstages plan [CORPUS_DIR]`: what `pretrain` with the same words would take: memory, time, energy, money."""
+
+    gpus: int = 1
+    """Processes, each with a GPU (or this machine's processor) of its own."""
+    gpu: str | None = None
+    """GPU that is planned with, from the data sheets in llmstages/train/gpus.py: `H100`, `RTX 4090`; null: this machine."""
+    utilisation: float | None = None
+    """Share of the GPU's peak that training reaches (MFU); null: 0.4, which large models have reached, or on this machine what the probe measures."""
+    probe: bool = True
+    """Time a few real steps where this machine is planned with."""
+    corpus_tokens: float | None = None
+    """Training tokens of a corpus that is not collected yet; null: as published of the recipe's sources."""
+    vocab_size: int | None = None
+    """Vocabulary where there is no corpus yet; null: as published of the model, or that of `collect`."""
+    price_per_hour: float | None = None
+    """What an hour of one GPU, or of this machine, costs; null: `budget.price_per_hour`, or no money is counted."""
+    watts: float | None = None
+    """What one GPU, or this machine, draws; null: the data sheet's, without the machine around the GPU."""
+    price_per_kwh: float | None = None
+    """What a kilowatt-hour costs."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def problems(self) -> list[str]:
+        return (
+            super().problems()
+            + range_problem("gpus", self.gpus, 1, 1_000_000)
+            + range_problem("utilisation", self.utilisation, 0.001, 1.0)
+            + range_problem("corpus_tokens", self.corpus_tokens, 1)
+            + range_problem("vocab_size", self.vocab_size, 2, 10_000_000)
+            + range_problem("price_per_hour", self.price_per_hour, 0.0)
+            + range_problem("watts", self.watts, 0.0)
+            + range_problem("price_per_kwh", self.price_per_kwh, 0.0)
+        )
+
+
+@dataclass
 class FinetuneConfig(TrainingConfig):
     """What both fine-tuning stages share."""
 
@@ -743,6 +781,7 @@ class DoctorConfig:
 SUBCOMMANDS: dict[str, type] = {
     "collect": CollectConfig,
     "pretrain": PretrainConfig,
+    "plan": PlanConfig,
     "finetune-instruct": FinetuneInstructConfig,
     "finetune-classify": FinetuneClassifyConfig,
     "generate": GenerateConfig,

@@ -72,6 +72,7 @@ class Usage:
 USAGES = {
     "collect": Usage(("paths",), "[PATH ...]", rest_is_list=True),
     "pretrain": Usage(("data",), "[CORPUS_DIR]"),
+    "plan": Usage(("data",), "[CORPUS_DIR]"),
     "finetune": Usage(("data",), "FILE ...", ("data",), rest_is_list=True),
     "finetune-instruct": Usage(("data",), "FILE ...", ("data",), rest_is_list=True),
     "finetune-classify": Usage(("data",), "FILE", ("data",)),
@@ -95,6 +96,11 @@ USAGES = {
     "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "doctor": Usage((), ""),
 }
+
+
+def experiments_of(subcommand: str) -> str:
+    """The group of a subcommand's experiments: a plan is made of those of pretraining."""
+    return f"experiment/{'pretrain' if subcommand == 'plan' else subcommand}"
 
 
 def usage_line(subcommand: str) -> str:
@@ -211,7 +217,7 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
             overrides.append("corpus=local")
         return overrides
     more = []
-    if subcommand == "pretrain" and arguments.value_of("corpus") is None:
+    if subcommand in ("pretrain", "plan") and arguments.value_of("corpus") is None:
         # The corpus named brings its own sources; the default recipe has others.
         more = ["corpus=local"]
     last = len(usage.keys) - 1

@@ -26,6 +26,8 @@ TOKENS_PER_PARAMETER = 20
 """Compute-optimal ratio of tokens to parameters (Hoffmann et al. 2022)."""
 MAX_DEFAULT_EPOCHS = 4
 """Repeating data up to four times is nearly as good as new data (Muennighoff et al. 2023)."""
+MAX_USEFUL_EPOCHS = 1 + REPEATED_TOKENS_DECAY
+"""Passes after which one more token read again is worth 1/e of a new one (by that law)."""
 BATCH_FACTOR = 0.58
 BATCH_EXPONENT = 0.571
 """Tokens a step are factor x D^exponent (Li et al. 2025, "Predictable Scale: Part I, Step Law")."""
@@ -56,6 +58,18 @@ def optimal_parameters(tokens: float) -> float:
         LOSS_TOKENS_EXPONENT * LOSS_TOKENS_FACTOR
     )
     return float((ratio * tokens**LOSS_TOKENS_EXPONENT) ** (1 / LOSS_PARAMETERS_EXPONENT))
+
+
+def optimal_for_flops(flops: float) -> tuple[float, float]:
+    """Parameters and new tokens of the least predicted loss for C = 6 N D training FLOPs.
+
+    N = G (C / 6)^(beta / (alpha + beta)), G = (alpha A / beta B)^(1 / (alpha + beta)) (Hoffmann et
+    al. 2022, approach 3).
+    """
+    alpha, beta = LOSS_PARAMETERS_EXPONENT, LOSS_TOKENS_EXPONENT
+    ratio = alpha * LOSS_PARAMETERS_FACTOR / (beta * LOSS_TOKENS_FACTOR)
+    parameters = float(ratio ** (1 / (alpha + beta)) * (flops / 6) ** (beta / (alpha + beta)))
+    return parameters, flops / 6 / parameters
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:

@@ -118,6 +118,13 @@ def asked_tokens(config: PretrainConfig, corpus_tokens: int) -> float | None:
     return config.steps * config.batch_tokens
 
 
+def usual_tokens(config: PretrainConfig, parameters: int, corpus_tokens: int) -> int:
+    """Training tokens where no length is given: as published of the model, or `default_tokens`."""
+    if config.base is None and config.model.published.tokens is not None:
+        return round(config.model.published.tokens)
+    return default_tokens(parameters, corpus_tokens)
+
+
 def size_for_seconds(
     shapes: list[TransformerConfig],
     seconds: float,

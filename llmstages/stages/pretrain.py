@@ -1,6 +1,7 @@
 """`llmstages pretrain`: a corpus -> a base model, by next-word prediction."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from llmstages.model.layouts import config_from_disk, make_config
 from llmstages.model.scaling import (
     MAX_DEFAULT_EPOCHS,
     TOKENS_PER_PARAMETER,
-    default_tokens,
     derived_batch_tokens,
 )
 from llmstages.model.transformer import Transformer, TransformerConfig
@@ -30,7 +30,7 @@ from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, say, warn
 from llmstages.stages.base_run import inherited, pretraining_lr
 from llmstages.stages.mixture import asked_weights, open_shards, show_epochs, warn_of_repeats
-from llmstages.stages.model_size import asked_tokens, pick_size
+from llmstages.stages.model_size import asked_tokens, pick_size, usual_tokens
 from llmstages.stages.pace import (
     LAST_EVALUATION_SHARE,
     TimedEvaluation,
@@ -151,7 +151,7 @@ def run(config: PretrainConfig) -> float:
     micro_batch = choose_micro_batch(config, the_run, machine, model, loss, context_length)
     model.checkpoint_blocks = micro_batch.checkpoint_blocks
     parameters = num_parameters(model.config)
-    usual_tokens = default_tokens(parameters, corpus_tokens)
+    usual = usual_tokens(config, parameters, corpus_tokens)
     foreseen = parallel.from_first(
         foresee(
             config,
@@ -172,7 +172,7 @@ def run(config: PretrainConfig) -> float:
         steps_per_epoch=data.rows_per_epoch / rows_per_step,
         tokens_per_step=data.tokens_per_step,
         training_flops_per_token=flops_per_token(model.config, context_length),
-        default_steps=round(usual_tokens / data.tokens_per_step),
+        default_steps=round(usual / data.tokens_per_step),
     )
     steps = length.steps or max(1.0, expected_tokens / data.tokens_per_step)
     say(
@@ -183,10 +183,12 @@ def run(config: PretrainConfig) -> float:
     run_tokens = steps * data.tokens_per_step
     show_epochs(corpus, data, run_tokens)
     warn_of_repeats(data, run_tokens, measured=length.steps is None)
-    if length.is_default and usual_tokens < TOKENS_PER_PARAMETER * parameters:
+    if length.is_default and usual < min(
+        TOKENS_PER_PARAMETER * parameters, config.model.published.tokens or math.inf
+    ):
         warn(
             f"{corpus_tokens:,} training tokens are few for {parameters:,} parameters: read "
-            f"{MAX_DEFAULT_EPOCHS} times they are {usual_tokens / parameters:.1f} a parameter, "
+            f"{MAX_DEFAULT_EPOCHS} times they are {usual / parameters:.1f} a parameter, "
             f"about {TOKENS_PER_PARAMETER} are best; collect more text, or take a smaller model="
         )
     lr = config.optim.lr
@@ -345,19 +347,27 @@ def foresee(
     elif config.budget.flops is not None:
         tokens = config.budget.flops / flops_per_token(model.config, data.context_length)
     else:
-        tokens = asked_tokens(config, data.num_tokens) or default_tokens(
-            num_parameters(model.config), data.num_tokens
+        tokens = asked_tokens(config, data.num_tokens) or usual_tokens(
+            config, num_parameters(model.config), data.num_tokens
         )
+    rows = rows_of_step(config, tokens, data.context_length, data.num_tokens)
+    return Foreseen(tokens, rows, evaluation_tokens)
+
+
+def rows_of_step(
+    config: PretrainConfig, tokens: float, context_length: int, corpus_tokens: float
+) -> int:
+    """Rows of an optimizer step in a run of about `tokens`: as asked for, or derived."""
     batch_tokens = config.batch_tokens or derived_batch_tokens(tokens)
-    most_rows = max(1, data.num_tokens // data.context_length)
-    rows = max(1, min(round(batch_tokens / data.context_length), most_rows))
-    taken = rows * data.context_length
+    most_rows = max(1, int(corpus_tokens) // context_length)
+    rows = max(1, min(round(batch_tokens / context_length), most_rows))
+    taken = rows * context_length
     if config.batch_tokens is not None and abs(taken - batch_tokens) > 0.1 * batch_tokens:
         warn(
             f"batch_tokens={batch_tokens:,}: a step takes {taken:,} tokens, {rows:,} rows of "
-            f"{data.context_length:,} out of {most_rows:,}"
+            f"{context_length:,} out of {most_rows:,}"
         )
-    return Foreseen(tokens, rows, evaluation_tokens)
+    return rows
 
 
 def continued_context(context_length: int, corpus_tokens: int) -> int:
@@ -392,7 +402,8 @@ def planned_shape(run: Run) -> TransformerConfig:
 
 def transformer_config(shape: ModelConfig, vocab_size: int) -> TransformerConfig:
     """The shape of the `model` group with the tokenizer's vocabulary."""
-    fields = {key: value for key, value in asdict(shape).items() if key not in ("name", "layout")}
+    other = ("name", "layout", "published")
+    fields = {key: value for key, value in asdict(shape).items() if key not in other}
     return make_config(shape.layout, vocab_size=vocab_size, **fields)
 
 

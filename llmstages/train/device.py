@@ -16,19 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llmstages.errors import UserError
 from llmstages.train import parallel
-
-# Dense bf16 peak in FLOP/s, from the makers' data sheets; the first that the device's name holds.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 6000 Ada": 364e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
+from llmstages.train.gpus import find_gpu
 
 
 def choose_device(name: str) -> torch.device:
@@ -139,8 +127,8 @@ def peak_flops(device: torch.device) -> float | None:
     """Data-sheet bf16 FLOP/s, None for a device that is not in the table."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+    gpu = find_gpu(torch.cuda.get_device_name(device))
+    return None if gpu is None else gpu.bfloat16_flops
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ space and fragments are in no formula.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -149,6 +149,27 @@ def memory_needed(
         activations=activations + 2 * stream,  # what the last norm reads and gives
         logits=chunk + gathered,
         step=STEP_COPIES * 4 * min(under_muon, MAX_BATCH_ELEMENTS),
+    )
+
+
+def sharded(
+    needed: MemoryNeeded, config: TransformerConfig, dtype: torch.dtype, processes: int
+) -> MemoryNeeded:
+    """The same in each of several processes among which the model is sharded (`parallel=fsdp`).
+
+    Each holds its part of weights, gradients and optimizer state, and for a while the whole weights
+    of the block that computes and of the next, or the output matrix, and their gradients, in the
+    type of the products. What a step of Muon gathers is whole in each.
+    """
+    block = matrix_parameters(config) // config.num_layers
+    head = config.vocab_size * config.hidden_size
+    gathered = dtype.itemsize * 2 * max(block, head)
+    own = -(-4 * num_parameters(config) // processes)
+    return replace(
+        needed,
+        weights=own + gathered,
+        gradients=-(-needed.gradients // processes) + gathered // 2,
+        optimizer=-(-needed.optimizer // processes),
     )
 
 

@@ -11,7 +11,7 @@ from llmstages.config.compose import to_dataclass
 from llmstages.config.folders import conf_dir, group_choices
 from llmstages.config.schema import register_schema
 from llmstages.config.stages import SUBCOMMANDS
-from llmstages.config.words import USAGES
+from llmstages.config.words import USAGES, experiments_of
 from llmstages.errors import UserError
 
 CHOICES = {subcommand: group_choices(subcommand, [conf_dir()]) for subcommand in SUBCOMMANDS}
@@ -43,7 +43,7 @@ def test_the_defaults_of_every_subcommand(subcommand: str) -> None:
     ],
 )
 def test_every_choice_of_every_group(subcommand: str, group: str, choice: str) -> None:
-    name = f"experiment/{subcommand}" if group == "experiment" else group
+    name = experiments_of(subcommand) if group == "experiment" else group
     if (subcommand, group, choice) in REFUSED:
         with pytest.raises(UserError, match=f"{group}={choice}"):
             config_of(subcommand, f"{name}={choice}")
@@ -57,7 +57,7 @@ def test_every_shipped_file_is_a_primary_config_or_a_choice() -> None:
     reached |= {"hydra/job_logging/llmstages.yaml", "hydra/hydra_logging/llmstages.yaml"}
     for subcommand, groups in CHOICES.items():
         for group, choices in groups.items():
-            folder = f"experiment/{subcommand}" if group == "experiment" else group
+            folder = experiments_of(subcommand) if group == "experiment" else group
             reached |= {f"{folder}/{choice}.yaml" for choice in choices}
     files = {path.relative_to(conf_dir()).as_posix() for path in conf_dir().rglob("*.yaml")}
     assert files == reached
@@ -85,6 +85,12 @@ def test_a_model_says_its_number_of_parameters(name: str) -> None:
     model = config_of("pretrain", f"model={name}").model
     assert model.name == name
     assert model.tie_embeddings
+    if model.layout == "gpt2":  # biases, LayerNorm and learned positions
+        h, f = model.hidden_size, model.intermediate_size
+        block = 4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h
+        outside = (vocab_size + model.context_length) * h + 2 * h
+        assert parameters == outside + model.num_layers * block
+        return
     attention = model.hidden_size * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
     feed_forward = 3 * model.hidden_size * model.intermediate_size
     norms = 2 * model.hidden_size + 2 * model.head_dim

@@ -14,6 +14,7 @@ from llmstages.model.scaling import (
     effective_parameters,
     effective_tokens,
     ladder,
+    optimal_for_flops,
     optimal_parameters,
     predicted_loss,
     shape_flops_per_token,
@@ -40,6 +41,13 @@ def test_optimal_parameters_are_the_best_for_their_flops(tokens):
     for factor in (0.9, 0.99, 1.01, 1.1):
         assert predicted_loss(factor * parameters, tokens / factor) > best
     assert 15 < tokens / parameters < 40
+
+
+@pytest.mark.parametrize("flops", [1e18, 3.14e23])
+def test_the_optimum_of_given_flops(flops):
+    parameters, tokens = optimal_for_flops(flops)
+    assert 6 * parameters * tokens == pytest.approx(flops)
+    assert parameters == pytest.approx(optimal_parameters(tokens))
 
 
 def test_repeated_tokens_are_worth_less():

@@ -209,6 +209,18 @@ def test_samples_are_shown(tmp_path, pretrain_config, capfd):
     assert "'The [b]x' -> " in capfd.readouterr().err
 
 
+def test_a_new_model_of_another_family(tmp_path, pretrain_config):
+    shape = {"num_layers": 1, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8}
+    model = ModelConfig("test", "gpt2", **shape, intermediate_size=128, context_length=64)
+    pretrain.run(pretrain_config(tmp_path, model=model, steps=8))
+    lines = (tmp_path / "pretrain" / "metrics.jsonl").read_text("utf-8").splitlines()
+    losses = [entry["val_loss"] for entry in map(json.loads, lines) if "val_loss" in entry]
+    assert losses[-1] < losses[0] < 6.5  # 512 pieces
+    loaded = load_checkpoint(tmp_path / "pretrain").model
+    assert loaded.config.learned_positions
+    assert loaded.config.layer_norm
+
+
 def test_untied_embeddings_and_bfloat16(tmp_path, pretrain_config):
     model = ModelConfig(
         name="test",
