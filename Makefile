@@ -55,8 +55,8 @@ check: $(INSTALLED) ## lint, format, types, and which module may import which
 	$(BIN)/lint-imports
 
 pytest: $(INSTALLED) ## the tests alone, in two processes
-	@$(BIN)/python -m pytest $(HALF_OF_THE_TESTS) & half=$$!; \
-	$(BIN)/python -m pytest tests $(HALF_OF_THE_TESTS:%=--ignore=%); rest=$$?; \
+	@$(BIN)/python -m pytest --durations=25 $(HALF_OF_THE_TESTS) & half=$$!; \
+	$(BIN)/python -m pytest --durations=25 tests $(HALF_OF_THE_TESTS:%=--ignore=%); rest=$$?; \
 	wait $$half && exit $$rest
 
 bench: $(INSTALLED) ## pretraining speed of this machine
