@@ -162,10 +162,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         its tokens was the likeliest. What does not fit the context loses its beginning.
 
         Requests that the model reads alike, such as choices of one token, are read once.
+
+        Raises:
+            UserError: a continuation is longer than the context.
         """
         alike: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
-            whole = (*context, *continuation)[-(self.max_length + 1) :]
+            if len(continuation) > self.max_length:
+                raise UserError(
+                    f"{len(continuation)} tokens of a continuation do not fit the context of "
+                    f"{self.max_length}"
+                )
+            whole = (*(context or [self.prefix_token_id]), *continuation)
+            whole = whole[-(self.max_length + 1) :]
             alike.setdefault(whole[:-1], []).append(index)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         with progress("scoring", len(requests), "texts") as advance:

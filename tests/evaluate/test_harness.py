@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmstages.errors import UserError
 from llmstages.evaluate import harness
 from llmstages.text.chat import Message, render
 from llmstages.train.checkpoint import load_checkpoint
@@ -133,6 +134,24 @@ def test_conversations_are_written_as_the_checkpoint_reads_them(instruct_run: Pa
     assert model.tok_encode(model.apply_chat_template(turns)) == ids
     going_on = model.apply_chat_template(turns, add_generation_prompt=False)
     assert going_on.endswith("What is x?")
+
+
+@pytest.fixture
+def model(tiny_run: Path) -> Any:
+    """A model that reads 64 tokens, several texts at a time."""
+    from llmstages.evaluate.harness_model import HarnessModel
+
+    return HarnessModel(str(tiny_run), device="cpu", batch_size="auto")
+
+
+def test_a_continuation_fills_the_context_at_most(model: Any) -> None:
+    fitting = (None, [], [5] * model.max_length)  # without a context: after the prefix
+    (after_prefix,) = model._loglikelihood_tokens([fitting])
+    assert model._loglikelihood_tokens([(None, [5, model.prefix_token_id], fitting[2])]) == [
+        after_prefix
+    ]
+    with pytest.raises(UserError, match="65 tokens of a continuation do not fit the context of 64"):
+        model._loglikelihood_tokens([fitting, (None, [5], [5] * (model.max_length + 1))])
 
 
 def test_the_command_knows_the_model(
