@@ -132,6 +132,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
 
     # --- likelihoods
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """As `_loglikelihood_tokens` says, of texts."""
+        # The harness looks for the first token of what follows no context.
+        told = [request for request in requests if any(request.args)]
+        found = iter(super().loglikelihood(told, disable_tqdm))
+        return [next(found) if any(request.args) else (0.0, True) for request in requests]
+
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
@@ -159,7 +168,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         self, requests: Sequence[Scored], **kwargs: object
     ) -> list[tuple[float, bool]]:
         """The log probability, in nats, of each continuation after its context, and whether each of
-        its tokens was the likeliest. What does not fit the context loses its beginning.
+        its tokens was the likeliest. What does not fit the context loses its beginning; nothing is
+        certain to follow.
 
         Requests that the model reads alike, such as choices of one token, are read once.
 
@@ -168,6 +178,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         """
         alike: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
+            if not continuation:
+                continue
             if len(continuation) > self.max_length:
                 raise UserError(
                     f"{len(continuation)} tokens of a continuation do not fit the context of "
@@ -177,7 +189,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
             whole = whole[-(self.max_length + 1) :]
             alike.setdefault(whole[:-1], []).append(index)
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        with progress("scoring", len(requests), "texts") as advance:
+        with progress("scoring", sum(map(len, alike.values())), "texts") as advance:
             for inputs in self._batches(sorted(alike, key=len, reverse=True)):
                 owners = [(row, index) for row, ids in enumerate(inputs) for index in alike[ids]]
                 targets = [requests[index][2] for _, index in owners]

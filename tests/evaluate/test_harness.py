@@ -154,6 +154,21 @@ def test_a_continuation_fills_the_context_at_most(model: Any) -> None:
         model._loglikelihood_tokens([fitting, (None, [5], [5] * (model.max_length + 1))])
 
 
+def test_nothing_is_certain_to_follow(model: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    def scored(*texts: tuple[str, str]) -> list[tuple[float, bool]]:
+        requests = [Instance("loglikelihood", {}, pair, 0) for pair in texts]
+        found: list[tuple[float, bool]] = model.loglikelihood(requests)
+        return found
+
+    nothing = (0.0, True)
+    assert scored(("", "")) == scored(("The lion", "")) == [nothing]
+    (some,) = scored(("The lion", " is"))
+    assert scored(("The lion", ""), ("The lion", " is"), ("", "")) == [nothing, some, nothing]
+    assert some < nothing
+
+
 def test_the_command_knows_the_model(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
