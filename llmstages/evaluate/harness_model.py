@@ -39,6 +39,14 @@ LOGITS_AT_ONCE = 1 << 24
 """Most logits that are held; 64 MiB."""
 LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the most tokens of an answer; the first counts."""
+NEUTRAL = {
+    "num_beams": 1,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
+"""Values that change nothing, of what is not known here."""
 
 Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 """The texts of a context and a continuation, or nothing, and their ids."""
@@ -60,24 +68,38 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str | None = None,
         *,
+        pretrained: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
         dtype: str = "float32",
         seed: int = 0,
+        trust_remote_code: object = None,
+        **unknown: object,
     ) -> None:
         """Load a checkpoint; these are the keys of `--model_args`.
 
-        checkpoint: a run, a checkpoint or a model directory, or `hf://ORG/NAME`. batch_size: texts
-        at a time, or `auto`, which is as many as have `AUTO_TOKENS` tokens, at most max_batch_size.
-        dtype: `float32`, `bfloat16` or `auto`, of matrix products. seed: of sampled answers.
+        checkpoint: a run, a checkpoint or a model directory, or `hf://ORG/NAME`; pretrained is the
+        harness's word for it. batch_size: texts at a time, or `auto`, which is as many as have
+        `AUTO_TOKENS` tokens, at most max_batch_size. dtype: `float32`, `bfloat16` or `auto`, of
+        matrix products. seed: of sampled answers. trust_remote_code: the harness's, of its tasks;
+        no code of a checkpoint is ever run.
 
         Raises:
-            UserError: no such checkpoint, a classifier, or no such device or dtype.
+            UserError: other keys, no such checkpoint, a classifier, or no such device or dtype.
         """
         super().__init__()
+        if unknown:
+            raise UserError(
+                f"model_args {', '.join(unknown)}: not known to --model llmstages (checkpoint, "
+                "dtype, device and seed are)"
+            )
+        named = {name for name in (checkpoint, pretrained) if name is not None}
+        if len(named) != 1:
+            raise UserError("which model? --model_args checkpoint=RUN names one")
+        checkpoint = str(named.pop())
         if dtype not in ("float32", "bfloat16", "auto"):
             raise UserError(f"dtype={dtype}: choose float32, bfloat16 or auto")
         kind, _, number = (device or "auto").partition(":")
@@ -100,7 +122,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         self._template: TemplateProcess | None = None
         self._seed = seed
         self._auto = str(batch_size).startswith("auto")
-        self._max_rows = int(max_batch_size or 1024) if self._auto else int(batch_size)
+        rows = (1024 if max_batch_size is None else max_batch_size) if self._auto else batch_size
+        if not str(rows).isdecimal() or int(rows) < 1:
+            raise UserError(f"batch_size {rows}: it is auto or a number of texts, at least 1")
+        self._max_rows = int(rows)
 
     # --- tokens
 
@@ -261,6 +286,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
             begun = self._names.get("bos_token")
             special = begun is None or not request.args[0].startswith(begun)
             prompt = self.tok_encode(request.args[0], add_special_tokens=special)
+            prompt = prompt or [self.eot_token_id]
             kept = self.max_length - wish.max_new_tokens
             if kept < 1:  # a context that is shorter than the answers that are asked for
                 prompt = fit_prompt(prompt, wish.max_new_tokens, self.max_length)
@@ -270,14 +296,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
             if wish.sampling.temperature > 0:
                 source = seeded(self._seed, index, request.args[0])
                 chances = torch.rand(limit, generator=source).tolist()
-            rows.append(Row(tuple(prompt or [self.eot_token_id]), limit, wish.sampling, chances))
+            rows.append(Row(tuple(prompt), limit, wish.sampling, chances))
         answers = [""] * len(rows)
         batch = Batch(Decoder(self._model, self._dtype))
         numbers = {row: index for index, row in enumerate(rows)}
-        waiting = sorted(rows, key=lambda row: len(row.prompt))
+        waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: len(row.prompt))
         room = self._rows(len(waiting[-1].prompt) + waiting[-1].limit) if waiting else 0
         finished: set[Row] = set()
-        with progress("answering", len(rows), "answers") as advance:
+        with progress("answering", len(waiting), "answers") as advance:
             while waiting or len(batch) > len(finished):
                 free = room - (len(batch) - len(finished))
                 joining = [waiting.pop() for _ in range(min(free, len(waiting)))]
@@ -308,7 +334,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         left = dict(wishes)
         until = left.pop("until", None) or []
         stops = [until] if isinstance(until, str) else list(until)
-        lengths = [left.pop(key) for key in LENGTH_KEYS if left.get(key) is not None]
+        named = [left.pop(key, None) for key in LENGTH_KEYS]
+        lengths = [length for length in named if length is not None]
         temperature = float(left.pop("temperature", 0.0) or 0.0)
         do_sample = left.pop("do_sample", None)
         if do_sample is False:
@@ -316,15 +343,23 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         elif do_sample and temperature == 0:
             temperature = 1.0
         top_k, top_p = left.pop("top_k", None), left.pop("top_p", None)
+        left = {
+            key: value
+            for key, value in left.items()
+            if value is not None and value != NEUTRAL.get(key)
+        }
         if left:
             raise UserError(
                 f"generation_kwargs {', '.join(left)}: not known to --model llmstages (until, "
                 f"do_sample, temperature, top_k, top_p and {LENGTH_KEYS[0]} are)"
             )
+        most = int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS
+        if most < 0:
+            raise UserError(f"generation_kwargs {LENGTH_KEYS[0]} {most}: at least 0")
         return Asked(
             tuple(stop for stop in stops if stop),
-            int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS,
-            Sampling(temperature, int(top_k) if top_k else None, top_p),
+            most,
+            Sampling(temperature, int(top_k) if top_k and int(top_k) > 0 else None, top_p),
         )
 
     # --- conversations

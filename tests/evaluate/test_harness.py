@@ -169,6 +169,46 @@ def test_nothing_is_certain_to_follow(model: Any) -> None:
     assert some < nothing
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "which model"),
+        ({"checkpoint": "a", "pretrained": "b"}, "which model"),
+        ({"checkpoint": "a", "parallelize": True}, "model_args parallelize: not known"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": "auto", "max_batch_size": 0}, "batch_size 0"),
+    ],
+)
+def test_model_args_that_cannot_be_met_are_refused(
+    tiny_run: Path, arguments: dict[str, Any], said: str
+) -> None:
+    from llmstages.evaluate.harness_model import HarnessModel
+
+    if "batch_size" in arguments:
+        arguments = {"pretrained": str(tiny_run), "trust_remote_code": True, **arguments}
+    with pytest.raises(UserError, match=said):
+        HarnessModel(device="cpu", **arguments)
+
+
+def test_wishes_that_change_nothing_are_met(model: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    def answered(**wishes: object) -> list[str]:
+        wishes = {"max_gen_toks": 5, "do_sample": True, **wishes}
+        request = Instance("generate_until", {}, ("The lion is", wishes), 0)
+        found: list[str] = model.generate_until([request])
+        return found
+
+    plain = answered()
+    assert plain != [""]
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "min_p": 0.0, "max_tokens": None}
+    assert answered(top_k=-1, **neutral) == answered(top_k=0) == plain
+    assert answered(max_gen_toks=0) == [""]
+    for wish in ({"num_beams": 2}, {"max_gen_toks": -1}):
+        with pytest.raises(UserError, match="generation_kwargs"):
+            answered(**wish)
+
+
 def test_the_command_knows_the_model(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
