@@ -24,12 +24,13 @@ from llmstages.errors import UserError
 from llmstages.model.batching import Batch, Row
 from llmstages.model.decoding import Decoder
 from llmstages.model.generation import Sampling, fit_prompt, seeded
-from llmstages.report.terminal import progress
+from llmstages.report.terminal import progress, warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.templates import Job, Refused, TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.cross_entropy import capped_logits
 from llmstages.train.device import choose_device, choose_dtype
+from llmstages.train.parallel import launched
 
 DEFAULT_NEW_TOKENS = 256
 """Most tokens of an answer where a task does not say, as the harness has it."""
@@ -88,9 +89,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         no code of a checkpoint is ever run.
 
         Raises:
-            UserError: other keys, no such checkpoint, a classifier, or no such device or dtype.
+            UserError: other keys, no such checkpoint, a classifier, no such device or dtype, or
+                started by torchrun.
         """
         super().__init__()
+        if launched():
+            raise UserError("--model llmstages runs in one process: start it without torchrun")
         if unknown:
             raise UserError(
                 f"model_args {', '.join(unknown)}: not known to --model llmstages (checkpoint, "
@@ -120,6 +124,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         content = json.dumps(loaded.tokenizer.backend.tokenizer_json())
         self._ids = tokenizers.Tokenizer.from_str(content)
         self._template: TemplateProcess | None = None
+        self._told_of_system = False
         self._seed = seed
         self._auto = str(batch_size).startswith("auto")
         rows = (1024 if max_batch_size is None else max_batch_size) if self._auto else batch_size
@@ -202,6 +207,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
             UserError: a continuation is longer than the context.
         """
         alike: dict[tuple[int, ...], list[int]] = {}
+        num_cut = 0
         for index, (_, context, continuation) in enumerate(requests):
             if not continuation:
                 continue
@@ -212,7 +218,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
                 )
             whole = (*(context or [self.prefix_token_id]), *continuation)
             whole = whole[-(self.max_length + 1) :]
+            num_cut += len(context) + len(continuation) > len(whole)
             alike.setdefault(whole[:-1], []).append(index)
+        self._warn_of_cuts(num_cut, len(requests))
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         with progress("scoring", sum(map(len, alike.values())), "texts") as advance:
             for inputs in self._batches(sorted(alike, key=len, reverse=True)):
@@ -273,6 +281,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         """Texts of a batch whose longest has so many tokens."""
         return min(self._max_rows, max(1, AUTO_TOKENS // length)) if self._auto else self._max_rows
 
+    def _warn_of_cuts(self, num_cut: int, num_prompts: int) -> None:
+        """Say of how many prompts the model does not read the beginning."""
+        if num_cut:
+            warn(
+                f"{num_cut} of {num_prompts} prompts are longer than fits the context of "
+                f"{self.max_length} tokens: their beginnings are left out"
+            )
+
     # --- answers
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -282,21 +298,24 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         """
         asked = [self._asked(request.args[1]) for request in requests]
         rows: list[Row] = []
+        num_cut = 0
         for index, (request, wish) in enumerate(zip(requests, asked, strict=True)):
             begun = self._names.get("bos_token")
             special = begun is None or not request.args[0].startswith(begun)
             prompt = self.tok_encode(request.args[0], add_special_tokens=special)
-            prompt = prompt or [self.eot_token_id]
+            whole = prompt = prompt or [self.eot_token_id]
             kept = self.max_length - wish.max_new_tokens
             if kept < 1:  # a context that is shorter than the answers that are asked for
                 prompt = fit_prompt(prompt, wish.max_new_tokens, self.max_length)
             prompt = prompt[-kept:] if kept > 0 else prompt
+            num_cut += len(prompt) < len(whole)
             limit = min(wish.max_new_tokens, self.max_length - len(prompt))
             chances: list[float] = []
             if wish.sampling.temperature > 0:
                 source = seeded(self._seed, index, request.args[0])
                 chances = torch.rand(limit, generator=source).tolist()
             rows.append(Row(tuple(prompt), limit, wish.sampling, chances))
+        self._warn_of_cuts(num_cut, len(rows))
         answers = [""] * len(rows)
         batch = Batch(Decoder(self._model, self._dtype))
         numbers = {row: index for index, row in enumerate(rows)}
@@ -377,16 +396,27 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """A conversation as the checkpoint's template writes it, open for an answer or for the rest
-        of its last message. Raises `UserError` where the template refuses it."""
+        of its last message; without what the system says where the template refuses that. Raises
+        `UserError` where it refuses all."""
         path = self._directory / "tokenizer_config.json"
         if self._template is None:
             self._template = TemplateProcess(path, self._texts.chat_template)
-        given = {"messages": chat_history, "tools": None, "documents": None}
-        job = Job({**self._names, **given, "add_generation_prompt": add_generation_prompt})
-        (text,) = self._template.render([job])
+        without = [message for message in chat_history if message["role"] != "system"]
+        (text,) = self._template.render([self._job(chat_history, add_generation_prompt)])
+        if isinstance(text, Refused) and without != chat_history:
+            if not self._told_of_system:
+                warn(f"{path}: {text.reason}: what the system says is left out of conversations")
+                self._told_of_system = True
+            chat_history = without
+            (text,) = self._template.render([self._job(chat_history, add_generation_prompt)])
         if isinstance(text, Refused):
             raise UserError(f"{path}: the chat template refuses a conversation: {text.reason}")
         if add_generation_prompt:
             return text
         last = chat_history[-1]["content"].strip()
         return text[: text.rindex(last) + len(last)]
+
+    def _job(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> Job:
+        """What the template is to write."""
+        given = {"messages": messages, "tools": None, "documents": None}
+        return Job({**self._names, **given, "add_generation_prompt": add_generation_prompt})

@@ -13,6 +13,7 @@ import yaml
 from llmstages.errors import UserError
 from llmstages.evaluate import harness
 from llmstages.text.chat import Message, render
+from llmstages.text.templates import TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
 
 pytest.importorskip("lm_eval")
@@ -209,6 +210,36 @@ def test_wishes_that_change_nothing_are_met(model: Any) -> None:
             answered(**wish)
 
 
+def test_prompts_that_are_cut_are_counted(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from lm_eval.api.instance import Instance
+
+    model._loglikelihood_tokens([(None, [5] * length, [6]) for length in (63, 64, 65, 70)])
+    assert "2 of 4 prompts are longer than fits the context of 64" in capsys.readouterr().err
+    wishes = {"max_gen_toks": 1}
+    lion, lions = "The lion is", "The lion is " * 64
+    requests = [Instance("generate_until", {}, (text, wishes), 0) for text in (lion, lions, lion)]
+    model.generate_until(requests)
+    assert "1 of 3 prompts are longer" in capsys.readouterr().err
+    model.generate_until(requests[:1])
+    assert "prompts" not in capsys.readouterr().err
+
+
+def test_a_template_without_a_system_gets_none(
+    model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('No ' + m.role) }}"
+        "{% endif %}[{{ m.content }}]{% endfor %}"
+    )
+    model._template = TemplateProcess(Path("its.json"), text)
+    turns = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant")]
+    assert model.apply_chat_template(turns[:2]) == "[USER]"
+    assert model.apply_chat_template(turns[:2], add_generation_prompt=False) == "[USER"
+    assert capsys.readouterr().err.count("No system") == 1
+    with pytest.raises(UserError, match=r"refuses a conversation: .*No assistant"):
+        model.apply_chat_template(turns)
+
+
 def test_the_command_knows_the_model(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +261,10 @@ def test_the_command_knows_the_model(
     monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
     assert status(str(tiny_run)) == 0
     assert made[0].max_length == 64
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        assert status(str(tiny_run)) == 2
+    assert capsys.readouterr().err.endswith("runs in one process: start it without torchrun\n")
     assert status("nowhere") == 2
     assert capsys.readouterr().err.startswith("error: nowhere: no such checkpoint")
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
