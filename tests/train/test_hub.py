@@ -146,6 +146,13 @@ def test_a_base_is_fetched_once_and_recorded(
     base = [link for link in check_lineage(best.parent) if link.what == "base model"]
     assert [link.sha256 for link in base] == [MISSING]
     assert hub.asked == []
+    # A branch that has moved is another base; an unfinished run goes on with the commit it has.
+    (best.parent / "summary.json").unlink()
+    weights = load(hub.files["model.safetensors"])
+    hub.files["model.safetensors"] = save({name: 2 * tensor for name, tensor in weights.items()})
+    monkeypatch.setattr(sys.modules[__name__], "COMMIT", "f" * 40)
+    with pytest.raises(UserError, match=f"base={lineage.base} continues it, name="):
+        finetune_instruct.run(config)
 
 
 def test_offline_the_cache_counts(
