@@ -24,12 +24,13 @@ from llmstages.errors import UserError
 from llmstages.model.batching import Batch, Row
 from llmstages.model.decoding import Decoder
 from llmstages.model.generation import Sampling, fit_prompt, seeded
-from llmstages.report.terminal import progress
+from llmstages.report.terminal import progress, warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.templates import Job, Refused, TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.cross_entropy import capped_logits
 from llmstages.train.device import choose_device, choose_dtype
+from llmstages.train.parallel import launched
 
 DEFAULT_NEW_TOKENS = 256
 """Most tokens of an answer where a task does not say, as the harness has it."""
@@ -39,6 +40,14 @@ LOGITS_AT_ONCE = 1 << 24
 """Most logits that are held; 64 MiB."""
 LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the most tokens of an answer; the first counts."""
+NEUTRAL = {
+    "num_beams": 1,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
+"""Values that change nothing, of what is not known here."""
 
 Scored = tuple[tuple[str, str] | None, list[int], list[int]]
 """The texts of a context and a continuation, or nothing, and their ids."""
@@ -60,24 +69,41 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
 
     def __init__(
         self,
-        checkpoint: str,
+        checkpoint: str | None = None,
         *,
+        pretrained: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
         dtype: str = "float32",
         seed: int = 0,
+        trust_remote_code: object = None,
+        **unknown: object,
     ) -> None:
         """Load a checkpoint; these are the keys of `--model_args`.
 
-        checkpoint: a run, a checkpoint or a model directory, or `hf://ORG/NAME`. batch_size: texts
-        at a time, or `auto`, which is as many as have `AUTO_TOKENS` tokens, at most max_batch_size.
-        dtype: `float32`, `bfloat16` or `auto`, of matrix products. seed: of sampled answers.
+        checkpoint: a run, a checkpoint or a model directory, or `hf://ORG/NAME`; pretrained is the
+        harness's word for it. batch_size: texts at a time, or `auto`, which is as many as have
+        `AUTO_TOKENS` tokens, at most max_batch_size. dtype: `float32`, `bfloat16` or `auto`, of
+        matrix products. seed: of sampled answers. trust_remote_code: the harness's, of its tasks;
+        no code of a checkpoint is ever run.
 
         Raises:
-            UserError: no such checkpoint, a classifier, or no such device or dtype.
+            UserError: other keys, no such checkpoint, a classifier, no such device or dtype, or
+                started by torchrun.
         """
         super().__init__()
+        if launched():
+            raise UserError("--model llmstages runs in one process: start it without torchrun")
+        if unknown:
+            raise UserError(
+                f"model_args {', '.join(unknown)}: not known to --model llmstages (checkpoint, "
+                "dtype, device and seed are)"
+            )
+        named = {name for name in (checkpoint, pretrained) if name is not None}
+        if len(named) != 1:
+            raise UserError("which model? --model_args checkpoint=RUN names one")
+        checkpoint = str(named.pop())
         if dtype not in ("float32", "bfloat16", "auto"):
             raise UserError(f"dtype={dtype}: choose float32, bfloat16 or auto")
         kind, _, number = (device or "auto").partition(":")
@@ -98,9 +124,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         content = json.dumps(loaded.tokenizer.backend.tokenizer_json())
         self._ids = tokenizers.Tokenizer.from_str(content)
         self._template: TemplateProcess | None = None
+        self._told_of_system = False
         self._seed = seed
         self._auto = str(batch_size).startswith("auto")
-        self._max_rows = int(max_batch_size or 1024) if self._auto else int(batch_size)
+        rows = (1024 if max_batch_size is None else max_batch_size) if self._auto else batch_size
+        if not str(rows).isdecimal() or int(rows) < 1:
+            raise UserError(f"batch_size {rows}: it is auto or a number of texts, at least 1")
+        self._max_rows = int(rows)
 
     # --- tokens
 
@@ -132,6 +162,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
 
     # --- likelihoods
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """As `_loglikelihood_tokens` says, of texts."""
+        # The harness looks for the first token of what follows no context.
+        told = [request for request in requests if any(request.args)]
+        found = iter(super().loglikelihood(told, disable_tqdm))
+        return [next(found) if any(request.args) else (0.0, True) for request in requests]
+
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
@@ -159,16 +198,31 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         self, requests: Sequence[Scored], **kwargs: object
     ) -> list[tuple[float, bool]]:
         """The log probability, in nats, of each continuation after its context, and whether each of
-        its tokens was the likeliest. What does not fit the context loses its beginning.
+        its tokens was the likeliest. What does not fit the context loses its beginning; nothing is
+        certain to follow.
 
         Requests that the model reads alike, such as choices of one token, are read once.
+
+        Raises:
+            UserError: a continuation is longer than the context.
         """
         alike: dict[tuple[int, ...], list[int]] = {}
+        num_cut = 0
         for index, (_, context, continuation) in enumerate(requests):
-            whole = (*context, *continuation)[-(self.max_length + 1) :]
+            if not continuation:
+                continue
+            if len(continuation) > self.max_length:
+                raise UserError(
+                    f"{len(continuation)} tokens of a continuation do not fit the context of "
+                    f"{self.max_length}"
+                )
+            whole = (*(context or [self.prefix_token_id]), *continuation)
+            whole = whole[-(self.max_length + 1) :]
+            num_cut += len(context) + len(continuation) > len(whole)
             alike.setdefault(whole[:-1], []).append(index)
+        self._warn_of_cuts(num_cut, len(requests))
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        with progress("scoring", len(requests), "texts") as advance:
+        with progress("scoring", sum(map(len, alike.values())), "texts") as advance:
             for inputs in self._batches(sorted(alike, key=len, reverse=True)):
                 owners = [(row, index) for row, ids in enumerate(inputs) for index in alike[ids]]
                 targets = [requests[index][2] for _, index in owners]
@@ -227,6 +281,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         """Texts of a batch whose longest has so many tokens."""
         return min(self._max_rows, max(1, AUTO_TOKENS // length)) if self._auto else self._max_rows
 
+    def _warn_of_cuts(self, num_cut: int, num_prompts: int) -> None:
+        """Say of how many prompts the model does not read the beginning."""
+        if num_cut:
+            warn(
+                f"{num_cut} of {num_prompts} prompts are longer than fits the context of "
+                f"{self.max_length} tokens: their beginnings are left out"
+            )
+
     # --- answers
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -236,27 +298,31 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         """
         asked = [self._asked(request.args[1]) for request in requests]
         rows: list[Row] = []
+        num_cut = 0
         for index, (request, wish) in enumerate(zip(requests, asked, strict=True)):
             begun = self._names.get("bos_token")
             special = begun is None or not request.args[0].startswith(begun)
             prompt = self.tok_encode(request.args[0], add_special_tokens=special)
+            whole = prompt = prompt or [self.eot_token_id]
             kept = self.max_length - wish.max_new_tokens
             if kept < 1:  # a context that is shorter than the answers that are asked for
                 prompt = fit_prompt(prompt, wish.max_new_tokens, self.max_length)
             prompt = prompt[-kept:] if kept > 0 else prompt
+            num_cut += len(prompt) < len(whole)
             limit = min(wish.max_new_tokens, self.max_length - len(prompt))
             chances: list[float] = []
             if wish.sampling.temperature > 0:
                 source = seeded(self._seed, index, request.args[0])
                 chances = torch.rand(limit, generator=source).tolist()
-            rows.append(Row(tuple(prompt or [self.eot_token_id]), limit, wish.sampling, chances))
+            rows.append(Row(tuple(prompt), limit, wish.sampling, chances))
+        self._warn_of_cuts(num_cut, len(rows))
         answers = [""] * len(rows)
         batch = Batch(Decoder(self._model, self._dtype))
         numbers = {row: index for index, row in enumerate(rows)}
-        waiting = sorted(rows, key=lambda row: len(row.prompt))
+        waiting = sorted((row for row in rows if row.limit > 0), key=lambda row: len(row.prompt))
         room = self._rows(len(waiting[-1].prompt) + waiting[-1].limit) if waiting else 0
         finished: set[Row] = set()
-        with progress("answering", len(rows), "answers") as advance:
+        with progress("answering", len(waiting), "answers") as advance:
             while waiting or len(batch) > len(finished):
                 free = room - (len(batch) - len(finished))
                 joining = [waiting.pop() for _ in range(min(free, len(waiting)))]
@@ -287,7 +353,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         left = dict(wishes)
         until = left.pop("until", None) or []
         stops = [until] if isinstance(until, str) else list(until)
-        lengths = [left.pop(key) for key in LENGTH_KEYS if left.get(key) is not None]
+        named = [left.pop(key, None) for key in LENGTH_KEYS]
+        lengths = [length for length in named if length is not None]
         temperature = float(left.pop("temperature", 0.0) or 0.0)
         do_sample = left.pop("do_sample", None)
         if do_sample is False:
@@ -295,15 +362,23 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         elif do_sample and temperature == 0:
             temperature = 1.0
         top_k, top_p = left.pop("top_k", None), left.pop("top_p", None)
+        left = {
+            key: value
+            for key, value in left.items()
+            if value is not None and value != NEUTRAL.get(key)
+        }
         if left:
             raise UserError(
                 f"generation_kwargs {', '.join(left)}: not known to --model llmstages (until, "
                 f"do_sample, temperature, top_k, top_p and {LENGTH_KEYS[0]} are)"
             )
+        most = int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS
+        if most < 0:
+            raise UserError(f"generation_kwargs {LENGTH_KEYS[0]} {most}: at least 0")
         return Asked(
             tuple(stop for stop in stops if stop),
-            int(lengths[0]) if lengths else DEFAULT_NEW_TOKENS,
-            Sampling(temperature, int(top_k) if top_k else None, top_p),
+            most,
+            Sampling(temperature, int(top_k) if top_k and int(top_k) > 0 else None, top_p),
         )
 
     # --- conversations
@@ -321,16 +396,27 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """A conversation as the checkpoint's template writes it, open for an answer or for the rest
-        of its last message. Raises `UserError` where the template refuses it."""
+        of its last message; without what the system says where the template refuses that. Raises
+        `UserError` where it refuses all."""
         path = self._directory / "tokenizer_config.json"
         if self._template is None:
             self._template = TemplateProcess(path, self._texts.chat_template)
-        given = {"messages": chat_history, "tools": None, "documents": None}
-        job = Job({**self._names, **given, "add_generation_prompt": add_generation_prompt})
-        (text,) = self._template.render([job])
+        without = [message for message in chat_history if message["role"] != "system"]
+        (text,) = self._template.render([self._job(chat_history, add_generation_prompt)])
+        if isinstance(text, Refused) and without != chat_history:
+            if not self._told_of_system:
+                warn(f"{path}: {text.reason}: what the system says is left out of conversations")
+                self._told_of_system = True
+            chat_history = without
+            (text,) = self._template.render([self._job(chat_history, add_generation_prompt)])
         if isinstance(text, Refused):
             raise UserError(f"{path}: the chat template refuses a conversation: {text.reason}")
         if add_generation_prompt:
             return text
         last = chat_history[-1]["content"].strip()
         return text[: text.rindex(last) + len(last)]
+
+    def _job(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> Job:
+        """What the template is to write."""
+        given = {"messages": messages, "tools": None, "documents": None}
+        return Job({**self._names, **given, "add_generation_prompt": add_generation_prompt})

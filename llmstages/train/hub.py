@@ -5,10 +5,12 @@ fetched is what is read here: no pickle, no code. The library's environment coun
 `HF_HUB_OFFLINE`, `HF_TOKEN`, `HF_HOME`). Nothing else reaches for the network on behalf of a model.
 """
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmstages.errors import UserError
+from llmstages.train.records import read_record
 
 PREFIX = "hf://"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -29,8 +31,10 @@ FILES = (
     "adapter/*",
     "heads/*.safetensors",
 )
-"""What is fetched: all that is read of a checkpoint. Much else lies in many repositories, such as
-the same weights for other programs."""
+"""What is fetched first: all that is read of a checkpoint, but for weights in files of other names.
+Much else lies in many repositories, such as the same weights for other programs."""
+TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+"""The files of one of them are in every repository that can be read."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def fetched(name: str, *, from_cache: bool = False) -> Path:
     try:
         from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import (
+            DryRunError,
             GatedRepoError,
             HfHubHTTPError,
             HFValidationError,
@@ -82,13 +87,25 @@ def fetched(name: str, *, from_cache: bool = False) -> Path:
         raise UserError(
             f"{name} needs huggingface_hub: install it with pip install 'llmstages[hub]'"
         ) from None
-    try:
+
+    def snapshot(*more: str, dry_run: bool = False) -> Path:
         path = snapshot_download(
             address.repository,
             revision=address.revision,
-            allow_patterns=list(FILES),
+            allow_patterns=[*FILES, *more],
             local_files_only=from_cache,
+            dry_run=dry_run,
         )
+        return Path("." if dry_run else str(path))
+
+    try:
+        directory = snapshot()
+        lacking = _lacking(directory)
+        if shards := [glob.escape(file) for file in lacking if file.endswith(".safetensors")]:
+            directory = snapshot(*shards)
+            lacking = _lacking(directory)
+        if lacking:  # what a hub that was not reached may have besides is refused here
+            snapshot(dry_run=True)
     except HFValidationError as error:
         raise UserError(
             f"{name}: {address.repository!r} names no repository: write {PREFIX}ORG/NAME or "
@@ -108,7 +125,7 @@ def fetched(name: str, *, from_cache: bool = False) -> Path:
         raise UserError(
             f"{name}: the repository has no branch, tag or commit {address.revision}"
         ) from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, DryRunError) as error:
         if from_cache or constants.HF_HUB_OFFLINE:
             reason = "not whole in the cache, and HF_HUB_OFFLINE forbids to fetch it"
         else:
@@ -117,18 +134,32 @@ def fetched(name: str, *, from_cache: bool = False) -> Path:
         raise UserError(f"{name}: {reason}") from error
     except HfHubHTTPError as error:
         raise UserError(f"{name}: {constants.ENDPOINT} refused: {_first_line(error)}") from error
-    directory = Path(path)
-    if not any((directory / file).is_file() for file in WEIGHTS):
+    if WEIGHTS[0] in lacking:
         raise UserError(
             f"{name}: the repository has no {' and no '.join(WEIGHTS)}; pickles are never opened: "
             "name one that has safetensors"
         )
+    if lacking and lacking[0] not in TOKENIZERS[0]:
+        raise UserError(f"{name}: the repository has no {lacking[0]}, which {WEIGHTS[1]} names")
     return directory
 
 
 def exact(name: str, directory: Path) -> str:
     """A name with the commit that was fetched, for the record."""
     return str(Address(address_of(name).repository, directory.name))
+
+
+def _lacking(directory: Path) -> list[str]:
+    """Files that a checkpoint needs and a directory has not."""
+    weights = [WEIGHTS[0]]
+    if not (directory / WEIGHTS[0]).is_file() and (directory / WEIGHTS[1]).is_file():
+        places = read_record(directory / WEIGHTS[1]).get("weight_map")
+        names = set(map(str, places.values())) if isinstance(places, dict) else set()
+        weights = sorted(name for name in names if Path(name).name == name)
+    lacking = [file for file in weights if not (directory / file).is_file()]
+    if not any(all((directory / file).is_file() for file in files) for files in TOKENIZERS):
+        lacking += TOKENIZERS[0]
+    return lacking
 
 
 def _first_line(error: BaseException) -> str:

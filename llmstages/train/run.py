@@ -41,7 +41,9 @@ from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     checkpoint_dirs,
     complete_checkpoints,
+    is_complete,
     newest_sound,
+    read_info,
     restore_replaced,
 )
 from llmstages.train.records import read_record, read_sealed, write_sealed
@@ -92,6 +94,8 @@ OWN_NAMES = {
     ".last.tmp",
 }
 """All that a run directory may hold; a directory with anything else is not touched."""
+BASE_INPUTS = {f"inputs.{key}" for key in ("base", "base_config", "tokenizer", "chat_template")}
+"""Settings that another base changes."""
 
 PLAN_TYPES: dict[str, Any] = {
     "stage": str,
@@ -244,9 +248,14 @@ class Run:
                 else f"its stage is {plan['stage']}"
             )
             state = "finished" if finished else "unfinished"
+            going_on = ""
+            if changed and BASE_INPUTS.issuperset(changed) and plan["stage"] == self.stage:
+                begun_with = None if finished else self.base_on_hub()
+                going_on = f"base={begun_with} continues it, " if begun_with else ""
             raise OtherRun(
                 f"{self.directory}: holds {'a' if finished else 'an'} {state} run with other "
-                f"settings ({what}): name=... for another place, overwrite=true to replace it",
+                f"settings ({what}): {going_on}name=... for another place, overwrite=true to "
+                "replace it",
                 what,
             )
         self.plan = plan
@@ -263,6 +272,12 @@ class Run:
                 f"{self.directory}: every checkpoint is damaged: overwrite=true starts again, "
                 "name=... goes to another place"
             )
+
+    def base_on_hub(self) -> str | None:
+        """The commit on a hub that the run was begun with, by its first checkpoint."""
+        for directory in filter(is_complete, checkpoint_dirs(self.directory)):
+            return read_info(directory).lineage.base
+        return None
 
     def lock(self) -> None:
         """Raise `UserError` when another process is at this run; keep others from it."""

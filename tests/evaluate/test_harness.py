@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from llmstages.errors import UserError
 from llmstages.evaluate import harness
 from llmstages.text.chat import Message, render
+from llmstages.text.templates import TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
 
 pytest.importorskip("lm_eval")
@@ -135,6 +137,109 @@ def test_conversations_are_written_as_the_checkpoint_reads_them(instruct_run: Pa
     assert going_on.endswith("What is x?")
 
 
+@pytest.fixture
+def model(tiny_run: Path) -> Any:
+    """A model that reads 64 tokens, several texts at a time."""
+    from llmstages.evaluate.harness_model import HarnessModel
+
+    return HarnessModel(str(tiny_run), device="cpu", batch_size="auto")
+
+
+def test_a_continuation_fills_the_context_at_most(model: Any) -> None:
+    fitting = (None, [], [5] * model.max_length)  # without a context: after the prefix
+    (after_prefix,) = model._loglikelihood_tokens([fitting])
+    assert model._loglikelihood_tokens([(None, [5, model.prefix_token_id], fitting[2])]) == [
+        after_prefix
+    ]
+    with pytest.raises(UserError, match="65 tokens of a continuation do not fit the context of 64"):
+        model._loglikelihood_tokens([fitting, (None, [5], [5] * (model.max_length + 1))])
+
+
+def test_nothing_is_certain_to_follow(model: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    def scored(*texts: tuple[str, str]) -> list[tuple[float, bool]]:
+        requests = [Instance("loglikelihood", {}, pair, 0) for pair in texts]
+        found: list[tuple[float, bool]] = model.loglikelihood(requests)
+        return found
+
+    nothing = (0.0, True)
+    assert scored(("", "")) == scored(("The lion", "")) == [nothing]
+    (some,) = scored(("The lion", " is"))
+    assert scored(("The lion", ""), ("The lion", " is"), ("", "")) == [nothing, some, nothing]
+    assert some < nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "which model"),
+        ({"checkpoint": "a", "pretrained": "b"}, "which model"),
+        ({"checkpoint": "a", "parallelize": True}, "model_args parallelize: not known"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": "auto", "max_batch_size": 0}, "batch_size 0"),
+    ],
+)
+def test_model_args_that_cannot_be_met_are_refused(
+    tiny_run: Path, arguments: dict[str, Any], said: str
+) -> None:
+    from llmstages.evaluate.harness_model import HarnessModel
+
+    if "batch_size" in arguments:
+        arguments = {"pretrained": str(tiny_run), "trust_remote_code": True, **arguments}
+    with pytest.raises(UserError, match=said):
+        HarnessModel(device="cpu", **arguments)
+
+
+def test_wishes_that_change_nothing_are_met(model: Any) -> None:
+    from lm_eval.api.instance import Instance
+
+    def answered(**wishes: object) -> list[str]:
+        wishes = {"max_gen_toks": 5, "do_sample": True, **wishes}
+        request = Instance("generate_until", {}, ("The lion is", wishes), 0)
+        found: list[str] = model.generate_until([request])
+        return found
+
+    plain = answered()
+    assert plain != [""]
+    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "min_p": 0.0, "max_tokens": None}
+    assert answered(top_k=-1, **neutral) == answered(top_k=0) == plain
+    assert answered(max_gen_toks=0) == [""]
+    for wish in ({"num_beams": 2}, {"max_gen_toks": -1}):
+        with pytest.raises(UserError, match="generation_kwargs"):
+            answered(**wish)
+
+
+def test_prompts_that_are_cut_are_counted(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from lm_eval.api.instance import Instance
+
+    model._loglikelihood_tokens([(None, [5] * length, [6]) for length in (63, 64, 65, 70)])
+    assert "2 of 4 prompts are longer than fits the context of 64" in capsys.readouterr().err
+    wishes = {"max_gen_toks": 1}
+    lion, lions = "The lion is", "The lion is " * 64
+    requests = [Instance("generate_until", {}, (text, wishes), 0) for text in (lion, lions, lion)]
+    model.generate_until(requests)
+    assert "1 of 3 prompts are longer" in capsys.readouterr().err
+    model.generate_until(requests[:1])
+    assert "prompts" not in capsys.readouterr().err
+
+
+def test_a_template_without_a_system_gets_none(
+    model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('No ' + m.role) }}"
+        "{% endif %}[{{ m.content }}]{% endfor %}"
+    )
+    model._template = TemplateProcess(Path("its.json"), text)
+    turns = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant")]
+    assert model.apply_chat_template(turns[:2]) == "[USER]"
+    assert model.apply_chat_template(turns[:2], add_generation_prompt=False) == "[USER"
+    assert capsys.readouterr().err.count("No system") == 1
+    with pytest.raises(UserError, match=r"refuses a conversation: .*No assistant"):
+        model.apply_chat_template(turns)
+
+
 def test_the_command_knows_the_model(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +261,10 @@ def test_the_command_knows_the_model(
     monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
     assert status(str(tiny_run)) == 0
     assert made[0].max_length == 64
+    with monkeypatch.context() as several:
+        several.setenv("WORLD_SIZE", "2")
+        assert status(str(tiny_run)) == 2
+    assert capsys.readouterr().err.endswith("runs in one process: start it without torchrun\n")
     assert status("nowhere") == 2
     assert capsys.readouterr().err.startswith("error: nowhere: no such checkpoint")
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,14 +12,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from llmstages.cli import main
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.errors import UserError
 from llmstages.stages import finetune_instruct
 from llmstages.stages.lineage import MISSING, check_lineage
-from llmstages.train.checkpoint import load_checkpoint, read_info
+from llmstages.train.checkpoint import load_checkpoint, read_info, weights_files
+from llmstages.train.hub import fetched
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -143,6 +146,13 @@ def test_a_base_is_fetched_once_and_recorded(
     base = [link for link in check_lineage(best.parent) if link.what == "base model"]
     assert [link.sha256 for link in base] == [MISSING]
     assert hub.asked == []
+    # A branch that has moved is another base; an unfinished run goes on with the commit it has.
+    (best.parent / "summary.json").unlink()
+    weights = load(hub.files["model.safetensors"])
+    hub.files["model.safetensors"] = save({name: 2 * tensor for name, tensor in weights.items()})
+    monkeypatch.setattr(sys.modules[__name__], "COMMIT", "f" * 40)
+    with pytest.raises(UserError, match=f"base={lineage.base} continues it, name="):
+        finetune_instruct.run(config)
 
 
 def test_offline_the_cache_counts(
@@ -163,6 +173,40 @@ def test_offline_the_cache_counts(
     with pytest.raises(UserError, match=r"hf://some-org/tiny@v1: not whole.* HF_HUB_OFFLINE"):
         load_checkpoint(f"{NAME}@v1")
     assert hub.asked == []
+
+
+def test_a_checkpoint_is_whole_or_refused(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights lie where the index says, whatever their names; the cache may have lost some."""
+    index = "model.safetensors.index.json"
+    weights = load(hub.files.pop("model.safetensors"))
+    shards = {f"weights.{part}[of-2].safetensors": list(weights)[part::2] for part in (0, 1)}
+    places = {name: file for file, names in shards.items() for name in names}
+    hub.files |= {file: save({name: weights[name] for name in shards[file]}) for file in shards}
+    hub.files[index] = json.dumps({"weight_map": places}).encode()
+    load_checkpoint(NAME)
+    # Older versions of the library have not written down what a repository has.
+    cache, older = tmp_path / "cache", tmp_path / "older"
+    shutil.copytree(cache, older, symlinks=True, ignore=shutil.ignore_patterns("trees"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(older))
+    directory = fetched(NAME, from_cache=True)
+    for lost in (*shards, "tokenizer.json"):
+        kept = (directory / lost).rename(tmp_path / "kept")
+        with pytest.raises(UserError, match=f"{NAME}: not whole in the cache, and HF_HUB_OFFLINE"):
+            fetched(NAME, from_cache=True)
+        with monkeypatch.context() as unreachable:
+            speak_to("http://127.0.0.1:9", unreachable)
+            with pytest.raises(UserError, match=r"not whole in the cache, and .* be reached"):
+                fetched(NAME)
+        kept.rename(directory / lost)
+    (directory / "weights.0[of-2].safetensors").unlink()
+    assert len(weights_files(fetched(NAME))) == 2
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    del hub.files["weights.1[of-2].safetensors"]
+    said = f"the repository has no weights.1[of-2].safetensors, which {index} names"
+    with pytest.raises(UserError, match=re.escape(said)):
+        fetched(NAME)
 
 
 def test_what_a_hub_does_not_give_is_said_in_a_line(
