@@ -22,6 +22,7 @@ class TrackioRun:
         self, run: TrackedRun, resume: str | None, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
         import trackio
+        from trackio import context_vars
 
         self.id = resume or f"{run.name}-{uuid4().hex[:8]}"
         self._step = 0
@@ -36,6 +37,7 @@ class TrackioRun:
                 embed=False,
                 auto_log_cpu=False,
             )
+        context_vars.current_run.set(None)  # or the next run's start would end this one
         # It would take a step twice, so those that are done again are left out.
         self._first_step = self._run._next_step if resume else 0
         for entry in earlier:
@@ -49,11 +51,9 @@ class TrackioRun:
 
     def finish(self, figures: Mapping[str, float], status: str) -> None:
         """End the run."""
-        import trackio
-
         self._run.log({**figures, "summary/status": status}, step=self._step)
         with redirect_stdout(sys.stderr):
-            trackio.finish()
+            self._run.finish()
 
 
 start = TrackioRun

@@ -51,7 +51,7 @@ class WandbRun:
             group=os.environ.get("WANDB_RUN_GROUP") or (None if group == "." else group),
             job_type=run.stage,
             config=dict(run.config),
-            reinit="finish_previous",
+            reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS),
         )
         self.id: str = self._run.id

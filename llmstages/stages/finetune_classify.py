@@ -323,7 +323,8 @@ def tune_random(
 ) -> None:
     """Do the run's training from a base of random weights, in a run inside it."""
     say("baseline: the same training from random weights")
-    inner = Run(run.directory / "random_weights", run.stage, run.config, run.settings["inputs"])
+    config = replace(run.config, logger=[])  # trackers are at the outer run
+    inner = Run(run.directory / "random_weights", run.stage, config, run.settings["inputs"])
     if inner.summary is not None:
         restore_weights(base.model, load_checkpoint(inner.directory))
         return

@@ -5,6 +5,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llmstages.config.compose import from_file
 from llmstages.errors import UserError
 from llmstages.report.metrics import Curves, read_entries, scalars
 from llmstages.report.tensorboard import EventFiles
-from llmstages.report.trackers import TrackedRun, check_trackers
+from llmstages.report.trackers import KINDS, TrackedRun, check_trackers
 from llmstages.stages import pretrain
 from llmstages.train.run import Run, foreign_names
 
@@ -195,6 +196,28 @@ def test_trackio_killed_and_resumed(
     assert [row["summary/status"] for row in summary] == ["interrupted", "finished"]
     assert summary[-1]["summary/val_bits_per_byte"] == bits
     assert storage.SQLiteStorage.get_run_config("llmstages", name)["optim"]["name"] == "muon"
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_two_runs_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(kind)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    storage = pytest.importorskip("trackio.sqlite_storage", reason="needs Trackio")
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
+    module = import_module(f"llmstages.report.{KINDS[kind].module}")
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        runs.append(module.start(TrackedRun(tmp_path / name, name, "pretrain", {}), None, []))
+    for step, run in enumerate(runs):  # the first ends while the second is open
+        run.record({"step": step, "loss": 2.0})
+        run.finish({}, "finished")
+    if kind == "wandb":
+        rows = {name: wandb_parts(tmp_path / name)[0][1] for name in "ab"}
+    else:
+        rows = {run.id[0]: storage.SQLiteStorage.get_logs("llmstages", run.id) for run in runs}
+    losses = {name: [row["step"] for row in rows[name] if "loss" in row] for name in rows}
+    assert losses == {"a": [0], "b": [1]}
 
 
 def test_one_that_fails_is_left_out(
