@@ -69,6 +69,7 @@ def test_optuna(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage(lambda config: (config.optim.lr - 0.005) ** 2)
     sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"]
     sweep += ["hydra.sweeper.sampler.seed=0", "optim.lr=interval(0.0, 0.01)"]
+    sweep += ["hydra.sweeper.study_name=kept", "hydra.sweeper.storage=sqlite:///search.db"]
     assert main(["pretrain", *sweep]) == 0
     shown = capsys.readouterr()
     rows = cells(shown.out)
