@@ -363,14 +363,11 @@ class Run:
             asdict(self.config),
         )
         earlier = read_entries(self.directory / "metrics.jsonl")
-        self.trackers = Trackers(self.config.loggers, tracked, earlier)
         try:
+            self.trackers = Trackers(self.config.loggers, tracked, earlier)
             yield observers.chart
-        except BaseException as error:
+        except BaseException:
             self.release()
-            self.trackers.finish(
-                {}, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            )
             raise
         finally:
             self.observers = None

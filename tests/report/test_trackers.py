@@ -198,6 +198,22 @@ def test_trackio_killed_and_resumed(
     assert storage.SQLiteStorage.get_run_config("llmstages", name)["optim"]["name"] == "muon"
 
 
+def test_interrupted_after_the_training(
+    tmp_path: Path, pretrain_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "write_summary", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(pretrain_config(tmp_path, logger="wandb", steps=1))
+    ((*_, summary, status),) = wandb_parts(tmp_path / "pretrain")
+    assert (summary["summary/status"], status) == ("interrupted", 1)
+
+
 @pytest.mark.parametrize("kind", ["wandb", "trackio"])
 def test_two_runs_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(kind)
