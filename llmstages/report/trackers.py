@@ -6,7 +6,7 @@ tracker calls a run is kept in `report/trackers.json`: a resumed run goes on in 
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,6 +44,16 @@ class TrackedRun:
     """Path of the run's directory below `runs_dir`."""
     stage: str
     config: Mapping[str, Any]
+    evaluated: Collection[int] = ()
+    """Steps after which earlier processes recorded an evaluation."""
+
+    def is_new(self, entry: Mapping[str, Any], next_step: int) -> bool:
+        """Whether a tracker that has steps below `next_step` lacks an entry.
+
+        The evaluation after a step may have been cut off, and made up when the run went on.
+        """
+        step = entry["step"]
+        return step >= next_step or ("event" in entry and step not in self.evaluated)
 
     @property
     def report_dir(self) -> Path:

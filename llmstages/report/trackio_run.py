@@ -26,6 +26,7 @@ class TrackioRun:
 
         self.id = resume or f"{run.name}-{uuid4().hex[:8]}"
         self._step = 0
+        self._is_new = run.is_new
         group = str(PurePosixPath(run.name).parent)
         with redirect_stdout(sys.stderr):  # standard output is for results
             self._run = trackio.init(
@@ -46,7 +47,7 @@ class TrackioRun:
     def record(self, entry: Mapping[str, Any]) -> None:
         """Log a line of `metrics.jsonl`."""
         self._step = entry["step"]
-        if self._step >= self._first_step:
+        if self._is_new(entry, self._first_step):
             self._run.log(scalars(entry), step=self._step)
 
     def finish(self, figures: Mapping[str, float], status: str) -> None:
