@@ -224,10 +224,10 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
 
     run = _hydra_main(subcommand, job)
     try:
-        if arguments.has_flag("--multirun"):
-            _run_sweep(subcommand, run, arguments.flags + overrides)
-        elif arguments.has_flag("--help"):
+        if arguments.has_flag("--help"):
             _print_help(subcommand, run, arguments.flags, overrides, folders)
+        elif arguments.has_flag("--multirun"):
+            _run_sweep(subcommand, run, arguments.flags + overrides)
         else:
             run(arguments.flags + overrides)
     except SystemExit as leaving:
@@ -283,12 +283,22 @@ def _print_help(
     from contextlib import redirect_stdout
     from io import StringIO
 
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from llmstages.config.help import help_text
 
     # Hydra's own --help takes seconds to look for groups, and knows no meanings of keys.
     composed = StringIO()
+    kept = [flag for flag in flags if flag not in ("--help", "--multirun")]
+    if "--multirun" in flags:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        overrides = [
+            text
+            for text, override in zip(overrides, parsed, strict=True)
+            if not override.is_sweep_override()
+        ]
     with redirect_stdout(composed):
-        run(["--cfg", "job", *(flag for flag in flags if flag != "--help"), *overrides])
+        run(["--cfg", "job", *kept, *overrides])
     print(help_text(subcommand, composed.getvalue(), folders))
 
 

@@ -1,5 +1,6 @@
 """Sweeps: what the jobs came to, with Hydra's own launcher and sweeper and with its plugins."""
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_optuna(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage(lambda config: (config.optim.lr - 0.005) ** 2)
     sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3"]
     sweep += ["hydra.sweeper.sampler.seed=0", "optim.lr=interval(0.0, 0.01)"]
+    sweep += ["hydra.sweeper.study_name=kept", "hydra.sweeper.storage=sqlite:///search.db"]
     assert main(["pretrain", *sweep]) == 0
     shown = capsys.readouterr()
     rows = cells(shown.out)
@@ -77,6 +79,30 @@ def test_optuna(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert rates == sorted(rates, key=lambda rate: abs(rate - 0.005))
     assert main(["finetune-classify", "my.csv", *sweep]) == 2  # it would look for the worst
     assert "hydra.sweeper.direction=maximize" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_figure_that_is_not_finite_is_a_failure(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    results = iter((math.nan, 1.0))
+    stage(lambda config: next(results))
+    sweep = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "seed=range(1, 9)"]
+    assert main(["pretrain", *sweep, "hydra.sweeper.max_failure_rate=1"]) == 0
+    assert [row[2:] for row in cells(capsys.readouterr().out)] == [
+        ["1", "runs/pretrain/1"],
+        ["", "failed: FloatingPointError:"],
+        ["", "val_bits_per_byte is nan"],
+    ]
+
+
+def test_help_on_a_sweep(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage(lambda config: 1 / 0)
+    assert main(["pretrain", "-m", "seed=1,2", "steps=7", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert main(["pretrain", "steps=7", "--help"]) == 0
+    assert shown == capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore")

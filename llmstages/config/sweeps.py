@@ -1,5 +1,6 @@
 """What the jobs of a sweep came to, whichever sweeper chose them and wherever they ran."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Job:
     settings: str
     """Overrides in which the jobs differ."""
     objective: float | None
-    """None: it failed."""
+    """None: it failed, or its figure is not finite."""
     outcome: str
     """Directory of the run, or what it failed with."""
 
@@ -39,6 +40,7 @@ def recorded_jobs(subcommand: str) -> Iterator[list[Any]]:
     would go the wrong way.
     """
     from hydra.core.plugins import Plugins
+    from hydra.core.utils import JobStatus
 
     found: list[Any] = []
     plugins: Any = Plugins.instance()
@@ -59,6 +61,11 @@ def recorded_jobs(subcommand: str) -> Iterator[list[Any]]:
 
         def launch_and_keep(overrides: Any, initial_job_idx: int) -> Any:
             launched = launch(overrides, initial_job_idx=initial_job_idx)
+            for job in launched if objective else ():
+                # Optuna ends a sweep at a figure that it cannot compare.
+                if job.status == JobStatus.COMPLETED and not math.isfinite(job.return_value):
+                    error = FloatingPointError(f"{objective} is {job.return_value}")
+                    job.status, job.return_value = JobStatus.FAILED, error
             found.extend(launched)
             return launched
 

@@ -6,7 +6,9 @@ tracker calls a run is kept in `report/trackers.json`: a resumed run goes on in 
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -42,6 +44,16 @@ class TrackedRun:
     """Path of the run's directory below `runs_dir`."""
     stage: str
     config: Mapping[str, Any]
+    evaluated: Collection[int] = ()
+    """Steps after which earlier processes recorded an evaluation."""
+
+    def is_new(self, entry: Mapping[str, Any], next_step: int) -> bool:
+        """Whether a tracker that has steps below `next_step` lacks an entry.
+
+        The evaluation after a step may have been cut off, and made up when the run went on.
+        """
+        step = entry["step"]
+        return step >= next_step or ("event" in entry and step not in self.evaluated)
 
     @property
     def report_dir(self) -> Path:
@@ -101,6 +113,26 @@ def check_trackers(names: Sequence[str]) -> None:
             module.check()
 
 
+_open: ContextVar[list["Trackers"] | None] = ContextVar("open trackers", default=None)
+
+
+@contextmanager
+def ended_trackers() -> Iterator[None]:
+    """Around a stage: trackers that are begun inside have ended after it, however it ends."""
+    begun: list[Trackers] = []
+    token = _open.set(begun)
+    status = "finished"
+    try:
+        yield
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        raise
+    finally:
+        _open.reset(token)
+        for trackers in begun:
+            trackers.finish({}, status)
+
+
 class Trackers:
     """The trackers of a run; one that fails is left out with a warning, the training goes on."""
 
@@ -108,6 +140,8 @@ class Trackers:
         self, names: Sequence[str], run: TrackedRun, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
         self._trackers: dict[str, Tracker] = {}
+        if (begun := _open.get()) is not None:
+            begun.append(self)
         path = run.report_dir / STATE_FILE
         ids = _read_ids(path)
         for name in names:

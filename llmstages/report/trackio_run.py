@@ -22,9 +22,11 @@ class TrackioRun:
         self, run: TrackedRun, resume: str | None, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
         import trackio
+        from trackio import context_vars
 
         self.id = resume or f"{run.name}-{uuid4().hex[:8]}"
         self._step = 0
+        self._is_new = run.is_new
         group = str(PurePosixPath(run.name).parent)
         with redirect_stdout(sys.stderr):  # standard output is for results
             self._run = trackio.init(
@@ -36,6 +38,7 @@ class TrackioRun:
                 embed=False,
                 auto_log_cpu=False,
             )
+        context_vars.current_run.set(None)  # or the next run's start would end this one
         # It would take a step twice, so those that are done again are left out.
         self._first_step = self._run._next_step if resume else 0
         for entry in earlier:
@@ -44,16 +47,14 @@ class TrackioRun:
     def record(self, entry: Mapping[str, Any]) -> None:
         """Log a line of `metrics.jsonl`."""
         self._step = entry["step"]
-        if self._step >= self._first_step:
+        if self._is_new(entry, self._first_step):
             self._run.log(scalars(entry), step=self._step)
 
     def finish(self, figures: Mapping[str, float], status: str) -> None:
         """End the run."""
-        import trackio
-
         self._run.log({**figures, "summary/status": status}, step=self._step)
         with redirect_stdout(sys.stderr):
-            trackio.finish()
+            self._run.finish()
 
 
 start = TrackioRun

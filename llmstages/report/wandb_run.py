@@ -33,13 +33,18 @@ def check() -> None:
 
 
 class WandbRun:
-    """A tracker. W&B takes steps in order only: those that it has are left out."""
+    """A tracker.
+
+    W&B takes steps in order only: those that it has are left out, and an evaluation that was made
+    up stands at the step after the last that it has.
+    """
 
     def __init__(
         self, run: TrackedRun, resume: str | None, earlier: Sequence[Mapping[str, Any]]
     ) -> None:
         import wandb
 
+        self._is_new = run.is_new
         run.report_dir.mkdir(exist_ok=True)
         group = str(PurePosixPath(run.name).parent)
         self._run = wandb.init(
@@ -51,7 +56,7 @@ class WandbRun:
             group=os.environ.get("WANDB_RUN_GROUP") or (None if group == "." else group),
             job_type=run.stage,
             config=dict(run.config),
-            reinit="finish_previous",
+            reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS),
         )
         self.id: str = self._run.id
@@ -62,8 +67,9 @@ class WandbRun:
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Log a line of `metrics.jsonl`."""
-        if entry["step"] >= self._run.starting_step:
-            self._run.log(scalars(entry), step=entry["step"])
+        first_step = self._run.starting_step
+        if self._is_new(entry, first_step):
+            self._run.log(scalars(entry), step=max(entry["step"], first_step))
 
     def finish(self, figures: Mapping[str, float], status: str) -> None:
         """End the run."""

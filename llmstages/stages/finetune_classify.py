@@ -16,6 +16,7 @@ from llmstages.evaluate.decision import Decision
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.class_pictures import draw_classification
 from llmstages.report.terminal import say, table, warn
+from llmstages.report.trackers import ended_trackers
 from llmstages.stages.class_baselines import (
     HEADLINES,
     MULTI_LABEL_HEADLINES,
@@ -57,6 +58,7 @@ LR_SHARE = 0.2
 """Of the pretraining rate: a first choice that served on small sets, not swept yet."""
 
 
+@ended_trackers()
 def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     """Tune a base model on labelled texts; returns the macro F1 on the test rows, of several
     trainings (`seeds`, `folds`) the mean.
@@ -323,7 +325,8 @@ def tune_random(
 ) -> None:
     """Do the run's training from a base of random weights, in a run inside it."""
     say("baseline: the same training from random weights")
-    inner = Run(run.directory / "random_weights", run.stage, run.config, run.settings["inputs"])
+    config = replace(run.config, logger=[])  # trackers are at the outer run
+    inner = Run(run.directory / "random_weights", run.stage, config, run.settings["inputs"])
     if inner.summary is not None:
         restore_weights(base.model, load_checkpoint(inner.directory))
         return

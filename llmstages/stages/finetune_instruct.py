@@ -20,6 +20,7 @@ from llmstages.model.generation import Generated, Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, progress, say
+from llmstages.report.trackers import ended_trackers
 from llmstages.stages.base_run import BaseText, base_text
 from llmstages.stages.methods import choose_weights
 from llmstages.stages.objectives import objective_of, read_rows, without_refused
@@ -47,6 +48,7 @@ SHOWN_ANSWERS = 10
 """Test questions whose answers are shown at the end, before and after."""
 
 
+@ended_trackers()
 def run(config: FinetuneInstructConfig) -> float:
     """Tune a base model on pairs; returns the loss on held-out answers, in nats a token."""
     clock = Clock()

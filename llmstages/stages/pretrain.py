@@ -28,6 +28,7 @@ from llmstages.model.scaling import (
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, say, warn
+from llmstages.report.trackers import ended_trackers
 from llmstages.stages.base_run import inherited, pretraining_lr
 from llmstages.stages.mixture import asked_weights, open_shards, show_epochs, warn_of_repeats
 from llmstages.stages.model_size import asked_tokens, pick_size, usual_tokens
@@ -75,6 +76,7 @@ SHORT_BUDGET_SECONDS = 60
 """Below this nothing is sampled on the way."""
 
 
+@ended_trackers()
 def run(config: PretrainConfig) -> float:
     """Train a base model; returns its validation bits per byte."""
     clock = Clock()

@@ -195,6 +195,8 @@ class Run:
         self.locked: int | None = None
         """Descriptor of the lock, while this process has it."""
         self.trackers: Trackers | None = None
+        self.evaluated: set[int] = set()
+        """Steps after which earlier processes recorded an evaluation."""
         if parallel.is_first():
             check_trackers(config.loggers)
             require_writable(directory, "runs_dir=")
@@ -376,16 +378,14 @@ class Run:
             Path(os.path.relpath(self.directory, self.config.runs_dir)).as_posix(),
             self.stage,
             asdict(self.config),
+            self.evaluated,
         )
         earlier = read_entries(self.directory / "metrics.jsonl")
-        self.trackers = Trackers(self.config.loggers, tracked, earlier)
         try:
+            self.trackers = Trackers(self.config.loggers, tracked, earlier)
             yield observers.chart
-        except BaseException as error:
+        except BaseException:
             self.release()
-            self.trackers.finish(
-                {}, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            )
             raise
         finally:
             self.observers = None
@@ -396,6 +396,7 @@ class Run:
         path = self.directory / "metrics.jsonl"
         if not parallel.is_first() or not path.is_file():
             return
+        self.evaluated = {entry["step"] for entry in read_entries(path) if "event" in entry}
         kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:

@@ -1,11 +1,14 @@
 """Trackers hold what metrics.jsonl holds, once, also when a run was cut off and resumed."""
 
 import json
+import signal
 import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from llmstages.config.compose import from_file
 from llmstages.errors import UserError
 from llmstages.report.metrics import Curves, read_entries, scalars
 from llmstages.report.tensorboard import EventFiles
-from llmstages.report.trackers import TrackedRun, check_trackers
+from llmstages.report.trackers import KINDS, TrackedRun, check_trackers
 from llmstages.stages import pretrain
 from llmstages.train.run import Run, foreign_names
 
@@ -173,13 +176,45 @@ def test_wandb_offline_killed_and_resumed(
         server.accept()
 
 
+def test_wandb_online_gets_an_evaluation_that_was_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    logged = []
+    online = SimpleNamespace(
+        id="x",
+        starting_step=5,
+        settings=SimpleNamespace(_offline=False),
+        log=lambda figures, step: logged.append((figures, step)),
+    )
+    monkeypatch.setattr(wandb, "init", lambda **settings: online)
+    tracked = TrackedRun(tmp_path, "a", "pretrain", {}, evaluated={2})
+    earlier = [{"step": 2, "event": "evaluation", "val_loss": 3.0}, {"step": 4, "loss": 2.0}]
+    run = import_module("llmstages.report.wandb_run").start(tracked, "x", earlier)
+    run.record({"step": 4, "event": "evaluation", "val_loss": 2.5})
+    run.record({"step": 5, "loss": 1.0})
+    assert logged == [({"val_loss": 2.5}, 5), ({"loss": 1.0}, 5)]
+
+
 def test_trackio_killed_and_resumed(
     tmp_path: Path, pretrain_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = pytest.importorskip("trackio.sqlite_storage", reason="needs Trackio")
     monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
-    with pytest.raises(KeyboardInterrupt):
-        pretrain.run(pretrain_config(tmp_path, logger="trackio", stop_after=6))
+    record = Run.record
+
+    def interrupted(run: Run, entry: dict[str, Any]) -> None:
+        record(run, entry)
+        if entry["step"] == 4:  # its evaluation is cut off, and made up by the second process
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(pretrain_config(tmp_path, logger="trackio"))
+    entries = read_entries(tmp_path / "pretrain" / "metrics.jsonl")
+    assert [entry["step"] for entry in entries if "event" not in entry] == [1, 2, 3, 4]
+    assert not [entry for entry in entries if "event" in entry]
     bits = pretrain.run(pretrain_config(tmp_path, logger="trackio"))
     (name,) = storage.SQLiteStorage.get_runs("llmstages")
     rows = storage.SQLiteStorage.get_logs("llmstages", name)
@@ -195,6 +230,44 @@ def test_trackio_killed_and_resumed(
     assert [row["summary/status"] for row in summary] == ["interrupted", "finished"]
     assert summary[-1]["summary/val_bits_per_byte"] == bits
     assert storage.SQLiteStorage.get_run_config("llmstages", name)["optim"]["name"] == "muon"
+
+
+def test_interrupted_after_the_training(
+    tmp_path: Path, pretrain_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "write_summary", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(pretrain_config(tmp_path, logger="wandb", steps=1))
+    ((*_, summary, status),) = wandb_parts(tmp_path / "pretrain")
+    assert (summary["summary/status"], status) == ("interrupted", 1)
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_two_runs_at_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(kind)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    storage = pytest.importorskip("trackio.sqlite_storage", reason="needs Trackio")
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
+    module = import_module(f"llmstages.report.{KINDS[kind].module}")
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        runs.append(module.start(TrackedRun(tmp_path / name, name, "pretrain", {}), None, []))
+    for step, run in enumerate(runs):  # the first ends while the second is open
+        run.record({"step": step, "loss": 2.0})
+        run.finish({}, "finished")
+    if kind == "wandb":
+        rows = {name: wandb_parts(tmp_path / name)[0][1] for name in "ab"}
+    else:
+        rows = {run.id[0]: storage.SQLiteStorage.get_logs("llmstages", run.id) for run in runs}
+    losses = {name: [row["step"] for row in rows[name] if "loss" in row] for name in rows}
+    assert losses == {"a": [0], "b": [1]}
 
 
 def test_one_that_fails_is_left_out(

@@ -235,12 +235,16 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
 def test_the_same_training_from_random_weights_is_a_baseline(
     tmp_path, classify_config, monkeypatch
 ):
-    config = classify_config(tmp_path, baselines=["majority", "random_weights"])
+    config = classify_config(
+        tmp_path, baselines=["majority", "random_weights"], logger="tensorboard"
+    )
     finetune_classify.run(config)
     run = tmp_path / "lines-classify"
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert summary["baselines"].keys() == {"majority", "random_weights"}
     assert summary["metrics_before"] == {}
+    assert (run / "report" / "trackers.json").exists()
+    assert not (run / "random_weights" / "report" / "trackers.json").exists()
     own, other = (
         [json.loads(line) for line in (directory / "metrics.jsonl").read_text("utf-8").splitlines()]
         for directory in (run, run / "random_weights")
