@@ -37,6 +37,7 @@ class TrackioRun:
                 resume="allow" if resume else "never",
                 embed=False,
                 auto_log_cpu=False,
+                auto_log_gpu=False,
             )
         context_vars.current_run.set(None)  # or the next run's start would end this one
         # It would take a step twice, so those that are done again are left out.

@@ -1,7 +1,8 @@
 """A run in Weights & Biases; its files are in `report/wandb/`.
 
 Project, entity, group and mode are those of W&B's environment variables: with
-`WANDB_MODE=offline` nothing is sent, and `wandb sync` does it later.
+`WANDB_MODE=offline` nothing is sent, and `wandb sync` does it later. What W&B would add of its own,
+figures of the machine, code, git and packages, is switched off.
 """
 
 import os
@@ -15,17 +16,31 @@ from llmstages.report.trackers import PROJECT, TrackedRun
 
 FILE_NAMES = r"(offline-)?run-.*|latest-run|debug.*\.log"
 """What W&B writes into `report/wandb/`."""
+SENDING = ("online", "shared", "run")
+SILENT = ("offline", "disabled", "dryrun")
+"""Values of `WANDB_MODE`."""
 FINISH_SECONDS = 60.0
 """A server that has gone must not hold a process whose training is over."""
 
 
 def check() -> None:
-    """Raise `UserError` where runs would be sent and nobody has logged in."""
+    """Raise `UserError` where W&B would not do what is asked, or nobody has logged in to send."""
     import wandb
 
-    if os.environ.get("WANDB_MODE", "online") not in ("online", "run", "shared"):
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        raise UserError(
+            "logger=wandb: W&B knows no WANDB_DISABLED and would send the run: WANDB_MODE=disabled"
+        )
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode not in (*SENDING, *SILENT):
+        raise UserError(f"WANDB_MODE={mode}: choose one of {', '.join((*SENDING, *SILENT))}")
+    if mode in SILENT:
         return
-    if not wandb.login(prompt=False, verify=False):
+    try:
+        logged_in = wandb.login(prompt=False, verify=False)
+    except wandb.Error as error:
+        raise UserError(f"logger=wandb: {error}") from error
+    if not logged_in:
         raise UserError(
             "logger=wandb: nobody is logged in: `wandb login`, or WANDB_API_KEY, or "
             "WANDB_MODE=offline to send nothing"
@@ -57,7 +72,18 @@ class WandbRun:
             job_type=run.stage,
             config=dict(run.config),
             reinit="create_new",
-            settings=wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                finish_timeout=FINISH_SECONDS,
+                save_code=False,
+                disable_code=True,
+                disable_git=True,
+                x_save_requirements=False,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_disable_stats=True,
+            ),
         )
         self.id: str = self._run.id
         # Offline nothing is known of what it has; a further part begins where this process does.

@@ -170,6 +170,8 @@ def test_wandb_offline_killed_and_resumed(
     assert (first[2]["summary/status"], first[3]) == ("interrupted", 1)
     assert (second[2]["summary/status"], second[3]) == ("finished", 0)
     assert second[2]["summary/val_bits_per_byte"] == bits
+    files = (tmp_path / "a" / "report" / "wandb").glob("offline-run-*/files/*")
+    assert not list(files)  # such as the packages installed
     assert not foreign_names(tmp_path / "a")  # overwrite=true may delete all that W&B wrote
     server.setblocking(False)
     with server, pytest.raises(BlockingIOError):  # nobody has called
@@ -296,6 +298,24 @@ def test_nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="WANDB_MODE=offline"):
+        check_trackers(["wandb"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("WANDB_API_KEY", "short", "40"),
+        ("WANDB_MODE", "onlin", "choose one of online"),
+        ("WANDB_DISABLED", "true", "WANDB_MODE=disabled"),
+    ],
+)
+def test_what_wandb_would_not_do(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb").teardown()  # it keeps the environment of the first look
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told):
         check_trackers(["wandb"])
 
 
