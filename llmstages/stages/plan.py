@@ -30,7 +30,7 @@ from llmstages.stages.base_run import inherited
 from llmstages.stages.model_size import asked_tokens, pick_size, usual_tokens
 from llmstages.stages.plan_machine import Fit, Target, fit_model, planned_target, target_of
 from llmstages.stages.plan_probe import Probe
-from llmstages.stages.plan_text import Text, planned_text
+from llmstages.stages.plan_text import PlannedText, planned_text
 from llmstages.stages.pretrain import (
     base_model,
     continued_context,
@@ -142,7 +142,7 @@ def run(config: PlanConfig) -> float | None:
 
 
 def planned_shape(
-    config: PlanConfig, text: Text, target: Target, clock: Clock
+    config: PlanConfig, text: PlannedText, target: Target, clock: Clock
 ) -> TransformerConfig:
     """The shape that pretraining would take."""
     if config.model.name != AUTO_MODEL:
@@ -172,7 +172,9 @@ def planned_shape(
     return pick_size(config, text.vocab_size, text.tokens, data_of, machine, clock).shape
 
 
-def planned_work(config: PlanConfig, text: Text, shape: TransformerConfig, length: int) -> Work:
+def planned_work(
+    config: PlanConfig, text: PlannedText, shape: TransformerConfig, length: int
+) -> Work:
     """Tokens and steps of a run whose length does not depend on the machine."""
     each = flops_per_token(shape, length)
     usual = usual_tokens(config, num_parameters(shape), text.tokens)
@@ -194,7 +196,11 @@ def planned_work(config: PlanConfig, text: Text, shape: TransformerConfig, lengt
 
 
 def work_within(
-    config: PlanConfig, text: Text, shape: TransformerConfig, length: int, speed: Speed | None
+    config: PlanConfig,
+    text: PlannedText,
+    shape: TransformerConfig,
+    length: int,
+    speed: Speed | None,
 ) -> Work:
     """Tokens and steps that a time budget has room for."""
     if speed is None:
@@ -221,7 +227,7 @@ def needed_tokens(config: PlanConfig, shape: TransformerConfig, work: Work) -> f
 
 def problems(
     config: PlanConfig,
-    text: Text,
+    text: PlannedText,
     shape: TransformerConfig,
     target: Target,
     fit: Fit,
@@ -268,7 +274,7 @@ def fit_of(
 
 def speed_of(
     config: PlanConfig,
-    text: Text,
+    text: PlannedText,
     shape: TransformerConfig,
     model: Transformer | None,
     target: Target,
@@ -354,7 +360,7 @@ def cost_of(config: PlanConfig, target: Target, speed: Speed | None, work: Work,
 # ---- beside it
 
 
-def alternatives(text: Text, shape: TransformerConfig, work: Work) -> list[dict[str, Any]]:
+def alternatives(text: PlannedText, shape: TransformerConfig, work: Work) -> list[dict[str, Any]]:
     """Other sizes for the same FLOPs, with the loss that the law predicts of each."""
     parameters = num_parameters(shape)
     by_ratio = (work.flops / (6 * TOKENS_PER_PARAMETER)) ** 0.5
@@ -491,7 +497,7 @@ def published(config: PlanConfig, shape: TransformerConfig, work: Work) -> dict[
 
 def as_record(
     config: PlanConfig,
-    text: Text,
+    text: PlannedText,
     shape: TransformerConfig,
     target: Target,
     fit: Fit,

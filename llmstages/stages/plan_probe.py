@@ -20,7 +20,7 @@ from llmstages.data.streams import PretrainingData
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.transformer import Transformer
 from llmstages.stages.pace import FORWARD_SHARE, affordable_evaluation
-from llmstages.stages.plan_text import Text
+from llmstages.stages.plan_text import PlannedText
 from llmstages.stages.pretrain import SHORT_BUDGET_SECONDS, evaluator
 from llmstages.stages.training import Machine, with_weight_decay
 from llmstages.text.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ class Probe:
     def __init__(
         self,
         config: PlanConfig,
-        text: Text,
+        text: PlannedText,
         model: Transformer,
         machine: Machine,
         micro_batch: MicroBatch,

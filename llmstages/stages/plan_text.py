@@ -35,7 +35,7 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Text:
+class PlannedText:
     """What is trained on."""
 
     name: str
@@ -50,7 +50,7 @@ class Text:
         return round(sum(source.tokens for source in self.sources))
 
 
-def planned_text(config: PlanConfig, tokenizer: Tokenizer | None) -> Text:
+def planned_text(config: PlanConfig, tokenizer: Tokenizer | None) -> PlannedText:
     """The corpus that pretraining would read, or what its recipe says of it.
 
     tokenizer: of the model that training goes on from. Raises `UserError` where neither says how
@@ -66,7 +66,7 @@ def planned_text(config: PlanConfig, tokenizer: Tokenizer | None) -> Text:
         vocab_size = tokenizer.vocab_size
     if config.corpus_tokens is not None:
         sources = [Source(recipe.name, config.corpus_tokens, 1.0, None)]
-        return Text(recipe.name, sources, vocab_size, None)
+        return PlannedText(recipe.name, sources, vocab_size, None)
     known = {
         name: source.published_tokens
         for name, source in recipe.sources.items()
@@ -84,10 +84,10 @@ def planned_text(config: PlanConfig, tokenizer: Tokenizer | None) -> Text:
         Source(name, tokens, amounts[name] / total, recipe.sources[name].published_epochs)
         for name, tokens in known.items()
     ]
-    return Text(recipe.name, sources, vocab_size, None)
+    return PlannedText(recipe.name, sources, vocab_size, None)
 
 
-def text_of_corpus(config: PlanConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> Text:
+def text_of_corpus(config: PlanConfig, corpus: Corpus, tokenizer: Tokenizer | None) -> PlannedText:
     """The same of a corpus; it is tokenized now where that has not been done."""
     tokenizer = tokenizer or Tokenizer.load(corpus.tokenizer_dir)
     weights = asked_weights(config, corpus)
@@ -98,4 +98,4 @@ def text_of_corpus(config: PlanConfig, corpus: Corpus, tokenizer: Tokenizer | No
         for shard, share in zip(train, mixture_shares(train, weights), strict=True)
     ]
     collected = Collected(tokenizer, train, validation, weights)
-    return Text(str(corpus.directory), sources, tokenizer.vocab_size, collected)
+    return PlannedText(str(corpus.directory), sources, tokenizer.vocab_size, collected)
