@@ -89,9 +89,9 @@ def test_help_and_version_answer_at_once(argv: list[str]) -> None:
 
 
 def test_a_config_is_shown_at_once() -> None:
-    """In 0.6 s, or three times what importing Hydra takes where the machine is slow for a while."""
+    """In 0.6 s, or four times what importing Hydra takes where the machine is slow for a while."""
     hydra = fastest_seconds([], code="import hydra.main, hydra._internal.hydra, omegaconf")
-    assert fastest_seconds(["pretrain", "--cfg", "job"]) < max(0.6, 3 * hydra)
+    assert fastest_seconds(["pretrain", "--cfg", "job"]) < max(0.6, 4 * hydra)
 
 
 @pytest.mark.parametrize(
