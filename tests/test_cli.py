@@ -67,19 +67,19 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"llmstages {__version__}\n" * 2
 
 
-def fastest_seconds(argv: list[str], tries: int = 7, code: str | None = None) -> float:
-    """Best of several runs of the command in a process of its own: what it needs undisturbed.
-
-    code: Python to run instead.
-    """
+def seconds_of(argv: list[str], code: str | None = None) -> float:
+    """What the command takes in a process of its own. code: Python to run instead."""
     what = ["-m", "llmstages", *argv] if code is None else ["-c", code]
-    seconds = []
-    for _ in range(tries):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, *what], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - start)
-        if min(seconds) < 0.2:
-            break
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *what], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def fastest_seconds(argv: list[str], tries: int = 7) -> float:
+    """Best of several runs of the command: what it needs undisturbed."""
+    seconds = [seconds_of(argv)]
+    while min(seconds) >= 0.2 and len(seconds) < tries:
+        seconds.append(seconds_of(argv))
     return min(seconds)
 
 
@@ -89,9 +89,12 @@ def test_help_and_version_answer_at_once(argv: list[str]) -> None:
 
 
 def test_a_config_is_shown_at_once() -> None:
-    """In 0.6 s, or four times what importing Hydra takes where the machine is slow for a while."""
-    hydra = fastest_seconds([], code="import hydra.main, hydra._internal.hydra, omegaconf")
-    assert fastest_seconds(["pretrain", "--cfg", "job"]) < max(0.6, 4 * hydra)
+    """In 0.6 s, or three times what importing Hydra takes where the machine is slow for a while."""
+    imports = "import hydra.main, hydra._internal.hydra, omegaconf"
+    # In turns, so that what else the machine does falls on both.
+    pairs = [(seconds_of(["pretrain", "--cfg", "job"]), seconds_of([], imports)) for _ in range(7)]
+    shown, hydra = map(min, zip(*pairs, strict=True))
+    assert shown < max(0.6, 3 * hydra)
 
 
 @pytest.mark.parametrize(
