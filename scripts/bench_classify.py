@@ -28,13 +28,13 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 from rich.markup import escape
 from scipy.stats import t as student
 
 from llmstages.report.terminal import output_console, table
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 
 ENGLISH = [
     "web_text_demo/c4_demo.jsonl",
@@ -273,9 +273,7 @@ def main(argv: list[str]) -> None:
         results.append(compare(name, files[name], base, arguments))
         if arguments.json is not None:
             device = choose_device("auto")
-            machine = machine_facts(device) | hardware_facts(device)
-            record = provenance(__file__, argv) | {"machine": machine, "results": results}
-            write_record(arguments.json, record)
+            write_results(arguments.json, __file__, argv, device, results)
     rows = []
     for result in results:
         for key, label in (("macro_f1", "macro F1"), ("accuracy", "accuracy")):

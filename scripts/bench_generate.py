@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from bench_pretrain import parse_shape
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_record, write_results
 from safetensors.torch import save_file
 
 from llmstages.config.folders import conf_dir
@@ -40,7 +40,7 @@ from llmstages.model.layouts import config_to_disk, disk_name
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, table, warn
 from llmstages.train.checkpoint import load_checkpoint, resolve_checkpoint
-from llmstages.train.device import choose_device, hardware_facts, machine_facts, wait_for
+from llmstages.train.device import choose_device, wait_for
 
 MODELS = ["tiny", "small"]
 VOCAB_SIZES = {"small": 50_304, "medium": 50_304, "large": 50_304, "xl": 50_304}
@@ -231,9 +231,7 @@ def main(argv: list[str]) -> int:
     show(rows)
     if arguments.json is not None:
         device = choose_device(arguments.device)
-        machine = machine_facts(device) | hardware_facts(device)
-        record = provenance(__file__, argv) | {"machine": machine, "results": rows}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, argv, device, rows)
     wrong = [row for row in rows if not (row["same_tokens"] and row["same_alone"])]
     for row in wrong:
         warn(f"{row['model']}, {row['batch']} prompts: the answers differ")

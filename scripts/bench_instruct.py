@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 from rich.markup import escape
 
 from llmstages.config.groups import MethodConfig
@@ -32,7 +32,7 @@ from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.report.terminal import output_console, table
 from llmstages.stages.methods import lora_targets
 from llmstages.train.checkpoint import load_checkpoint
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 from llmstages.train.optimizer import derived_lr
 
 SETS = {
@@ -197,9 +197,7 @@ def main(argv: list[str]) -> None:
     results = compare_methods(arguments) if arguments.methods else compare_sets(arguments)
     if arguments.json is not None:
         device = choose_device("auto")
-        machine = machine_facts(device) | hardware_facts(device)
-        record = provenance(__file__, argv) | {"machine": machine, "results": results}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, argv, device, results)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from bench_pretrain import parse_shape
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.folders import conf_dir
@@ -41,7 +41,7 @@ from llmstages.report.terminal import say, table
 from llmstages.stages import predict
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 
 MODELS = ["nano", "micro"]
 LABELS = ["a", "b", "c", "d"]
@@ -173,9 +173,7 @@ def main(argv: list[str]) -> int:
     )
     if arguments.json is not None:
         device = choose_device(arguments.device)
-        machine = machine_facts(device) | hardware_facts(device)
-        record = provenance(__file__, argv) | {"machine": machine, "results": rows}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, argv, device, rows)
     return 0
 
 

@@ -20,11 +20,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 from torture import collect_words
 
 from llmstages.report.terminal import table
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 
 BATCH_TOKENS = 1024
 
@@ -105,9 +105,7 @@ def main() -> int:
     table("checkpoints", names, rows, to_output=True)
     if arguments.json:
         device = choose_device("auto")
-        machine = machine_facts(device) | hardware_facts(device)
-        record = {**provenance(__file__, sys.argv[1:]), "machine": machine, "results": found}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, sys.argv[1:], device, found)
     return 0
 
 

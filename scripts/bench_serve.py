@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 from bench_pretrain import parse_shape
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.folders import conf_dir
@@ -42,7 +42,7 @@ from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, table
 from llmstages.text.tokenizer import train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, save_checkpoint
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 
 MODELS = ["nano"]
 VOCAB_SIZE = 4_096
@@ -214,9 +214,7 @@ def main(argv: list[str]) -> int:
     )
     if arguments.json is not None:
         device = choose_device(arguments.device)
-        machine = machine_facts(device) | hardware_facts(device)
-        record = provenance(__file__, argv) | {"machine": machine, "results": rows}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, argv, device, rows)
     return 0
 
 

@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from llmstages.train.device import hardware_facts, machine_facts
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT_VARIABLE = "LLMSTAGES_COMMIT"
 """Names the commit where the checkout was carried along without git."""
@@ -59,6 +63,14 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_results(
+    path: Path, script: str, arguments: Sequence[str], device: torch.device, results: Any
+) -> None:
+    """Write what a script measured on a device, with where it comes from."""
+    machine = machine_facts(device) | hardware_facts(device)
+    write_record(path, {**provenance(script, arguments), "machine": machine, "results": results})
 
 
 def widen_output() -> None:

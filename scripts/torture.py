@@ -27,10 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from measurement import provenance, widen_output, write_record
+from measurement import widen_output, write_results
 
 from llmstages.report.terminal import say, table
-from llmstages.train.device import choose_device, hardware_facts, machine_facts
+from llmstages.train.device import choose_device
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "la", "me", "ni", "ro", "su", "ta", "ve")
 STAGES = ("pretrain", "instruct", "instruct-lora", "classify", "classify-dora")
@@ -274,9 +274,7 @@ def main() -> int:
     )
     if arguments.json:
         device = choose_device("cpu")
-        machine = machine_facts(device) | hardware_facts(device)
-        record = {**provenance(__file__, sys.argv[1:]), "machine": machine, "results": found}
-        write_record(arguments.json, record)
+        write_results(arguments.json, __file__, sys.argv[1:], device, found)
     return 0 if all(r["identical"] for r in found) else 1
 
 
