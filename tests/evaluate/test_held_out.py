@@ -15,10 +15,11 @@ BITS = math.log2(VOCAB_SIZE)
 
 def model(uniform=False):
     made = Transformer(TransformerConfig(VOCAB_SIZE, 2, 16, 2, 1, 8, 16, 8))
-    made.initialize(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    made.initialize(generator)
     with torch.no_grad():
         for block in made.blocks:  # zero at first, and then attention would change nothing
-            torch.nn.init.normal_(block.attention.output.weight, std=0.5)
+            block.attention.output.weight.normal_(std=0.5, generator=generator)
         if uniform:
             made.embedding.weight.zero_()  # every logit is 0
     return made

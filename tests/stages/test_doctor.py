@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 def requirements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Those of the project as an installation records them, of which two are not as they should."""
     extras = tomllib.loads(PROJECT.read_text("utf-8"))["project"]["optional-dependencies"]
-    versions = {"daft": "0.0.1", "gguf": None, "ray": None}
+    versions = {"daft": "0.0.1", "gguf": None, "ray": None, "SQLAlchemy": "1.4.54"}
     monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, "9999.0"))
     found = [f'{line}; extra == "{extra}"' for extra, lines in extras.items() for line in lines]
     others = {
