@@ -733,10 +733,17 @@ class InspectConfig:
     """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
     prove_steps: int = 20
     """Steps done again, at most."""
+    data: str | None = None
+    """Of a checkpoint: file of test items that are looked for in the text it was pretrained on; null: the test rows of its run."""
+    check: str = "auto"
+    """Of a checkpoint: hash the documents of its corpora and look for test items in them (`on`), or not (`off`); `auto`: up to 256 MiB of text."""
+    json: bool = False
+    """Of a checkpoint: print one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
         refuse(
-            range_problem("num_examples", self.num_examples, 0)
+            choice_problem("check", self.check, SWITCH)
+            + range_problem("num_examples", self.num_examples, 0)
             + range_problem("prove_steps", self.prove_steps, 1)
             + columns_problem("text_column", self.text_column)
             + columns_problem("label_column", self.label_column)

@@ -28,6 +28,7 @@ from llmstages.errors import UserError
 from llmstages.report.corpus import show_corpus
 from llmstages.report.steps import Steps
 from llmstages.report.terminal import say
+from llmstages.train.records import when_and_how
 
 if TYPE_CHECKING:
     from llmstages.collect.duplicates.decontamination import EvaluationIndex
@@ -330,6 +331,7 @@ def write_collect_json(directory: Path, manifest: Manifest, steps: Steps) -> Non
     seconds = sum(step.seconds for step in steps.done)
     record = {
         "format_version": 1,
+        **when_and_how(),
         "seconds": round(seconds, 3),
         "steps": [asdict(step) for step in steps.done],
         "documents": manifest.train.documents + manifest.validation.documents,

@@ -5,6 +5,7 @@ is imported only for checkpoints, whose reader needs it.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
@@ -22,6 +23,7 @@ from llmstages.evaluate.multi_label import MultiLabelReport
 from llmstages.report.classification import render_classification, render_multi_label
 from llmstages.report.corpus import show_corpus
 from llmstages.report.facts import PASSAGE_CHARACTERS, show_facts, show_passage
+from llmstages.report.plain import for_stream
 from llmstages.report.terminal import output_console, plain, table
 from llmstages.stages.see_data_file import (
     MAX_LABELS_SHOWN,
@@ -50,6 +52,15 @@ def run(config: InspectConfig) -> None:
         path = fetched(config.path)
     if (path.is_dir() or is_documents(path)) and (named := named_columns(config)):
         raise UserError(f"{path}: {next(iter(named))} is for a file of rows, and this is none")
+    is_run = (path / "checkpoints").is_dir() or (path / "plan.json").is_file()
+    if config.data is not None or config.json:
+        if not is_run and not (path / "config.json").is_file():
+            key = "json=true" if config.data is None else f"data={config.data}"
+            raise UserError(f"{path}: {key} is for a checkpoint or a run, and this is none")
+        from llmstages.train.checkpoint import resolve_checkpoint
+
+        inspect_checkpoint(resolve_checkpoint(str(path)), config)
+        return
     if (path / MANIFEST_FILE).is_file():
         inspect_corpus(path, config)
         return
@@ -59,7 +70,7 @@ def run(config: InspectConfig) -> None:
         raise UserError(f"{path}: id={config.id} shows a document of a corpus, and this is none")
     if config.base is not None and path.is_dir():
         raise UserError(f"{path}: base={config.base} is for a file of conversations")
-    if (path / "checkpoints").is_dir() or (path / "plan.json").is_file():
+    if is_run:
         if config.prove:
             from llmstages.stages.prove import prove
 
@@ -69,7 +80,7 @@ def run(config: InspectConfig) -> None:
     elif path.is_dir() and "members" in (summary := _read_object(path / "summary.json")):
         inspect_members(path, summary)
     elif (path / "config.json").is_file():
-        inspect_checkpoint(path)
+        inspect_checkpoint(path, config)
     elif is_documents(path):
         inspect_documents(path, config.num_examples)
     elif not path.is_dir():
@@ -270,8 +281,35 @@ def inspect_members(path: Path, summary: Mapping[str, Any]) -> None:
         raise UserError(f"{path / 'summary.json'}: no readable summary ({error!r})") from None
 
 
-def inspect_checkpoint(path: Path) -> None:
-    """Print what a checkpoint is, what it was made from, and whether its files are whole."""
+def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
+    """Print what a checkpoint is, the chain from raw text to it, and whether test items occur in
+    the text; as one JSON object where that is asked for."""
+    from llmstages.stages.chain import chain_of
+    from llmstages.stages.see_chain import look_for_items, show_chain, show_overlap
+
+    if config.data is not None and not Path(config.data).expanduser().exists():
+        raise UserError(f"{config.data}: no such file of test items")
+    facts = checkpoint_facts(path)
+    chain = chain_of(path, check=config.check)
+    found = look_for_items(chain, config)
+    if config.json:
+        record = {
+            "checkpoint": str(path),
+            **{name.replace(" ", "_"): value for name, value in facts.items()},
+            "chain": [step.as_dict() for step in chain.steps],
+            "cost": vars(chain.cost),
+            "overlap": found.as_dict(),
+        }
+        line = json.dumps(record, ensure_ascii=False)
+        sys.stdout.write(for_stream(line, sys.stdout) + "\n")
+        return
+    show_facts(str(path), facts)
+    show_chain(chain)
+    show_overlap(found)
+
+
+def checkpoint_facts(path: Path) -> dict[str, object]:
+    """What a checkpoint is, and whether its files are whole."""
     from llmstages.model.layouts import with_usual_names
     from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
 
@@ -290,8 +328,7 @@ def inspect_checkpoint(path: Path) -> None:
             ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
         )
     if not (path / INFO_NAME).is_file():
-        show_facts(str(path), facts | {"made by": f"another program (no {INFO_NAME})"})
-        return
+        return facts | {"made by": f"another program (no {INFO_NAME})"}
     info = read_info(path)
     try:
         verify_files(path, info)
@@ -302,7 +339,7 @@ def inspect_checkpoint(path: Path) -> None:
     facts |= {"stage": info.stage, "step": info.step, "tokens seen": info.tokens_seen}
     facts |= {f"made from {name.replace('_', ' ')}": value for name, value in lineage.items()}
     facts |= {key.replace("_", " "): value for key, value in _numbers(info.metrics).items()}
-    show_facts(str(path), facts | {"files": whole})
+    return facts | {"files": whole}
 
 
 def _listed(value: object) -> str:

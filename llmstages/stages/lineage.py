@@ -42,8 +42,20 @@ class Link:
     what: str
     where: Path | str
     """A place, or the name of a checkpoint on a hub."""
-    sha256: str
-    """As recorded; `MISSING` where the thing is not found."""
+    recorded: str | None
+    """Hash when it was used."""
+    found: str | None
+    """Hash now; None where the thing is not there."""
+
+    @property
+    def sha256(self) -> str:
+        """As it is now; `MISSING` where the thing is not found."""
+        return MISSING if self.found is None else self.found
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is there and is not what was recorded."""
+        return self.found is not None and self.found != self.recorded
 
 
 def check_lineage(run_dir: Path) -> Iterator[Link]:
@@ -51,25 +63,36 @@ def check_lineage(run_dir: Path) -> Iterator[Link]:
 
     Raises `CheckFailed` at the first thing that is not what was recorded.
     """
+    for link in links_of(run_dir):
+        if link.differs:
+            raise CheckFailed(
+                f"not proved: {link.where}: not what was recorded ({link.what}): its sha256 was "
+                f"{link.recorded}, is {link.found}"
+            )
+        yield link
+
+
+def links_of(run_dir: Path) -> Iterator[Link]:
+    """All that a run was made from, changed or not. Raises `CheckFailed` for a damaged base."""
     plan = read_plan(run_dir)
     stage = str(plan["stage"])
     config = from_file(stage, run_dir / "config.yaml")
     newest = resolve_checkpoint(str(run_dir))
     lineage = read_info(newest).lineage
     tokenizer = Tokenizer.load(newest)
-    yield checked("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
+    yield Link("tokenizer", newest / "tokenizer.json", lineage.tokenizer, tokenizer.hash)
     if stage == "pretrain":
         directory, tokens = Path(config.corpus_dir), plan.get("tokens")
-        yield from check_corpus(directory, lineage.corpus_manifest, tokens, tokenizer)
+        yield from corpus_links(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
         paths = [Path(path) for path in config.data_paths]
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
-        yield checked("labelled rows", paths[0], lineage.data, found)
+        yield Link("labelled rows", paths[0], lineage.data, found)
     if lineage.replay is not None:
         directory = replayed_dir(config)
-        yield from check_corpus(directory, lineage.replay, plan.get("tokens"), tokenizer)
+        yield from corpus_links(directory, lineage.replay, plan.get("tokens"), tokenizer)
     if lineage.parent is not None:
-        yield from check_parent(lineage.base or config.base_path, lineage.parent)
+        yield from parent_links(lineage.base or config.base_path, lineage.parent)
 
 
 def replayed_dir(config: FinetuneInstructConfig) -> Path:
@@ -83,29 +106,17 @@ def replayed_dir(config: FinetuneInstructConfig) -> Path:
     return Path(config.base_path if settings is None else settings.corpus_dir)
 
 
-def checked(what: str, where: Path | str, recorded: str | None, found: str | None) -> Link:
-    """A link of the chain; found: None where the thing is not there."""
-    if found is None:
-        return Link(what, where, MISSING)
-    if found != recorded:
-        raise CheckFailed(
-            f"not proved: {where}: not what was recorded ({what}): its sha256 was {recorded}, is "
-            f"{found}"
-        )
-    return Link(what, where, found)
-
-
-def check_corpus(
+def corpus_links(
     directory: Path, recorded: str | None, recorded_tokens: str | None, tokenizer: Tokenizer
 ) -> Iterator[Link]:
     """A corpus by its manifest, the documents of each source, and the tokens made of them."""
     if not directory.is_dir():
-        yield checked("corpus", directory, recorded, None)
+        yield Link("corpus", directory, recorded, None)
         return
     corpus = Corpus.open(directory)
-    yield checked("corpus manifest", directory, recorded, corpus.manifest_hash)
+    yield Link("corpus manifest", directory, recorded, corpus.manifest_hash)
     for source in corpus.manifest.sources:
-        yield checked(
+        yield Link(
             f"documents of {source.name}",
             directory / "documents",
             source.documents_sha256,
@@ -113,20 +124,18 @@ def check_corpus(
         )
     tokens = token_shards_dir(corpus, tokenizer)
     if not (tokens / "index.json").is_file():
-        yield checked("tokens", tokens, None, None)
+        yield Link("tokens", tokens, None, None)
         return
     shards = open_token_shards(tokens).shards
     if recorded_tokens is not None:
-        yield checked(
-            "list of tokens", tokens / "index.json", recorded_tokens, tokens_sha256(shards)
-        )
+        yield Link("list of tokens", tokens / "index.json", recorded_tokens, tokens_sha256(shards))
     for shard in shards:
         known = shard.info.sha256  # shards of an older version have none
         found = None if known is None else file_hash(shard.path)
-        yield checked("tokens", shard.path, known, found)
+        yield Link("tokens", shard.path, known, found)
 
 
-def check_parent(base: str, recorded: str) -> Iterator[Link]:
+def parent_links(base: str, recorded: str) -> Iterator[Link]:
     """The checkpoint that a run started from, and what that was made from.
 
     The base may have gone on since, so all its checkpoints are looked at. Of those that are kept
@@ -136,13 +145,13 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
         try:
             directory = fetched(base, from_cache=True)
         except UserError:  # what the cache has lost counts as gone: nothing is fetched for a proof
-            yield checked("base model", base, recorded, None)
+            yield Link("base model", base, recorded, None)
             return
-        yield checked("base model", base, recorded, hash_or_failure(directory))
+        yield Link("base model", base, recorded, hash_or_failure(directory))
         return
     place = Path(base).expanduser()
     if not place.exists():
-        yield checked("base model", place, recorded, None)
+        yield Link("base model", place, recorded, None)
         return
     try:
         chosen = resolve_checkpoint(base)
@@ -152,13 +161,13 @@ def check_parent(base: str, recorded: str) -> Iterator[Link]:
     except UserError as error:
         raise CheckFailed(f"not proved: {error}") from error
     if recorded in hashes:
-        yield checked("base model", hashes[recorded], recorded, recorded)
+        yield Link("base model", hashes[recorded], recorded, recorded)
     elif run_dir is not None:
-        yield checked("base model", place, recorded, None)
+        yield Link("base model", place, recorded, None)
     else:
-        yield checked("base model", chosen, recorded, next(iter(hashes)))
+        yield Link("base model", chosen, recorded, next(iter(hashes)))
     if run_dir is not None and (run_dir / "plan.json").is_file():
-        yield from check_lineage(run_dir)
+        yield from links_of(run_dir)
 
 
 def hash_or_failure(directory: Path) -> str:

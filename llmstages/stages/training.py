@@ -45,6 +45,7 @@ from llmstages.train.device import (
 from llmstages.train.loop import Goal, Training, TrainingResult, train
 from llmstages.train.losses import LossFn, sparse_loss
 from llmstages.train.memory import checkpoint_blocks_here
+from llmstages.train.records import when_and_how
 from llmstages.train.run import Run
 
 COMPILE_BLOCKS_FROM_FLOPS = {"cpu": 2e13, "cuda": 5e15}
@@ -382,6 +383,7 @@ def write_summary(
         {
             "stage": run.stage,
             "status": "finished",
+            **when_and_how(),
             "headline": headline,
             "seconds": round(clock.spent() + result.seconds_before, 3),
             "seconds_to_first_step": result.seconds_to_first_step,

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import shlex
+import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,16 @@ from llmstages.errors import UserError
 
 SEAL = "sha256"
 """Key under which a sealed record has the hash of everything else in it."""
+
+
+def when_and_how() -> dict[str, str]:
+    """For a record: `date`, the present in UTC (ISO 8601), and `command`, as this process was
+    started."""
+    words = sys.orig_argv[1:]
+    names = [Path(word).name for word in words]
+    if "llmstages" in names:  # the script, or what stands after -m
+        words = ["llmstages", *words[names.index("llmstages") + 1 :]]
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": shlex.join(words)}
 
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ follow: every n-gram of the index begins with as many. Few places of a clean doc
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,41 @@ ARROW_HITS = pa.list_(
 # the index
 
 
+class RowNgrams(NamedTuple):
+    """The n-grams of a row, by those of its texts that are long enough."""
+
+    ngrams: list[Hashes]
+    prefixes: list[Hashes]
+    """Hash of the words that each n-gram begins with."""
+    sizes: set[int]
+    """Of the n-grams, in words: shorter texts are n-grams of their own size."""
+    short_texts: int
+    """Texts of two words or more that are too short; single words, such as labels, do not count."""
+
+
+def row_ngrams(rows: Iterable[list[str]], config: DecontaminateConfig) -> Iterator[RowNgrams]:
+    """What is searched for of each row, given by its texts, in order."""
+    for block in row_blocks(rows):
+        words = hash_words([text for row in block for text in row])
+        lengths = iter(np.diff(words.offsets).tolist())
+        starts = iter(words.offsets.tolist())
+        for row in block:
+            found = RowNgrams([], [], set(), 0)
+            num_short = 0
+            for _ in row:
+                length, start = next(lengths), next(starts)
+                if length < config.min_ngram_words:
+                    num_short += length > 1
+                    continue
+                size = min(length, config.ngram_words)
+                text_words = words.hashes[start : start + length]
+                found.ngrams.append(rolling_hashes(text_words, size))
+                prefix = rolling_hashes(text_words, config.min_ngram_words)
+                found.prefixes.append(prefix[: len(found.ngrams[-1])])
+                found.sizes.add(size)
+            yield found._replace(short_texts=num_short)
+
+
 @dataclass(frozen=True)
 class EvaluationCounts:
     """What an index was built from."""
@@ -95,29 +130,21 @@ class EvaluationIndex:
         Raises:
             UserError: a path does not exist, or nothing can be read there.
         """
+        return cls.of_rows(read_evaluation_rows(paths), config)
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[list[str]], config: DecontaminateConfig) -> "EvaluationIndex":
+        """The index of rows, each given by its texts."""
         ngrams, prefixes, sizes = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)], set()
         num_rows = num_uncovered = num_texts = num_short = 0
-        for rows in row_blocks(read_evaluation_rows(paths)):
-            words = hash_words([text for row in rows for text in row])
-            lengths = iter(np.diff(words.offsets).tolist())
-            starts = iter(words.offsets.tolist())
-            for row in rows:
-                covered = False
-                for _ in row:
-                    length, start = next(lengths), next(starts)
-                    if length < config.min_ngram_words:
-                        num_short += length > 1
-                        continue
-                    covered = True
-                    num_texts += 1
-                    size = min(length, config.ngram_words)
-                    text_words = words.hashes[start : start + length]
-                    ngrams.append(rolling_hashes(text_words, size))
-                    prefix = rolling_hashes(text_words, config.min_ngram_words)
-                    prefixes.append(prefix[: len(ngrams[-1])])
-                    sizes.add(size)
-                num_rows += 1
-                num_uncovered += not covered
+        for row in row_ngrams(rows, config):
+            ngrams += row.ngrams
+            prefixes += row.prefixes
+            sizes |= row.sizes
+            num_short += row.short_texts
+            num_texts += len(row.ngrams)
+            num_rows += 1
+            num_uncovered += not row.ngrams
         all_ngrams = np.unique(np.concatenate(ngrams))
         return cls(
             ngrams=all_ngrams,

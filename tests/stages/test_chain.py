@@ -1,0 +1,147 @@
+"""`inspect CHECKPOINT` tells of the chain from raw text, what has changed in it, and which test
+items stand in the text."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmstages.config.stages import InspectConfig
+from llmstages.data.corpus import Corpus
+from llmstages.errors import UserError
+from llmstages.stages import inspect
+from llmstages.stages.chain import Cost, chain_of, cost_of
+from llmstages.stages.overlap import find_overlap
+
+
+@pytest.fixture
+def record(capfd):
+    """record(path, **settings): the JSON of `inspect`."""
+
+    def make(path, **settings):
+        capfd.readouterr()
+        inspect.run(InspectConfig(path=str(path), json=True, **settings))
+        return json.loads(capfd.readouterr().out)
+
+    return make
+
+
+@pytest.fixture
+def whole_chain(tiny_run, classifier_run, tiny_corpus, tmp_path):
+    """A classifier, its base and the corpus of that, all to be changed."""
+    corpus = Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
+    copies = [
+        Path(shutil.copytree(run, tmp_path / run.name, symlinks=True))
+        for run in (classifier_run, tiny_run)
+    ]
+    for run, key, place in zip(copies, ("base", "data"), (copies[1], corpus), strict=True):
+        path = run / "config.yaml"
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump({**config, key: str(place)}), encoding="utf-8")
+    return *copies, corpus
+
+
+def states(step):
+    return {link["what"]: link["state"] for link in step["links"]}
+
+
+def test_the_chain_from_raw_text(whole_chain, labelled_file, record):
+    run, _, corpus = whole_chain
+    found = record(run / "best")
+    collect, pretrain, finetune = found["chain"]
+    assert [step["kind"] for step in found["chain"]] == ["collect", "pretrain", "finetune-classify"]
+    manifest = Corpus.open(corpus).manifest
+    assert [source["license"] for source in collect["sources"]] == [
+        source.license for source in manifest.sources
+    ]
+    assert collect["facts"]["filters"]["quality"]["name"] == "default"
+    assert set(states(collect).values()) == {"as recorded"}
+    assert states(finetune) == dict.fromkeys(("weights", "tokenizer", "data"), "as recorded")
+    summaries = [json.loads((each / "summary.json").read_text()) for each in whole_chain[:2]]
+    for step, summary in zip((finetune, pretrain), summaries, strict=True):
+        assert step["cost"]["seconds"] == summary["seconds"]
+        assert (step["date"], step["command"]) == (summary["date"], summary["command"])
+    assert found["cost"]["tokens"] == sum(summary["tokens"] for summary in summaries)
+    assert found["overlap"]["data"] == str(run / "predictions.jsonl")
+    assert found["overlap"]["num_items"] == summaries[0]["metrics"]["num_examples"]
+
+
+def test_what_has_changed_or_gone_is_told(whole_chain, record):
+    run, base, corpus = whole_chain
+    (tokens,) = corpus.glob("tokens/*/train-texts.bin")
+    data = bytearray(tokens.read_bytes())
+    data[0] ^= 1
+    tokens.write_bytes(data)
+    collect, *_ = record(run)["chain"]
+    assert "changed" in [link["state"] for link in collect["links"]]
+    manifest = corpus / "manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"tiny"', '"other"'), "utf-8")
+    found = record(run)
+    assert states(found["chain"][0])["corpus manifest"] == "changed"
+    assert "unchanged" in found["overlap"]["not_known"]
+    shutil.rmtree(corpus)
+    assert states(record(run)["chain"][0]) == {"corpus manifest": "not there"}
+    shutil.rmtree(base)
+    lost, finetune = record(run)["chain"]
+    assert states(lost) == {"weights": "not there"}
+    assert finetune["kind"] == "finetune-classify"
+    alone = shutil.copytree(run / "best", run.parent / "alone")
+    (step,) = record(alone)["chain"]
+    assert "its run is not beside it" in step["notes"][0]
+
+
+def test_items_that_stand_in_the_corpus(tiny_run, tiny_corpus, tmp_path, record, cli):
+    first, second = list(Corpus.open(tiny_corpus).documents("train"))[:2]
+    words = first.text.split()
+    rows = [
+        " ".join(words[20:33]).upper() + "!!",  # 13 words
+        " ".join(words[20:32]) + " otherwise",  # 12 of them, and another
+        " ".join(second.text.split()[3:11]),  # 8 words, all of the item
+        "Seven words are too few for this",
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    found = record(tiny_run, data=str(path))["overlap"]
+    assert (found["overlapping"], found["too_short"]) == ([1, 3], [4])
+    assert found["percent"] == pytest.approx(200 / 3)
+    assert found["examples"][0]["document"] == first.id
+    assert found["examples"][0]["text"].split() == words[20:33]
+    status, out, err = cli("inspect", tiny_run, f"data={path}")
+    assert status == 0, err
+    assert "2 of 3 items" in " ".join(out.split())
+
+
+def test_words_that_many_documents_have_are_told_apart(tmp_path):
+    class Documents:
+        def documents(self, split, columns):
+            from llmstages.data.corpus import Document
+
+            common = "all rights reserved no part of this may be copied in any form whatever"
+            yield from (Document(id=str(number), text=common) for number in range(11))
+            yield Document(id="other", text=f"{common}. " + "one two three four five six seven ate")
+
+    rows = [
+        ["No part of this may be copied in any form!"],
+        ["one two three four five six seven ate"],
+    ]
+    found = find_overlap(rows, [Documents()], num_examples=1)
+    assert (found.overlapping, found.common) == ([1, 2], [1])
+
+
+def test_energy_and_money_of_a_run(tiny_run):
+    summary = json.loads((tiny_run / "summary.json").read_text())
+    cost = cost_of(
+        {**summary, "seconds": 7200}, {"device": "NVIDIA H100 80GB", "processes": 2}, 3.0
+    )
+    assert (cost.kwh, cost.money) == (pytest.approx(2.8), 6.0)
+    assert cost.flops > 6 * summary["tokens"] * 10_000
+    assert cost_of({}, {}, 3.0) == Cost()
+
+
+def test_what_is_no_checkpoint(tiny_corpus, tiny_run):
+    for path, settings in ((tiny_corpus, {"json": True}), (tiny_run, {"data": "missing.jsonl"})):
+        with pytest.raises(UserError, match=r"is for a checkpoint|no such file"):
+            inspect.run(InspectConfig(path=str(path), **settings))
+    assert chain_of(tiny_run / "best", check="off").steps[0].links[0].found is not None
