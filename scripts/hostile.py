@@ -57,7 +57,13 @@ from llmstages.stages.inspect import (
 from llmstages.stages.see_data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
-from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
+from llmstages.train.checkpoint import (
+    CheckpointInfo,
+    Lineage,
+    load_checkpoint,
+    resolve_checkpoint,
+    save_checkpoint,
+)
 from llmstages.train.records import write_sealed
 from llmstages.train.run import read_plan
 
@@ -531,7 +537,7 @@ def check_checkpoint(folder: Path, damage: Damage) -> None:
             with torch.no_grad():
                 loaded.model(tokens)
         with refused(root.name), silent():
-            inspect_checkpoint(root)
+            inspect_checkpoint(root, InspectConfig(path=str(root)))
 
 
 def check_run(folder: Path, damage: Damage) -> None:
@@ -544,6 +550,8 @@ def check_run(folder: Path, damage: Damage) -> None:
             from_file("pretrain", root / "config.yaml")
         with refused(root.name), silent():
             inspect_run(root)
+        with refused(root.name), silent():
+            inspect_checkpoint(resolve_checkpoint(str(root)), InspectConfig(path=str(root)))
 
 
 def check_pictures(folder: Path, damage: Damage) -> None:

@@ -210,15 +210,17 @@ def training_step(place: Path | str, recorded: str | None) -> tuple[Step, Found 
         return step, None
     step = Step("model", str(directory))
     info, tokenizer = None, None
+    known, found = recorded, None
     try:
         if (directory / INFO_NAME).is_file():
             info = read_info(directory)
+            known = recorded or info.files.get(WEIGHTS_NAME)
             verify_files(directory, info)
+            found = info.files.get(WEIGHTS_NAME)
     except UserError as error:
         step.notes.append(str(error))
-    found_hash = info.files.get(WEIGHTS_NAME) if info else weights_hash(directory)
-    step.links.append(Link("weights", directory, recorded or found_hash, found_hash))
     try:
+        step.links.append(Link("weights", directory, known, found or weights_hash(directory)))
         tokenizer = Tokenizer.load(directory)
     except UserError as error:
         step.notes.append(str(error))
@@ -258,15 +260,16 @@ def parent_dir(name: str, recorded: str | None) -> Path:
 
 def describe_run(step: Step, run_dir: Path, config: TrainingConfig, info: CheckpointInfo) -> None:
     """Add what a run's records say of it: settings, labelled files, cost."""
+    plan = record_of(run_dir / "plan.json")
     settings = {
         "seed": config.seed,
         "optimizer": config.optim.name,
-        "peak_lr": record_of(run_dir / "plan.json").get("lr"),
-        "steps": record_of(run_dir / "plan.json").get("steps"),
+        "peak_lr": plan.get("lr"),
+        "steps": plan.get("steps"),
     }
     if isinstance(config, FinetuneConfig):
         settings["method"] = config.method.name
-        inputs = record_of(run_dir / "plan.json").get("settings", {}).get("inputs", {})
+        inputs = part_of(part_of(plan, "settings"), "inputs")
         files = {
             "data": config.data_paths,
             "validation_data": [config.validation_data] if config.validation_data else [],
@@ -283,18 +286,16 @@ def describe_run(step: Step, run_dir: Path, config: TrainingConfig, info: Checkp
         return
     step.date = summary.get("date") or step.date
     step.command = summary.get("command")
-    shape = summary.get("model_shape")
-    machine = summary.get("machine")
-    machine = machine if isinstance(machine, dict) else {}
+    machine = part_of(summary, "machine")
     step.facts |= {
-        "parameters": shape.get("parameters") if isinstance(shape, dict) else None,
+        "parameters": part_of(summary, "model_shape").get("parameters"),
         "device": machine.get("device"),
         "processes": machine.get("processes"),
         "mfu": summary.get("mfu"),
     }
     step.facts |= {
         name: value
-        for name, value in (summary.get("metrics") or {}).items()
+        for name, value in part_of(summary, "metrics").items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     step.facts = {name: value for name, value in step.facts.items() if value is not None}
@@ -310,8 +311,8 @@ def cost_of(
         for key in ("seconds", "tokens")
     )
     flops = kwh = None
-    shape = summary.get("model_shape")
-    if tokens is not None and isinstance(shape, dict):
+    shape = part_of(summary, "model_shape")
+    if tokens is not None and shape:
         entries = {key: value for key, value in shape.items() if key != "parameters"}
         try:
             config = as_dataclass(TransformerConfig, entries)
@@ -320,9 +321,12 @@ def cost_of(
         else:
             flops = tokens * flops_per_token(config, config.context_length)
     gpu = find_gpu(str(machine.get("device", "")))
-    if gpu is not None and seconds is not None:
-        kwh = gpu.watts * int(machine.get("processes", 1)) * seconds / 3.6e6
-    money = None if None in (price_per_hour, seconds) else price_per_hour * seconds / 3600  # type: ignore[operator]
+    processes = machine.get("processes", 1)
+    if gpu is not None and seconds is not None and isinstance(processes, int):
+        kwh = gpu.watts * processes * seconds / 3.6e6
+    money = None
+    if price_per_hour is not None and seconds is not None:
+        money = price_per_hour * seconds / 3600
     return Cost(seconds, None if tokens is None else int(tokens), flops, kwh, money)
 
 
@@ -425,6 +429,12 @@ def record_of(path: Path) -> dict[str, Any]:
         return read_object(path)
     except (OSError, ValueError):
         return {}
+
+
+def part_of(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; an empty one where there is none."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def date_of(path: Path) -> str | None:

@@ -108,7 +108,8 @@ def find_overlap(
         documents, read_bytes = documents + len(block), read_bytes + size
         if advance is not None:
             advance(size)
-    overlapping, common, too_short, examples = [], [], [], []
+    overlapping, common, too_short = [], [], []
+    examples: list[Found] = []
     for item, found in enumerate(row_ngrams(rows, config), start=1):
         if not found.ngrams:
             too_short.append(item)

@@ -81,6 +81,11 @@ def test_what_has_changed_or_gone_is_told(whole_chain, record):
     found = record(run)
     assert states(found["chain"][0])["corpus manifest"] == "changed"
     assert "unchanged" in found["overlap"]["not_known"]
+    for path in base.glob("checkpoints/*/model.safetensors"):
+        damaged = bytearray(path.read_bytes())
+        damaged[-1] ^= 1
+        path.write_bytes(damaged)
+    assert states(record(run)["chain"][1])["weights"] == "changed"
     shutil.rmtree(corpus)
     assert states(record(run)["chain"][0]) == {"corpus manifest": "not there"}
     shutil.rmtree(base)
