@@ -708,6 +708,59 @@ class EvaluateCheckpointConfig:
 
 
 @dataclass
+class CompareConfig:
+    """`llmstages compare A B [FILE]`: two checkpoints on the same held-out items."""
+
+    checkpoint_a: str | None = None
+    """Run directory (its best checkpoint) or checkpoint directory: the one compared with."""
+    checkpoint_b: str | None = None
+    """The other, which is said to be better or worse."""
+    data: str | None = None
+    """File of texts with labels for two classifiers, or of prompts with answers; a corpus directory for its validation text; null: that of the corpus on which both were pretrained."""
+    max_items: int | None = None
+    """Most items that are compared, drawn by the seed; null: all texts with labels, 200 questions, 500 passages."""
+    num_examples: int = 5
+    """Items shown side by side."""
+    text_column: Any = None
+    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
+    label_column: Any = None
+    """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
+    label_separator: str | None = None
+    """What stands between the labels in a cell with any number of them."""
+    prompt_column: str | None = None
+    """Column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Column of the answer; found by its name when null."""
+    bad_rows: str = "refuse"
+    """A broken row, or one with a label that a classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    max_new_tokens: int = 128
+    """Longest answer or continuation generated, in tokens."""
+    micro_batch_tokens: int | None = None
+    """Tokens that go through a model at once, padding counted; null: 16,384 on cuda, else 4,096."""
+    seed: int = 0
+    """Seed of the items drawn and of the resamples."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+    dtype: str = "float32"
+    """Type of matrix products; `auto`: bfloat16 where the processor has it. Labels are always given in float32."""
+    json: bool = False
+    """Print one JSON object, with every item, instead of tables."""
+
+    def __post_init__(self) -> None:
+        refuse(
+            choice_problem("device", self.device, DEVICES)
+            + choice_problem("dtype", self.dtype, DTYPES)
+            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + columns_problem("text_column", self.text_column)
+            + columns_problem("label_column", self.label_column)
+            + range_problem("max_items", self.max_items, 2)
+            + range_problem("num_examples", self.num_examples, 0)
+            + range_problem("max_new_tokens", self.max_new_tokens, 1)
+            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+        )
+
+
+@dataclass
 class InspectConfig:
     """`llmstages inspect PATH`: what a corpus, run, checkpoint or labelled file holds."""
 
@@ -796,6 +849,7 @@ SUBCOMMANDS: dict[str, type] = {
     "serve": ServeConfig,
     "predict": PredictConfig,
     "evaluate": EvaluateCheckpointConfig,
+    "compare": CompareConfig,
     "inspect": InspectConfig,
     "export": ExportConfig,
     "doctor": DoctorConfig,

@@ -92,6 +92,9 @@ USAGES = {
         rest_is_joined=True,
     ),
     "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
+    "compare": Usage(
+        ("checkpoint_a", "checkpoint_b", "data"), "A B [FILE]", ("checkpoint_a", "checkpoint_b")
+    ),
     "inspect": Usage(("path",), "PATH", ("path",)),
     "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "doctor": Usage((), ""),

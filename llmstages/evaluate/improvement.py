@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-LOWER_IS_BETTER = frozenset({"val_loss", "perplexity", "base_bits_per_byte"})
+LOWER_IS_BETTER = frozenset(
+    {
+        *("val_loss", "perplexity", "base_bits_per_byte", "answer_bits_per_byte", "bits_per_byte"),
+        *("log_loss", "ece", "hamming_loss"),
+    }
+)
 
 
 def improvement_percent(

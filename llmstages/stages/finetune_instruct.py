@@ -84,7 +84,9 @@ def run(config: FinetuneInstructConfig) -> float:
     samples = [row.conversation for row in rows.validation[: config.evaluate.num_samples]]
 
     def test_metrics(description: str) -> tuple[dict[str, Any], list[str]]:
-        answers = answer_all(model, tokenizer, questions, config, machine, description)
+        answers = answer_all(
+            model, tokenizer, questions, config.max_new_tokens, machine, description
+        )
         texts = [tokenizer.decode(answer.tokens) for answer in answers]
         references = [question.messages[-1].content for question in questions]
         measures = {
@@ -99,7 +101,7 @@ def run(config: FinetuneInstructConfig) -> float:
         return metrics, texts
 
     def show_samples(step: int) -> None:
-        answers = answer_all(model, tokenizer, samples, config, machine, None)
+        answers = answer_all(model, tokenizer, samples, config.max_new_tokens, machine, None)
         for question, answer in zip(samples, answers, strict=True):
             asked = question.messages[-2].content if len(question.messages) > 1 else ""
             answered = tokenizer.decode(answer.tokens)
@@ -197,7 +199,7 @@ def answer_all(
     model: Transformer,
     tokenizer: Tokenizer,
     conversations: Sequence[Conversation],
-    config: FinetuneInstructConfig,
+    max_new_tokens: int,
     machine: Machine,
     description: str | None,
 ) -> list[Generated]:
@@ -213,7 +215,7 @@ def answer_all(
         batch = generate(
             model,
             [prompts[index] for index in indices],
-            max_new_tokens=min(config.max_new_tokens, model.config.context_length // 2),
+            max_new_tokens=min(max_new_tokens, model.config.context_length // 2),
             stop_ids=[answer_end_id(tokenizer), tokenizer.end_id],
             sampling=Sampling(temperature=0.0),
             dtype=parallel.product_dtype(

@@ -1,0 +1,360 @@
+"""The items on which `compare` measures two models, and what each makes of them.
+
+Each kind of data gives the same: figures as functions of how often an item counts, and an entry an
+item. Figures never depend on how a tokenizer cuts text: labels, generated text, or bits a byte.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmstages.config.stages import CompareConfig
+from llmstages.data.conversations import Conversation, read_conversations
+from llmstages.data.corpus import Corpus
+from llmstages.data.examples import Example, make_batch
+from llmstages.data.labelled_files import data_files
+from llmstages.data.labelled_texts import LabelledText, read_known_labels
+from llmstages.data.order import permutation
+from llmstages.data.streams import stack_rows
+from llmstages.data.text_template import TextTemplate
+from llmstages.errors import UserError
+from llmstages.evaluate.bootstrap import Measure, mean
+from llmstages.evaluate.class_figures import label_figures, multi_label_figures
+from llmstages.evaluate.multi_label import THRESHOLD
+from llmstages.evaluate.paired import Weighted, weighted
+from llmstages.evaluate.perplexity import row_likelihoods
+from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.model.generation import Sampling, generate
+from llmstages.stages.classifying import LabelSets, decision_of, examples_of, probabilities
+from llmstages.stages.finetune_instruct import answer_all
+from llmstages.stages.objectives import EVALUATION_BATCH, cut_example, rendered_ids
+from llmstages.stages.training import Machine
+from llmstages.text.tokenizer import Tokenizer
+from llmstages.train.checkpoint import Checkpoint
+
+PASSAGE_CHARACTERS = 4096
+"""Most characters of held-out text that are one item."""
+DEFAULT_ITEMS = {"classify": None, "instruct": 200, "text": 500}
+OPENING_CHARACTERS = 200
+"""Of a passage, for a model to go on from."""
+
+
+@dataclass
+class Measured:
+    """What a model makes of the items."""
+
+    figures: dict[str, Weighted]
+    entries: list[dict[str, Any]]
+    """What it said of each item."""
+    right: list[bool] | None = None
+    """Whether that was right, where it is one or the other."""
+
+
+@dataclass
+class Items:
+    """What both models are measured on."""
+
+    kind: str
+    """`classify`, `instruct` or `text`."""
+    entries: list[dict[str, Any]]
+    """Of each item what is known of it without a model."""
+    measure: Callable[[int, Machine], Measured]
+    """What the first model (0) or the second (1) makes of them."""
+
+
+def drawn(count: int, config: CompareConfig, kind: str) -> list[int]:
+    """Which of so many items are compared, in their order."""
+    most = config.max_items or DEFAULT_ITEMS[kind] or count
+    return sorted(permutation(count, "compared", config.seed)[:most].tolist())
+
+
+# -------------------------------------------------------------------------------------------------
+# texts with labels
+
+
+def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> Items:
+    """The rows of a file that both classifiers can be asked, each as it reads them."""
+    assert config.data is not None
+    several = {checkpoint.model.config.multi_label for checkpoint in checkpoints}
+    if len(several) > 1:
+        raise UserError("one classifier gives one label, the other any number: not comparable")
+    by_place: list[dict[tuple[str, int, int], LabelledText]] = []
+    for checkpoint in checkpoints:
+        rows, _ = read_known_labels(
+            *(config.data, checkpoint.labels or [], config.text_column, config.label_column),
+            config.bad_rows,
+            multi_label=several == {True},
+            label_separator=config.label_separator,
+            template=TextTemplate.from_record(
+                checkpoint.info.classifier if checkpoint.info else None
+            ),
+        )
+        seen: Counter[tuple[str, int]] = Counter()  # several rows may begin on a line
+        found = {}
+        for row in rows:
+            seen[row.path, row.line] += 1
+            found[row.path, row.line, seen[row.path, row.line]] = row
+        by_place.append(found)
+    both = [place for place in by_place[0] if place in by_place[1]]
+    if not both:
+        raise UserError(f"{config.data}: no row that both classifiers can be asked")
+    chosen = [both[index] for index in drawn(len(both), config, "classify")]
+    rows_of = [[rows[place] for place in chosen] for rows in by_place]
+    entries = [
+        {
+            "file": first.path,
+            "line": first.line,
+            "text": first.text,
+            "label": first.label if first.labels is None else list(first.all_labels),
+        }
+        for first in rows_of[0]
+    ]
+
+    def measure(which: int, machine: Machine) -> Measured:
+        return measure_labels(checkpoints[which], rows_of[which], machine)
+
+    return Items("classify", entries, measure)
+
+
+def measure_labels(
+    checkpoint: Checkpoint, rows: Sequence[LabelledText], machine: Machine
+) -> Measured:
+    """Accuracy and F1 of a classifier."""
+    labels, model = checkpoint.labels, checkpoint.model
+    assert labels is not None
+    sets = LabelSets.of(rows, labels)
+    examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length, sets)
+    found = probabilities(model, examples, machine)
+    targets = np.array([windows[0].targets[-1] for windows in examples])
+    if sets is not None:
+        truth, given = sets.members[targets], found > THRESHOLD
+
+        def of_sets(name: str) -> Weighted:
+            return lambda counts: multi_label_figures(truth, found, given, counts)[name]
+
+        return Measured(
+            {name: of_sets(name) for name in ("micro_f1", "macro_f1", "subset_accuracy")},
+            [
+                {"labels": [label for label, on in zip(labels, row, strict=True) if on]}
+                for row in given.tolist()
+            ],
+            (truth == given).all(axis=1).tolist(),
+        )
+    predicted = decision_of(checkpoint).labels(found)
+
+    def of_labels(name: str) -> Weighted:
+        return lambda counts: label_figures(targets, predicted, len(labels), counts)[name]
+
+    return Measured(
+        {name: of_labels(name) for name in ("accuracy", "macro_f1")},
+        [
+            {"label": labels[best], "probability": float(shares[best])}
+            for best, shares in zip(predicted.tolist(), found, strict=True)
+        ],
+        (targets == predicted).tolist(),
+    )
+
+
+# -------------------------------------------------------------------------------------------------
+# prompts with answers
+
+
+def instruct_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> Items:
+    """Conversations of a file whose last answer is asked for."""
+    assert config.data is not None
+    columns = (config.prompt_column, config.answer_column)
+    rows = [
+        row
+        for file in data_files(config.data)
+        for row in read_conversations(file, *columns, config.bad_rows)
+    ]
+    chosen = [rows[index] for index in drawn(len(rows), config, "instruct")]
+    entries = [
+        {
+            "file": row.path or config.data,
+            "line": row.line,
+            "question": "\n".join(message.content for message in row.messages[:-1]),
+            "reference": row.messages[-1].content,
+        }
+        for row in chosen
+    ]
+    references = [reference_examples(checkpoint, chosen) for checkpoint in checkpoints]
+    fits = [None not in both for both in zip(*references, strict=True)]
+    references = [
+        [example if fit else None for example, fit in zip(own, fits, strict=True)]
+        for own in references
+    ]
+
+    def measure(which: int, machine: Machine) -> Measured:
+        return measure_answers(
+            *(checkpoints[which], chosen, references[which], machine),
+            *(config.max_new_tokens, "AB"[which]),
+        )
+
+    return Items("instruct", entries, measure)
+
+
+def measure_answers(
+    checkpoint: Checkpoint,
+    rows: Sequence[Conversation],
+    references: Sequence[Example | None],
+    machine: Machine,
+    max_new_tokens: int,
+    name: str,
+) -> Measured:
+    """Generated answers against the file's, and how likely those are, as far as both models have
+    room for them."""
+    answers = answer_all(
+        *(checkpoint.model, checkpoint.tokenizer, rows, max_new_tokens, machine),
+        f"answers of {name}",
+    )
+    texts = [checkpoint.tokenizer.decode(answer.tokens) for answer in answers]
+    measures = {
+        "answer_bits_per_byte": reference_bits(checkpoint, rows, references, machine),
+        **text_metrics(texts, [row.messages[-1].content for row in rows]),
+        "stopped_share": mean([answer.stopped for answer in answers]),
+    }
+    chrf = measures["chrf"]
+    entries = [
+        {"answer": text, "stopped": answer.stopped, "chrf": chrf.score(statistics)}
+        for text, answer, statistics in zip(texts, answers, chrf.statistics, strict=True)
+    ]
+    return Measured({key: weighted(measure) for key, measure in measures.items()}, entries)
+
+
+def reference_examples(
+    checkpoint: Checkpoint, rows: Sequence[Conversation]
+) -> list[Example | None]:
+    """Conversations as a model reads them; None for what does not fit its context."""
+    context_length = checkpoint.model.config.context_length
+    found = []
+    for row in rows:
+        ids, learnt = rendered_ids(row, checkpoint.tokenizer, row.path)
+        example, is_cut = cut_example(row, ids, learnt, context_length, row.path)
+        found.append(None if is_cut else example)
+    return found
+
+
+def reference_bits(
+    checkpoint: Checkpoint,
+    rows: Sequence[Conversation],
+    references: Sequence[Example | None],
+    machine: Machine,
+) -> Measure:
+    """Bits a byte of the answers in the file; the token that ends an answer is counted with it."""
+    statistics = np.zeros((len(rows), 2))
+    kept = [(index, example) for index, example in enumerate(references) if example is not None]
+    if kept:
+        batches = (
+            make_batch([[example] for _, example in kept[i : i + EVALUATION_BATCH]])
+            for i in range(0, len(kept), EVALUATION_BATCH)
+        )
+        nats = row_likelihoods(checkpoint.model, batches, machine.device, machine.dtype)[:, 0]
+        for (index, _), own in zip(kept, nats, strict=True):
+            answers = [m.content for m in rows[index].messages if m.role == "assistant"]
+            statistics[index] = own / np.log(2), sum(len(answer.encode()) for answer in answers)
+    return Measure(statistics)
+
+
+# -------------------------------------------------------------------------------------------------
+# held-out text
+
+
+def text_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], corpus: Corpus) -> Items:
+    """Passages of the validation text of a corpus."""
+    found = [
+        {"document": document.id, "source": document.source, "text": text}
+        for document in corpus.documents("validation", columns=["id", "text", "source"])
+        for text in passages(document.text)
+    ]
+    if len(found) < 2:
+        raise UserError(f"{corpus.directory}: too little validation text to compare on")
+    entries = [found[index] for index in drawn(len(found), config, "text")]
+    texts = [entry["text"] for entry in entries]
+    shown = [opening_of(text) for text in texts[: config.num_examples]]
+
+    def measure(which: int, machine: Machine) -> Measured:
+        measured = measure_text(checkpoints[which], texts, machine)
+        said = continuations(checkpoints[which], shown, machine, config.max_new_tokens)
+        for entry, continuation in zip(measured.entries, said, strict=False):
+            entry["continuation"] = continuation
+        return measured
+
+    return Items("text", entries, measure)
+
+
+def passages(text: str) -> Iterator[str]:
+    """A text in pieces, cut at white space where there is some."""
+    begin = 0
+    while begin < len(text):
+        end = min(begin + PASSAGE_CHARACTERS, len(text))
+        if end < len(text):
+            end = max(text.rfind(" ", begin, end), text.rfind("\n", begin, end)) + 1 or end
+            end = end if end > begin else begin + PASSAGE_CHARACTERS
+        if text[begin:end].strip():
+            yield text[begin:end]
+        begin = end
+
+
+def measure_text(checkpoint: Checkpoint, texts: Sequence[str], machine: Machine) -> Measured:
+    """Bits a byte of passages, all of whose tokens are predicted.
+
+    Each is read alone, after the token that begins a text or else the one that ends it; of one
+    longer than the context the windows follow one another without overlap.
+    """
+    nats = passage_nats(checkpoint, texts, machine)
+    sizes = np.array([len(text.encode()) for text in texts], dtype=np.float64)
+    measure = Measure(np.stack([nats / np.log(2), sizes], axis=1))
+    entries = [{"bits_per_byte": bits / size} for bits, size in measure.statistics]
+    return Measured({"bits_per_byte": weighted(measure)}, entries)
+
+
+def passage_nats(
+    checkpoint: Checkpoint, texts: Sequence[str], machine: Machine
+) -> NDArray[np.float64]:
+    """[n] minus the log probability of each text."""
+    tokenizer, length = checkpoint.tokenizer, checkpoint.model.config.context_length
+    first = [*tokenizer.begin_ids][-1:] or [tokenizer.end_id]
+    windows: list[tuple[NDArray[np.int64], int]] = []
+    for number, ids in enumerate(tokenizer.encode_batch(texts)):
+        whole = np.array([*first, *ids], dtype=np.int64)
+        windows += [
+            (whole[begin : begin + length + 1], number) for begin in range(0, len(ids), length)
+        ]
+    windows.sort(key=lambda window: len(window[0]))
+    rows = max(1, machine.micro_batch_tokens // length)
+    batches = (
+        stack_rows([(ids, str(number)) for ids, number in windows[i : i + rows]])
+        for i in range(0, len(windows), rows)
+    )
+    found = row_likelihoods(checkpoint.model, batches, machine.device, machine.dtype)[:, 0]
+    nats = np.zeros(len(texts))
+    np.add.at(nats, [number for _, number in windows], found)
+    return nats
+
+
+def opening_of(text: str) -> str:
+    """The beginning of a passage, up to a word."""
+    return text[:OPENING_CHARACTERS].rsplit(" ", 1)[0]
+
+
+def continuations(
+    checkpoint: Checkpoint, openings: Sequence[str], machine: Machine, max_new_tokens: int
+) -> list[str]:
+    """How a model likeliest goes on."""
+    if not openings:
+        return []
+    tokenizer: Tokenizer = checkpoint.tokenizer
+    found = generate(
+        checkpoint.model,
+        [tokenizer.opening(opening) for opening in openings],
+        max_new_tokens=min(max_new_tokens, checkpoint.model.config.context_length // 2),
+        stop_ids=[tokenizer.end_id],
+        sampling=Sampling(temperature=0.0),
+        dtype=machine.dtype,
+    )
+    return [tokenizer.decode(answer.tokens) for answer in found]

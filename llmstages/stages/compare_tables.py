@@ -1,0 +1,131 @@
+"""A comparison of two models as a person reads it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from llmstages.evaluate.paired import Difference
+from llmstages.report.answers import LABELS as ANSWER_LABELS
+from llmstages.report.facts import show_line
+from llmstages.report.terminal import cell_text, clipped, output_console, plain, table
+
+LABELS = ANSWER_LABELS | {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "all labels right",
+    "bits_per_byte": "bits a byte",
+    "answer_bits_per_byte": "answers of the file, bits a byte",
+}
+SHOWN_CHARACTERS = 160
+COSTS = {
+    "seconds": "seconds",
+    "tokens": "tokens",
+    "flops": "training FLOPs",
+    "kwh": "kWh, at most",
+    "money": "money",
+}
+
+
+def show_comparison(
+    record: Mapping[str, Any], found: Mapping[str, Difference], num_examples: int
+) -> None:
+    """Print figures, samples and costs."""
+    for name in "ab":
+        show_line(f"{name.upper()}: {record[name]['checkpoint']}")
+    table(
+        f"{record['num_items']:,} items of {record['data']}",
+        ("metric", "A", "B", "B - A", "95 % interval", "B is better by %", "95 % interval"),
+        [
+            (
+                LABELS.get(name, name),
+                each.a,
+                each.b,
+                f"{each.difference:+.4g}",
+                between(each.interval, "+.3g"),
+                "" if each.improvement_percent is None else f"{each.improvement_percent:+.1f}",
+                between(each.improvement_interval, "+.1f"),
+            )
+            for name, each in found.items()
+        ],
+        to_output=True,
+    )
+    if "mcnemar" in record:
+        test = record["mcnemar"]
+        show_line(
+            f"right in A alone: {test['only_a']:,}, in B alone: {test['only_b']:,}; McNemar's "
+            f"exact test: p = {test['p_value']:.3g}"
+        )
+    show_line(verdict(record["headline"], found[record["headline"]]))
+    show_samples(record["kind"], record["items"], num_examples)
+    show_costs(record)
+
+
+def verdict(name: str, found: Difference) -> str:
+    """One line of what the headline figure says."""
+    label = LABELS.get(name, name)
+    change = "" if found.improvement_percent is None else f" {found.improvement_percent:+.1f} %"
+    if not found.is_clear:
+        return f"{label}{change}: within chance, as 0 lies in the interval of the difference"
+    better = (found.improvement_percent or found.difference) > 0
+    return f"{label}{change}: B is {'better' if better else 'worse'}, beyond chance"
+
+
+def between(interval: Sequence[float] | None, form: str) -> str:
+    """`-0.1 to +0.3`."""
+    return "" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
+def show_samples(kind: str, items: Sequence[Mapping[str, Any]], count: int) -> None:
+    """Some items, those on which the models differ first, with what each makes of them."""
+    columns: tuple[str, ...]
+    if kind == "text":
+        columns = ("held-out text", "A goes on", "B goes on")
+        rows = [
+            [item["text"], item["a"]["continuation"], item["b"]["continuation"]]
+            for item in items[:count]
+        ]
+    else:
+        of_item, of_model = ("text", said) if kind == "classify" else ("question", answered)
+        truth = "label" if kind == "classify" else "reference"
+        columns = (of_item, truth, "A", "B")
+        both = [
+            [item[of_item], cell_text(item[truth]), of_model(item["a"]), of_model(item["b"])]
+            for item in items
+        ]
+        rows = sorted(both, key=lambda row: row[2] == row[3])[:count]
+    if not rows:
+        return
+    grid = Table(title="side by side", title_justify="left", show_lines=True)
+    for column in columns:
+        grid.add_column(column, overflow="fold", ratio=1)
+    for row in rows:
+        grid.add_row(*(plain(clipped(text, SHOWN_CHARACTERS)[1:-1]) for text in row))
+    output_console().print(grid)
+
+
+def said(entry: Mapping[str, Any]) -> str:
+    """What a classifier says of a text."""
+    return str(entry["label"] if "label" in entry else entry["labels"])
+
+
+def answered(entry: Mapping[str, Any]) -> str:
+    """What a model answers."""
+    return str(entry["answer"])
+
+
+def show_costs(record: Mapping[str, Any]) -> None:
+    """Size of each model, and what its training took, as far as it is recorded."""
+    rows: list[tuple[object, ...]] = [
+        ("parameters", *(record[name]["parameters"] for name in "ab")),
+        ("FLOPs a token, forward", *(f"{record[n]['forward_flops_per_token']:.3g}" for n in "ab")),
+        ("seconds, this measuring", *(record[name]["measuring_seconds"] for name in "ab")),
+    ]
+    for which, title in (("cost", "last training"), ("cost_with_all_before", "all trainings")):
+        for key, label in COSTS.items():
+            values = [record[name][which][key] for name in "ab"]
+            if values != [None, None]:
+                shown = [f"{v:.3g}" if key == "flops" and v is not None else v for v in values]
+                rows.append((f"{title}: {label}", *shown))
+    table("cost", ("", "A", "B"), rows, to_output=True)
