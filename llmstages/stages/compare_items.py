@@ -276,6 +276,8 @@ def text_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], corpus:
     entries = [found[index] for index in drawn(len(found), config, "text")]
     texts = [entry["text"] for entry in entries]
     shown = [opening_of(text) for text in texts[: config.num_examples]]
+    for entry, opening in zip(entries, shown, strict=False):
+        entry["opening"] = opening
 
     def measure(which: int, machine: Machine) -> Measured:
         measured = measure_text(checkpoints[which], texts, machine)

@@ -81,9 +81,13 @@ def show_samples(kind: str, items: Sequence[Mapping[str, Any]], count: int) -> N
     """Some items, those on which the models differ first, with what each makes of them."""
     columns: tuple[str, ...]
     if kind == "text":
-        columns = ("held-out text", "A goes on", "B goes on")
+        columns = ("held-out text", "goes on", "A", "B")
         rows = [
-            [item["text"], item["a"]["continuation"], item["b"]["continuation"]]
+            [
+                item["opening"],
+                item["text"].removeprefix(item["opening"])[:SHOWN_CHARACTERS],
+                *(item[name]["continuation"] for name in "ab"),
+            ]
             for item in items[:count]
         ]
     else:
