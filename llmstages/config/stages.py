@@ -299,7 +299,7 @@ class FinetuneConfig(TrainingConfig):
     overlap: str = "leave_out"
     """Rows of the data that are equal or nearly so to rows of the files above: `leave_out` of training, or `keep` them, as figures published on given files do."""
     patience: int | None = None
-    """Evaluations in a row without a lower validation loss that end training early; null: it goes on to its last step."""
+    """Evaluations in a row that end training early, none with a lower validation loss, or of a classifier a higher macro F1; null: it goes on to its last step."""
 
     def problems(self) -> list[str]:
         problems = super().problems()
