@@ -617,7 +617,8 @@ def test_of_equals_the_lower_loss_is_better():
     assert [goal.improves(new, best) for new in better] == [True, True]
     assert [goal.improves(new, best) for new in [(0.89, 0.1), (0.9, 0.6), best]] == [False] * 3
     assert goal.improves((0.0, 2.0), (None, None))
-    assert LOWEST_LOSS.improves((0.4, 0.4), best) and not LOWEST_LOSS.improves((0.9, 0.9), best)
+    assert LOWEST_LOSS.improves((0.4, 0.4), best)
+    assert not LOWEST_LOSS.improves((0.9, 0.9), best)
 
 
 def test_what_does_not_get_better_ends_early(tmp_path, classify_config, run_killed):
