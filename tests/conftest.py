@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 # starts: tests that interrupt one would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of half a minute and more run where they are asked for."""
+    if item.get_closest_marker("slow") and not os.environ.get("LLMSTAGES_TEST_SLOW"):
+        pytest.skip("half a minute and more: make test-slow, or LLMSTAGES_TEST_SLOW=1")
+
+
 TINY_MODEL = {
     "name": "test",
     "num_layers": 2,
