@@ -793,7 +793,7 @@ class InspectConfig:
     data: str | None = None
     """Of a checkpoint: file of test items that are looked for in the text it was pretrained on; null: the test rows of its run."""
     check: str = "auto"
-    """Of a checkpoint: hash the documents of its corpora and look for test items in them (`on`), or not (`off`); `auto`: up to 256 MiB of text."""
+    """Of a checkpoint: compare hashes and look for test items in its corpora (`on`), or not (`off`); `auto`: of corpora up to 256 MiB of text."""
     json: bool = False
     """Of a checkpoint: print one JSON object instead of tables."""
 

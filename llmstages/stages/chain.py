@@ -130,8 +130,8 @@ def state_of(link: Link) -> str:
 def chain_of(directory: Path, *, check: str = "auto") -> Chain:
     """The chain of a checkpoint, by its directory.
 
-    check: whether documents and tokens of corpora are hashed: `on`, `off`, or `auto`, up to
-    `WHOLE_CHECK_BYTES`.
+    check: what is hashed again: all (`on`), nothing (`off`), or all but large corpora and models
+    of which no hash is recorded (`auto`).
     """
     steps: list[Step] = []
     corpora: dict[str, Corpus] = {}
@@ -151,7 +151,7 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
     for _ in range(MAX_ANCESTORS):
         if place is None:
             break
-        step, found = training_step(place, recorded)
+        step, found = training_step(place, recorded, check=check)
         steps.append(step)
         if found is None or found.info is None:
             break
@@ -196,7 +196,9 @@ class Found:
     tokenizer: Tokenizer | None
 
 
-def training_step(place: Path | str, recorded: str | None) -> tuple[Step, Found | None]:
+def training_step(
+    place: Path | str, recorded: str | None, *, check: str
+) -> tuple[Step, Found | None]:
     """A checkpoint and the run that made it.
 
     recorded: hash of its weights, as what was made from it has it.
@@ -210,17 +212,11 @@ def training_step(place: Path | str, recorded: str | None) -> tuple[Step, Found 
         return step, None
     step = Step("model", str(directory))
     info, tokenizer = None, None
-    known, found = recorded, None
     try:
         if (directory / INFO_NAME).is_file():
             info = read_info(directory)
-            known = recorded or info.files.get(WEIGHTS_NAME)
-            verify_files(directory, info)
-            found = info.files.get(WEIGHTS_NAME)
-    except UserError as error:
-        step.notes.append(str(error))
-    try:
-        step.links.append(Link("weights", directory, known, found or weights_hash(directory)))
+        if check == "on" or (check == "auto" and (info is not None or recorded is not None)):
+            step.links.append(weights_link(directory, info, recorded, step.notes))
         tokenizer = Tokenizer.load(directory)
     except UserError as error:
         step.notes.append(str(error))
@@ -237,8 +233,23 @@ def training_step(place: Path | str, recorded: str | None) -> tuple[Step, Found 
     if config is None:
         step.notes.append("its run is not beside it (config.yaml): settings and cost are not known")
     else:
-        describe_run(step, directory.resolve().parent.parent, config, info)
+        describe_run(step, directory.resolve().parent.parent, config, info, check=check)
     return step, Found(info, config, tokenizer)
+
+
+def weights_link(
+    directory: Path, info: CheckpointInfo | None, recorded: str | None, notes: list[str]
+) -> Link:
+    """The weights of a checkpoint as they are; a file of it that is damaged is noted."""
+    known = None if info is None else info.files.get(WEIGHTS_NAME)
+    found = known
+    try:
+        if info is not None:
+            verify_files(directory, info)
+    except UserError as error:
+        notes.append(str(error))
+        found = None
+    return Link("weights", directory, recorded or known, found or weights_hash(directory))
 
 
 def parent_dir(name: str, recorded: str | None) -> Path:
@@ -258,7 +269,9 @@ def parent_dir(name: str, recorded: str | None) -> Path:
     return chosen
 
 
-def describe_run(step: Step, run_dir: Path, config: TrainingConfig, info: CheckpointInfo) -> None:
+def describe_run(
+    step: Step, run_dir: Path, config: TrainingConfig, info: CheckpointInfo, *, check: str
+) -> None:
     """Add what a run's records say of it: settings, labelled files, cost."""
     plan = record_of(run_dir / "plan.json")
     settings = {
@@ -276,7 +289,7 @@ def describe_run(step: Step, run_dir: Path, config: TrainingConfig, info: Checkp
             "test_data": [config.test_data] if config.test_data else [],
         }
         for key, paths in files.items():
-            if paths:
+            if paths and check != "off":
                 known = info.lineage.data if key == "data" else inputs.get(key)
                 step.links.append(Link(key, ", ".join(paths), known, hash_of(paths)))
     step.facts |= {key: value for key, value in settings.items() if value is not None}

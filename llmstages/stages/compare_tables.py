@@ -16,7 +16,7 @@ LABELS = ANSWER_LABELS | {
     "micro_f1": "micro F1",
     "subset_accuracy": "all labels right",
     "bits_per_byte": "bits a byte",
-    "answer_bits_per_byte": "answers of the file, bits a byte",
+    "answer_bits_per_byte": "references, bits a byte",
 }
 SHOWN_CHARACTERS = 160
 COSTS = {
@@ -36,16 +36,14 @@ def show_comparison(
         show_line(f"{name.upper()}: {record[name]['checkpoint']}")
     table(
         f"{record['num_items']:,} items of {record['data']}",
-        ("metric", "A", "B", "B - A", "95 % interval", "B is better by %", "95 % interval"),
+        ("metric", "A", "B", "B - A (95 %)", "B is better by % (95 %)"),
         [
             (
                 LABELS.get(name, name),
                 each.a,
                 each.b,
-                f"{each.difference:+.4g}",
-                between(each.interval, "+.3g"),
-                "" if each.improvement_percent is None else f"{each.improvement_percent:+.1f}",
-                between(each.improvement_interval, "+.1f"),
+                with_interval(each.difference, each.interval, "+.3g"),
+                with_interval(each.improvement_percent, each.improvement_interval, "+.1f"),
             )
             for name, each in found.items()
         ],
@@ -72,9 +70,12 @@ def verdict(name: str, found: Difference) -> str:
     return f"{label}{change}: B is {'better' if better else 'worse'}, beyond chance"
 
 
-def between(interval: Sequence[float] | None, form: str) -> str:
-    """`-0.1 to +0.3`."""
-    return "" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+def with_interval(value: float | None, interval: Sequence[float] | None, form: str) -> str:
+    """`+0.1 (-0.1 to +0.3)`, as far as it is known."""
+    if value is None:
+        return ""
+    ends = "" if interval is None else f" ({interval[0]:{form}} to {interval[1]:{form}})"
+    return f"{value:{form}}{ends}"
 
 
 def show_samples(kind: str, items: Sequence[Mapping[str, Any]], count: int) -> None:
