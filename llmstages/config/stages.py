@@ -96,6 +96,12 @@ class CollectConfig:
         refuse(choice_problem("bad_rows", self.bad_rows, BAD_ROWS))
 
 
+def paths_in(data: Any) -> list[str]:
+    """The paths in a key that takes one or several; none where it is missing, or holds else."""
+    listed: list[Any] = data if isinstance(data, list) else [data]
+    return listed if all(isinstance(path, str) for path in listed) else []
+
+
 @dataclass
 class TrainingConfig:
     """What the three training stages share."""
@@ -189,9 +195,7 @@ class TrainingConfig:
     @property
     def data_paths(self) -> list[str]:
         """The paths in `data`; none where it is missing, or holds anything else."""
-        data: Any = self.data
-        listed: list[Any] = data if isinstance(data, list) else [data]
-        return listed if all(isinstance(path, str) for path in listed) else []
+        return paths_in(self.data)
 
     @property
     def default_name(self) -> str:
@@ -670,41 +674,74 @@ class PredictConfig:
 
 @dataclass
 class EvaluateCheckpointConfig:
-    """`llmstages evaluate CHECKPOINT FILE`: figures of a classifier on a labelled file, as JSON."""
+    """`llmstages evaluate CHECKPOINT [FILE ...]`: a classifier on a labelled file; what a language model is able to do."""
 
     checkpoint_dir: str | None = None
-    """Run directory (its best checkpoint) or checkpoint directory of a classifier."""
-    data: str | None = None
-    """File of texts with labels."""
+    """Run directory (its best checkpoint) or checkpoint directory."""
+    data: Any = None
+    """Of a classifier: a file of texts with labels. Of a language model: files or folders of questions, or corpora, whose held-out text is read; null: that of its own corpus."""
     output: str | None = None
     """File for the JSON object; null prints it."""
     require: list[str] = field(default_factory=list)
-    """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`; the exit status is 1 where one does not."""
+    """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`, of several files `copa.acc>=0.6`; the exit status is 1 where one does not."""
     head: str | None = None
-    """Which of the further heads beside the checkpoint is used; null: its own."""
+    """Of a classifier: which of the further heads beside the checkpoint is used; null: its own."""
     text_column: Any = None
     """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
     label_column: Any = None
     """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
     label_separator: str | None = None
-    """What stands between the labels in a cell with any number of them."""
+    """Of a classifier: what stands between the labels in a cell with any number of them."""
+    prompt_column: str | None = None
+    """Of questions to be answered: column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Of questions to be answered: column of the answer; found by its name when null."""
     bad_rows: str = "refuse"
     """A broken row, or one with a label that the classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    shots: int = 0
+    """Of questions: examples in front of each, others for each, drawn by the seed."""
+    shots_data: str | None = None
+    """File that the examples are taken from; null: the other questions."""
+    template: str | None = None
+    """How a text becomes a prompt, with `{text}` in its place and `\\n` for the end of a line; null: by what the file is."""
+    label_words: dict[str, str] = field(default_factory=dict)
+    """What labels are called in prompts, as `{0: negative, 1: positive}`; others by themselves."""
+    max_items: int | None = None
+    """Questions of each file that are asked, spread over it; null: all."""
+    max_tokens: int | None = None
+    """Held-out tokens of a corpus that are read, spread over it; null: all."""
+    max_new_tokens: int = 64
+    """Longest answer that is written, in tokens."""
+    chat: str = "auto"
+    """Questions to be answered are a user's turns (`on`) or plain text (`off`); `auto`: as the checkpoint was trained."""
     micro_batch_tokens: int | None = None
     """Tokens that go through the model at once, padding counted; null: 16,384 on cuda, else 4,096."""
     seed: int = 0
-    """Seed of the resamples for the intervals."""
+    """Seed of the examples, of the questions that are asked and of the resamples for the intervals."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu; figures are computed in float32."""
 
     def __post_init__(self) -> None:
-        refuse(
+        problems = (
             choice_problem("device", self.device, DEVICES)
             + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + choice_problem("chat", self.chat, SWITCH)
             + columns_problem("text_column", self.text_column)
             + columns_problem("label_column", self.label_column)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+            + range_problem("shots", self.shots, 0, 1000)
+            + range_problem("max_items", self.max_items, 1)
+            + range_problem("max_tokens", self.max_tokens, 1)
+            + range_problem("max_new_tokens", self.max_new_tokens, 1)
         )
+        if self.shots_data is not None and not self.shots:
+            problems.append(f"shots_data={self.shots_data} is given without shots: how many?")
+        refuse(problems)
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The paths in `data`."""
+        return paths_in(self.data)
 
 
 @dataclass

@@ -22,16 +22,21 @@ import torch
 from numpy.typing import NDArray
 
 from llmstages.data.order import permutation
-from llmstages.data.tasks import BETWEEN, Task
-from llmstages.evaluate.bootstrap import Figures, Measure, mean, proportion
+from llmstages.data.tasks import BETWEEN, Kind, Task
+from llmstages.evaluate.bootstrap import Figures, Measure, Proportion, mean, proportion
 from llmstages.evaluate.continuations import Subject, continuation_scores
 from llmstages.evaluate.text_metrics import text_metrics
 from llmstages.model.generation import Sampling, generate
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.train import parallel
 
-HEADLINES = {"choices": "acc", "last_word": "acc", "labels": "acc", "answers": "chrf"}
-"""The figure of each kind of task that stands for it."""
+FIGURES: dict[Kind, tuple[str, ...]] = {
+    "choices": ("acc", "acc_norm"),
+    "last_word": ("acc", "perplexity"),
+    "labels": ("acc", "acc_norm", "macro_f1"),
+    "answers": ("chrf", "exact_match", "bleu", "rouge_1", "rouge_2", "rouge_l"),
+}
+"""Of each kind of task; the first one stands for it."""
 GENERATION_BATCH = 16
 ANSWER_TOKENS = 64
 
@@ -110,7 +115,9 @@ def macro_f1(gold: NDArray[np.int64], taken: NDArray[np.int64], num_labels: int)
 
 def answer_measures(task: Task, answers: Sequence[str]) -> dict[str, Measure]:
     """Answers of a model, question by question, against the right ones."""
-    return text_metrics(answers, [item.answer for item in task.items])
+    found = text_metrics(answers, [item.answer for item in task.items])
+    found["exact_match"] = Proportion(found["exact_match"].statistics)
+    return {name: found[name] for name in FIGURES["answers"]}
 
 
 def answers_of(

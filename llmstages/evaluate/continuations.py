@@ -5,7 +5,8 @@ own, in float32 to rounding: white space between the two belongs to what follows
 nothing follows the token that begins a text, or else the one that ends it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from llmstages.data.batch import IGNORED, Batch
 from llmstages.errors import UserError
 from llmstages.evaluate.perplexity import row_values
 from llmstages.model.transformer import Transformer
-from llmstages.report.terminal import warn
+from llmstages.report.terminal import progress, warn
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.cross_entropy import capped_logits
 
@@ -73,10 +74,28 @@ def continuation_scores(subject: Subject, pairs: Sequence[tuple[str, str]]) -> N
     kept = [index for index in order if rows[index][1] > 0]
     if kept:
         batches = _batches([rows[index] for index in kept], subject.batch_tokens)
-        scores[kept] = row_values(
-            subject.model, following_scores, batches, subject.device, subject.dtype
-        )
+        with counted(batches, len(kept), quiet=subject.quiet) as seen:
+            scores[kept] = row_values(
+                subject.model, following_scores, seen, subject.device, subject.dtype
+            )
     return scores
+
+
+@contextmanager
+def counted(batches: Iterable[Batch], num_rows: int, *, quiet: bool) -> Iterator[Iterator[Batch]]:
+    """The same batches, whose rows are counted in a bar of progress."""
+
+    def seen() -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            advance(len(batch.tokens))
+
+    with nullcontext(_nothing) if quiet else progress("reading", num_rows, "texts") as advance:
+        yield seen()
+
+
+def _nothing(count: int) -> None:
+    """No progress is shown."""
 
 
 def encoded_pairs(
