@@ -308,6 +308,11 @@ class FinetuneConfig(TrainingConfig):
         problems += range_problem("validation_share", self.validation_share, 0.0, 0.9)
         problems += range_problem("test_share", self.test_share, 0.0, 0.9)
         problems += range_problem("patience", self.patience, 1)
+        if self.evaluate.abilities:
+            problems.append(
+                "evaluate.abilities are asked while pretraining alone: leave them out, and see "
+                "llmstages evaluate"
+            )
         if self.validation_share + self.test_share > 0.9:
             problems.append(
                 f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "

@@ -92,7 +92,7 @@ class Proportion(Measure):
         middle_of = share + z * z / (2 * n)
         half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         low, high = ((middle_of + side * half) / (1 + z * z / n) for side in (-1, 1))
-        return max(0.0, low), min(1.0, high)
+        return min(share, max(0.0, low)), max(share, min(1.0, high))  # but for rounding
 
 
 def proportion(hits: NDArray[np.bool_] | list[bool]) -> Proportion:

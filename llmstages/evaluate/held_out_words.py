@@ -144,7 +144,8 @@ def word_places(batch: Batch, words: WordTokens) -> tuple[Tensor, Tensor]:
     begins = ~(joined & targeted)
     number = begins.long().cumsum(dim=1)
     blank = words.blank[targets] | ~targeted
-    return begins & ~blank & (number < number[:, -1:]), number
+    last = (number * targeted).amax(dim=1, keepdim=True)  # its word may go on after the window
+    return begins & ~blank & (number < last), number
 
 
 def words_of(batch: Batch, words: WordTokens) -> list[bytes]:

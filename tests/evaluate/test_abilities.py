@@ -1,35 +1,25 @@
-"""What a model is able to do: figures equal to the harness's, chance, and what is refused."""
+"""What a model is able to do: choices, examples in front of questions, chance, what is refused."""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from llmstages.data.tasks import read_task
-from llmstages.evaluate.abilities import measures_of
-from llmstages.evaluate.continuations import Subject, continuation_scores
+from llmstages.data.tasks import Reading, as_template, read_task, with_shots
+from llmstages.errors import UserError
+from llmstages.evaluate.abilities import FIGURES, chances_of, measures_of
+from llmstages.evaluate.bootstrap import proportion
+from llmstages.evaluate.continuations import Subject
 from llmstages.train.checkpoint import load_checkpoint
 
 CHOICES = [
     {"query": "Question: What is an integer?", "choices": ["a number", "a lion — big"], "gold": 0},
     {"query": "Question: Is a tuple a list?\n", "choices": ["no", "yes, it is", "so"], "gold": 1},
-    {"query": "The lion is", "choices": ["in the garden", "an é integer é"], "gold": 0},
+    {"query": "The lion is", "choices": ["in the garden", "an integer"], "gold": 0},
     {"query": "Strings are", "choices": ["sequences of characters", "lists"], "gold": 1},
-]
-SENTENCES = [
-    {"sentence_good": "The list is long.", "sentence_bad": "The list are long."},
-    {"sentence_good": "An integer is", "sentence_bad": "Integers a is it"},
-]
-WORDS = [
-    {"context": "The following example shows the use of", "continuation": "the"},
-    {"context": "If the expression is", "continuation": "not"},
-    {"context": "An object of the same", "continuation": "type"},
-    {"context": "a" * 300, "continuation": "a"},
 ]
 
 
@@ -41,81 +31,94 @@ def written(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="module")
 def subject(tiny_run: Path) -> Subject:
     checkpoint = load_checkpoint(tiny_run)
-    return Subject(checkpoint.model, checkpoint.tokenizer, torch.device("cpu"), batch_tokens=128)
+    return Subject(checkpoint.model, checkpoint.tokenizer, torch.device("cpu"), quiet=True)
 
 
-@pytest.mark.filterwarnings("default")  # of datasets, evaluate and others
-def test_the_figures_are_those_of_the_harness(
-    tiny_run: Path, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("lm_eval")
-    import datasets
-    import lm_eval
-    import yaml
-    from lm_eval.tasks import TaskManager
+def test_how_questions_are_written(tmp_path: Path) -> None:
+    path = written(tmp_path / "choices.jsonl", CHOICES)
+    prompts = [item.prompt for item in read_task(path).items]
+    assert prompts[:3] == [
+        "Question: What is an integer?\nAnswer:",
+        "Question: Is a tuple a list?\nAnswer:",
+        "The lion is",
+    ]
+    task = read_task(path, Reading(template=as_template("Say: {text}\\nNow:")))
+    assert task.items[2].prompt == "Say: The lion is\nNow:"
+    with pytest.raises(UserError, match=r"has no place for \{text\}"):
+        as_template("Say:")
 
-    logging.disable(logging.WARNING)
-    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
-    files = {
-        "choices": written(tmp_path / "choices.jsonl", CHOICES),
-        "sentences": written(tmp_path / "sentences.jsonl", SENTENCES),
-        "words": written(tmp_path / "words.jsonl", WORDS),
-    }
-    both = [{"metric": "acc"}, {"metric": "acc_norm"}]
-    query = "{{query.strip() + '\nAnswer:' if query.startswith('Question:') else query}}"
-    tasks: dict[str, dict[str, Any]] = {
-        "choices": {
-            "output_type": "multiple_choice",
-            "doc_to_text": query,
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{gold}}",
-            "metric_list": both,
-        },
-        "sentences": {
-            "output_type": "multiple_choice",
-            "doc_to_text": "",
-            "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
-            "doc_to_target": 0,
-            "metric_list": both,
-        },
-        "words": {
-            "output_type": "loglikelihood",
-            "doc_to_text": "{{context}}",
-            "doc_to_target": "{{' ' + continuation}}",
-            "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
-        },
-    }
-    for name, task in tasks.items():
-        source = {
-            "dataset_path": "json",
-            "dataset_kwargs": {
-                "data_files": {"test": str(files[name])},
-                "cache_dir": str(tmp_path),
-            },
-            "test_split": "test",
-        }
-        text = yaml.safe_dump({"task": name, **source, **task})
-        (tmp_path / f"{name}.yaml").write_text(text)
-    theirs = lm_eval.simple_evaluate(
-        model="hf",
-        model_args={"pretrained": str((tiny_run / "best").resolve()), "device": "cpu"},
-        tasks=list(tasks),
-        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-        bootstrap_iters=0,
-        log_samples=True,
+
+def test_what_chance_comes_to(tmp_path: Path) -> None:
+    choices = read_task(written(tmp_path / "choices.jsonl", CHOICES))
+    assert chances_of(choices) == pytest.approx({"acc": 11 / 24, "acc_norm": 11 / 24})
+    rows = [{"text": f"text {number}", "label": str(number % 4 == 0)} for number in range(12)]
+    labels = read_task(written(tmp_path / "labels.jsonl", rows))
+    # Always "False" is right in 9 of 12, its F1 6/7 and that of "True" 0.
+    assert chances_of(labels) == pytest.approx({"acc": 3 / 4, "acc_norm": 3 / 4, "macro_f1": 3 / 7})
+    pairs = [{"prompt": f"p {number}", "completion": f"{number}"} for number in range(4)]
+    answers = chances_of(read_task(written(tmp_path / "pairs.jsonl", pairs)))
+    assert answers["exact_match"] == 0
+    assert tuple(answers) == FIGURES["answers"]
+    assert proportion([False] * 96).interval(0) == pytest.approx((0, 0.0385), abs=1e-4)
+
+
+def test_labels_are_chosen_by_their_likelihood(subject: Subject, tmp_path: Path) -> None:
+    rows = [{"text": f"a {number}", "label": number % 2} for number in range(6)]
+    path = written(tmp_path / "labels.jsonl", rows)
+    words = {"0": "the", "1": "qqqqqqqq"}
+    task = read_task(path, Reading(template="{text} is of", label_words=words))
+    assert task.prompt(1) == "a 1 is of"
+    assert task.items[1].choices == ("the", "qqqqqqqq")
+    measures = measures_of(subject, task)
+    assert measures["acc"].statistics[:, 0].tolist() == [1, 0] * 3
+    assert measures["macro_f1"].value == pytest.approx(1 / 3)  # F1 of 2/3 and of 0
+    with pytest.raises(UserError, match="label_words names '2', no label of"):
+        read_task(path, Reading(label_words={"2": "x"}))
+
+
+def test_examples_stand_in_front_and_are_never_the_question(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "completion": f"c{number}"} for number in range(5)]
+    task = with_shots(read_task(written(tmp_path / "pairs.jsonl", rows)), 4)
+    for index in range(5):
+        assert {item.line for item in task.examples(index)} == {1, 2, 3, 4, 5} - {index + 1}
+    parts = task.prompt(0).split("\n\n")
+    assert sorted(parts[:4]) == [f"Question: p{n}\nAnswer: c{n}" for n in range(1, 5)]
+    assert parts[4] == "Question: p0\nAnswer:"
+    some = with_shots(task, 1).sample(3)
+    asked = {item.line for item in some.items}
+    assert len(asked) == 3
+    assert all(not asked & {item.line for item in some.examples(index)} for index in range(3))
+    with pytest.raises(UserError, match="shots=5: pairs has 4 examples to take"):
+        with_shots(task, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"query": "q", "choices": ["a"], "gold": 0}, r":2: 'choices' is no list of two texts"),
+        ({"query": "q", "choices": ["a", "b"], "gold": 2}, r":2: 'gold' is 2, not the number"),
+        ({"query": "q", "choices": ["a", "b"], "gold": True}, r":2: 'gold' is True, not"),
+        ({"query": None, "choices": ["a", "b"], "gold": 1}, r":2: no 'query'"),
+    ],
+)
+def test_a_broken_question_is_named(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    path = written(tmp_path / "choices.jsonl", [CHOICES[0], row])
+    with pytest.raises(UserError, match=said):
+        read_task(path)
+    assert read_task(path, Reading(bad_rows="skip")).num_skipped == 1
+
+
+def test_the_last_word_of_a_text_is_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("The lion is in the garden\nNobody is\n", encoding="utf-8")
+    task = read_task(path)
+    assert (task.kind, task.prompt(0), task.items[0].answer) == (
+        *("last_word", "The lion is in the", "garden"),
     )
-    for name, path in files.items():
-        task = read_task(path)
-        measures = measures_of(subject, task)
-        for figure in ("acc", "perplexity") if name == "words" else ("acc", "acc_norm"):
-            expected = theirs["results"][name][f"{figure},none"]
-            assert measures[figure].value == pytest.approx(expected, rel=1e-5), (name, figure)
-            if figure != "perplexity":
-                samples = [sample[figure] for sample in theirs["samples"][name]]
-                assert measures[figure].statistics[:, 0].tolist() == samples, (name, figure)
-        scores = continuation_scores(
-            subject,
-            [(item.prompt, f" {choice}") for item in task.items for choice in item.choices],
-        )
-        given = [pair for sample in theirs["samples"][name] for pair in sample["filtered_resps"]]
-        assert scores == pytest.approx(np.array(given, dtype=float), rel=1e-5), name
+
+
+def test_an_answer_longer_than_the_context_is_refused(subject: Subject, tmp_path: Path) -> None:
+    rows = [{"context": "It is", "continuation": "x" * 1000}]
+    task = read_task(written(tmp_path / "words.jsonl", rows))
+    with pytest.raises(UserError, match="tokens of an answer do not fit the model's context of 64"):
+        measures_of(subject, task)
