@@ -709,7 +709,7 @@ class EvaluateCheckpointConfig:
     """File that the examples are taken from; null: the other questions."""
     template: str | None = None
     """How a text becomes a prompt, with `{text}` in its place and `\\n` for the end of a line; null: by what the file is."""
-    label_words: dict[str, str] = field(default_factory=dict)
+    label_words: Any = None
     """What labels are called in prompts, as `{0: negative, 1: positive}`; others by themselves."""
     max_items: int | None = None
     """Questions of each file that are asked, spread over it; null: all."""
@@ -741,7 +741,24 @@ class EvaluateCheckpointConfig:
         )
         if self.shots_data is not None and not self.shots:
             problems.append(f"shots_data={self.shots_data} is given without shots: how many?")
+        words: Any = self.label_words
+        if words is not None and not (
+            isinstance(words, dict) and all(isinstance(word, str) for word in words.values())
+        ):
+            problems.append(
+                f"label_words={words}: write what labels are called, as "
+                "{0: negative, 1: positive}; a word such as true in quotes"
+            )
         refuse(problems)
+
+    @property
+    def words_of_labels(self) -> dict[str, str]:
+        """`label_words`, with labels as they are read from files."""
+        words: Any = self.label_words or {}
+        return {
+            str(label).lower() if isinstance(label, bool) else str(label): word
+            for label, word in words.items()
+        }
 
     @property
     def data_paths(self) -> list[str]:

@@ -16,18 +16,23 @@ questions.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from llmstages.data.order import permutation
+from llmstages.data.rows import located
 from llmstages.data.tasks import BETWEEN, Kind, Task
+from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, Proportion, mean, proportion
 from llmstages.evaluate.continuations import Subject, continuation_scores
 from llmstages.evaluate.text_metrics import text_metrics
 from llmstages.model.generation import Sampling, generate
+from llmstages.report.terminal import warn
 from llmstages.text.chat import Message, answer_end_id, render
+from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 
 FIGURES: dict[Kind, tuple[str, ...]] = {
@@ -76,6 +81,34 @@ def measures_of(
     if task.kind == "labels":
         measures["macro_f1"] = macro_f1(gold, taken, len(task.labels))
     return measures
+
+
+def fitting(task: Task, tokenizer: Tokenizer, context_length: int, bad_rows: str) -> Task:
+    """The questions of a task whose choices fit the context of a model.
+
+    Raises:
+        UserError: with `bad_rows="refuse"` one does not, and is named; or none does.
+    """
+    if task.kind == "answers":
+        return task
+    texts = list({BETWEEN + choice for item in task.items for choice in item.choices})
+    lengths = dict(zip(texts, map(len, tokenizer.encode_batch(texts)), strict=True))
+    kept = []
+    for item in task.items:
+        longest = max(lengths[BETWEEN + choice] for choice in item.choices)
+        if longest < context_length:  # a token may be split where it meets the prompt
+            kept.append(item)
+        elif bad_rows == "refuse":
+            raise UserError(
+                f"{located(item.path, item.line)}: a choice of {longest:,} tokens does not fit the "
+                f"model's context of {context_length:,}: bad_rows=skip leaves such questions out"
+            )
+    if not kept:
+        raise UserError(f"{task.name}: no question fits the context of {context_length:,} tokens")
+    num_left_out = len(task.items) - len(kept)
+    if num_left_out:
+        warn(f"{task.name}: {num_left_out:,} questions left out: a choice does not fit the context")
+    return replace(task, items=tuple(kept), num_skipped=task.num_skipped + num_left_out)
 
 
 def chances_of(task: Task) -> dict[str, float]:

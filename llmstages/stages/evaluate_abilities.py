@@ -11,7 +11,7 @@ import torch
 from llmstages.config.stages import EvaluateCheckpointConfig
 from llmstages.data.tasks import Reading, Task, as_template, read_task, with_shots
 from llmstages.errors import UserError
-from llmstages.evaluate.abilities import FIGURES, chances_of, measures_of
+from llmstages.evaluate.abilities import FIGURES, chances_of, fitting, measures_of
 from llmstages.evaluate.bootstrap import Measure, summarised
 from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.held_out_words import held_out_words
@@ -136,18 +136,21 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
         answer_column=config.answer_column,
         bad_rows=config.bad_rows,
         template=None if config.template is None else as_template(config.template),
-        label_words=config.label_words,
+        label_words=config.words_of_labels,
     )
     pool = None
     if config.shots_data is not None:
         pool = read_task(config.shots_data, reading, seed=config.seed)
     files = [path for path in paths if path not in corpora]
-    tasks = [
-        with_shots(read_task(path, reading, seed=config.seed), config.shots, pool).sample(
-            config.max_items
+    tasks = []
+    for path in files:
+        task = fitting(
+            read_task(path, reading, seed=config.seed),
+            checkpoint.tokenizer,
+            checkpoint.model.config.context_length,
+            config.bad_rows,
         )
-        for path in files
-    ]
+        tasks.append(with_shots(task, config.shots, pool).sample(config.max_items))
     if any(task.kind == "answers" for task in tasks):
         require_text_metrics()
     counts = Counter(task.name for task in tasks)

@@ -208,7 +208,10 @@ def run(config: PretrainConfig) -> float:
         else:
             lr = CONTINUED_LR_SHARE * pretraining_lr(base, config.optim.name)
     compiled = choose_compile(config, machine, model, run_tokens, context_length)
-    tasks = affordable_tasks(tasks, tokenizer, plan, None if seconds is None else evaluation_tokens)
+    tasks = affordable_tasks(
+        *(tasks, tokenizer, model.config.context_length, plan),
+        None if seconds is None else evaluation_tokens,
+    )
     subject = Subject(
         *(model, tokenizer, machine.device, machine.dtype),
         batch_tokens=data.rows_per_micro_batch * context_length,

@@ -6,7 +6,7 @@ from typing import Any
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.tasks import BETWEEN, Task, read_task
 from llmstages.errors import UserError
-from llmstages.evaluate.abilities import chances_of, measures_of
+from llmstages.evaluate.abilities import chances_of, fitting, measures_of
 from llmstages.evaluate.continuations import Subject
 from llmstages.report.terminal import table, warn
 from llmstages.text.tokenizer import Tokenizer
@@ -39,19 +39,21 @@ def watched_tasks(config: PretrainConfig) -> dict[str, Task]:
 def affordable_tasks(
     tasks: Mapping[str, Task],
     tokenizer: Tokenizer,
+    context_length: int,
     plan: Mapping[str, Any],
     max_tokens: int | None,
 ) -> dict[str, Task]:
-    """The tasks with fewer questions where a time budget has no room for all of them.
+    """The tasks without what a model cannot read, and with fewer questions in a short time budget.
 
     plan: of a run that is continued, which asks what it began with; an empty one else. max_tokens:
     of all questions of an evaluation together; None: no limit.
     """
+    tasks = {name: fitting(task, tokenizer, context_length, "skip") for name, task in tasks.items()}
     if plan:
         counts = plan.get("ability_items", {})
         return {name: task.sample(counts.get(name)) for name, task in tasks.items()}
     if max_tokens is None:
-        return dict(tasks)
+        return tasks
     found = {}
     for name, task in tasks.items():
         texts = [

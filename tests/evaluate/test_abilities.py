@@ -10,7 +10,7 @@ import torch
 
 from llmstages.data.tasks import Reading, as_template, read_task, with_shots
 from llmstages.errors import UserError
-from llmstages.evaluate.abilities import FIGURES, chances_of, measures_of
+from llmstages.evaluate.abilities import FIGURES, chances_of, fitting, measures_of
 from llmstages.evaluate.bootstrap import proportion
 from llmstages.evaluate.continuations import Subject
 from llmstages.train.checkpoint import load_checkpoint
@@ -117,8 +117,13 @@ def test_the_last_word_of_a_text_is_guessed(tmp_path: Path) -> None:
     )
 
 
-def test_an_answer_longer_than_the_context_is_refused(subject: Subject, tmp_path: Path) -> None:
-    rows = [{"context": "It is", "continuation": "x" * 1000}]
-    task = read_task(written(tmp_path / "words.jsonl", rows))
+def test_a_choice_longer_than_the_context_is_left_out(subject: Subject, tmp_path: Path) -> None:
+    rows = [*CHOICES, {"query": "q", "choices": ["a", "x" * 1000], "gold": 0}]
+    task = read_task(written(tmp_path / "choices.jsonl", rows))
+    with pytest.raises(UserError, match=r":5: a choice of [\d,]+ tokens does not fit the model's"):
+        fitting(task, subject.tokenizer, 64, "refuse")
+    kept = fitting(task, subject.tokenizer, 64, "skip")
+    assert (len(kept.items), kept.num_skipped) == (4, 1)
+    assert measures_of(subject, kept)["acc"].statistics.shape == (4, 2)
     with pytest.raises(UserError, match="tokens of an answer do not fit the model's context of 64"):
         measures_of(subject, task)
