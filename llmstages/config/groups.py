@@ -427,6 +427,10 @@ class EvaluateConfig:
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""
     num_generations: int = 64
     """Held-out answers generated for exact match, chrF, BLEU, ROUGE and the share that stops (instruct)."""
+    abilities: list[str] = field(default_factory=list)
+    """Files or folders of questions that are asked at each evaluation (pretraining): multiple choice, last words, labelled texts."""
+    ability_items: int = 100
+    """Questions of each that are asked; fewer in a short time budget."""
 
     def __post_init__(self) -> None:
         refuse(
@@ -434,4 +438,5 @@ class EvaluateConfig:
             + range_problem("evaluate.max_tokens", self.max_tokens, 1)
             + range_problem("evaluate.num_samples", self.num_samples, 0)
             + range_problem("evaluate.num_generations", self.num_generations, 1)
+            + range_problem("evaluate.ability_items", self.ability_items, 1)
         )

@@ -97,6 +97,12 @@ class CollectConfig:
         refuse(choice_problem("bad_rows", self.bad_rows, BAD_ROWS))
 
 
+def paths_in(data: Any) -> list[str]:
+    """The paths in a key that takes one or several; none where it is missing, or holds else."""
+    listed: list[Any] = data if isinstance(data, list) else [data]
+    return listed if all(isinstance(path, str) for path in listed) else []
+
+
 @dataclass
 class TrainingConfig:
     """What the three training stages share."""
@@ -190,9 +196,7 @@ class TrainingConfig:
     @property
     def data_paths(self) -> list[str]:
         """The paths in `data`; none where it is missing, or holds anything else."""
-        data: Any = self.data
-        listed: list[Any] = data if isinstance(data, list) else [data]
-        return listed if all(isinstance(path, str) for path in listed) else []
+        return paths_in(self.data)
 
     @property
     def default_name(self) -> str:
@@ -308,6 +312,11 @@ class FinetuneConfig(TrainingConfig):
         problems += range_problem("test_share", self.test_share, 0.0, 0.9)
         problems += choice_problem("overlap", self.overlap, OVERLAPS)
         problems += range_problem("patience", self.patience, 1)
+        if self.evaluate.abilities:
+            problems.append(
+                "evaluate.abilities are asked while pretraining alone: leave them out, and see "
+                "llmstages evaluate"
+            )
         if self.validation_share + self.test_share > 0.9:
             problems.append(
                 f"validation_share={self.validation_share:g} and test_share={self.test_share:g} "
@@ -674,41 +683,91 @@ class PredictConfig:
 
 @dataclass
 class EvaluateCheckpointConfig:
-    """`llmstages evaluate CHECKPOINT FILE`: figures of a classifier on a labelled file, as JSON."""
+    """`llmstages evaluate CHECKPOINT [FILE ...]`: a classifier on a labelled file; what a language model is able to do."""
 
     checkpoint_dir: str | None = None
-    """Run directory (its best checkpoint) or checkpoint directory of a classifier."""
-    data: str | None = None
-    """File of texts with labels."""
+    """Run directory (its best checkpoint) or checkpoint directory."""
+    data: Any = None
+    """Of a classifier: a file of texts with labels. Of a language model: files or folders of questions, or corpora, whose held-out text is read; null: that of its own corpus."""
     output: str | None = None
     """File for the JSON object; null prints it."""
     require: list[str] = field(default_factory=list)
-    """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`; the exit status is 1 where one does not."""
+    """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`, of several files `copa.acc>=0.6`; the exit status is 1 where one does not."""
     head: str | None = None
-    """Which of the further heads beside the checkpoint is used; null: its own."""
+    """Of a classifier: which of the further heads beside the checkpoint is used; null: its own."""
     text_column: Any = None
     """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
     label_column: Any = None
     """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
     label_separator: str | None = None
-    """What stands between the labels in a cell with any number of them."""
+    """Of a classifier: what stands between the labels in a cell with any number of them."""
+    prompt_column: str | None = None
+    """Of questions to be answered: column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Of questions to be answered: column of the answer; found by its name when null."""
     bad_rows: str = "refuse"
     """A broken row, or one with a label that the classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    shots: int = 0
+    """Of questions: examples in front of each, others for each, drawn by the seed."""
+    shots_data: str | None = None
+    """File that the examples are taken from; null: the other questions."""
+    template: str | None = None
+    """How a text becomes a prompt, with `{text}` in its place and `\\n` for the end of a line; null: by what the file is."""
+    label_words: Any = None
+    """What labels are called in prompts, as `{0: negative, 1: positive}`; others by themselves."""
+    max_items: int | None = None
+    """Questions of each file that are asked, spread over it; null: all."""
+    max_tokens: int | None = None
+    """Held-out tokens of a corpus that are read, spread over it; null: all."""
+    max_new_tokens: int = 64
+    """Longest answer that is written, in tokens."""
+    chat: str = "auto"
+    """Questions to be answered are a user's turns (`on`) or plain text (`off`); `auto`: as the checkpoint was trained."""
     micro_batch_tokens: int | None = None
     """Tokens that go through the model at once, padding counted; null: 16,384 on cuda, else 4,096."""
     seed: int = 0
-    """Seed of the resamples for the intervals."""
+    """Seed of the examples, of the questions that are asked and of the resamples for the intervals."""
     device: str = "auto"
     """`auto` takes cuda, then mps, then cpu; figures are computed in float32."""
 
     def __post_init__(self) -> None:
-        refuse(
+        problems = (
             choice_problem("device", self.device, DEVICES)
             + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + choice_problem("chat", self.chat, SWITCH)
             + columns_problem("text_column", self.text_column)
             + columns_problem("label_column", self.label_column)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+            + range_problem("shots", self.shots, 0, 1000)
+            + range_problem("max_items", self.max_items, 1)
+            + range_problem("max_tokens", self.max_tokens, 1)
+            + range_problem("max_new_tokens", self.max_new_tokens, 1)
         )
+        if self.shots_data is not None and not self.shots:
+            problems.append(f"shots_data={self.shots_data} is given without shots: how many?")
+        words: Any = self.label_words
+        if words is not None and not (
+            isinstance(words, dict) and all(isinstance(word, str) for word in words.values())
+        ):
+            problems.append(
+                f"label_words={words}: write what labels are called, as "
+                "{0: negative, 1: positive}; a word such as true in quotes"
+            )
+        refuse(problems)
+
+    @property
+    def words_of_labels(self) -> dict[str, str]:
+        """`label_words`, with labels as they are read from files."""
+        words: Any = self.label_words or {}
+        return {
+            str(label).lower() if isinstance(label, bool) else str(label): word
+            for label, word in words.items()
+        }
+
+    @property
+    def data_paths(self) -> list[str]:
+        """The paths in `data`."""
+        return paths_in(self.data)
 
 
 @dataclass
@@ -720,9 +779,11 @@ class CompareConfig:
     checkpoint_b: str | None = None
     """The other, which is said to be better or worse."""
     data: str | None = None
-    """File of texts with labels for two classifiers, or of prompts with answers; a corpus directory for its validation text; null: that of the corpus on which both were pretrained."""
+    """File of texts with labels for two classifiers; for language models any that `evaluate` takes, or a corpus directory for its validation text; null: that of the corpus on which both were pretrained."""
+    shots: int = 0
+    """Examples in front of each question, of the others in the file; not of prompts with answers."""
     max_items: int | None = None
-    """Most items that are compared, drawn by the seed; null: all texts with labels, 200 questions, 500 passages."""
+    """Most items that are compared, drawn by the seed; null: 200 answers, 500 passages, all else."""
     num_examples: int = 5
     """Items shown side by side."""
     text_column: Any = None
@@ -758,6 +819,7 @@ class CompareConfig:
             + columns_problem("text_column", self.text_column)
             + columns_problem("label_column", self.label_column)
             + range_problem("max_items", self.max_items, 2)
+            + range_problem("shots", self.shots, 0)
             + range_problem("num_examples", self.num_examples, 0)
             + range_problem("max_new_tokens", self.max_new_tokens, 1)
             + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)

@@ -91,7 +91,9 @@ USAGES = {
         ("checkpoint_dir", "data"),
         rest_is_joined=True,
     ),
-    "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
+    "evaluate": Usage(
+        ("checkpoint_dir", "data"), "CHECKPOINT [FILE ...]", ("checkpoint_dir",), rest_is_list=True
+    ),
     "compare": Usage(
         ("checkpoint_a", "checkpoint_b", "data"), "A B [FILE]", ("checkpoint_a", "checkpoint_b")
     ),
@@ -213,8 +215,12 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
                 f"{key} is given twice, as the word {words[usage.keys.index(key)]!r} and as "
                 f"{key}={arguments.value_of(key)}: keep one"
             )
-    if usage.rest_is_list and (subcommand == "collect" or len(words) > 1):
-        overrides = [f"{usage.keys[0]}=[{','.join(quote(word) for word in words)}]"]
+    last = len(usage.keys) - 1
+    if usage.rest_is_list and (subcommand == "collect" or len(words) > len(usage.keys)):
+        overrides = [
+            *(f"{key}={quote(word)}" for key, word in zip(usage.keys[:last], words, strict=False)),
+            f"{usage.keys[last]}=[{','.join(quote(word) for word in words[last:])}]",
+        ]
         if subcommand == "collect" and arguments.value_of("corpus") is None:
             # Whoever names paths means these, not the default corpus and these.
             overrides.append("corpus=local")
@@ -223,7 +229,6 @@ def words_to_overrides(subcommand: str, arguments: Arguments) -> list[str]:
     if subcommand in ("pretrain", "plan") and arguments.value_of("corpus") is None:
         # The corpus named brings its own sources; the default recipe has others.
         more = ["corpus=local"]
-    last = len(usage.keys) - 1
     if len(words) > len(usage.keys):
         if not usage.rest_is_joined:
             raise UserError(

@@ -4,8 +4,10 @@ A figure of a set is computed from sums over its examples. So a resample needs t
 the texts again: corpus scores such as BLEU are resampled like means.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -74,10 +76,28 @@ class Measure:
         )
 
 
-def mean(values: Figures | list[float] | list[bool]) -> Measure:
+def mean(values: Figures | NDArray[np.bool_] | list[float] | list[bool]) -> Measure:
     """The mean of one value an example."""
     column = np.asarray(values, dtype=np.float64)
     return Measure(np.stack([column, np.ones_like(column)], axis=1))
+
+
+class Proportion(Measure):
+    """A share of examples; its interval holds where none, or all, of them count."""
+
+    def interval(self, seed: int) -> tuple[float, float]:
+        """Wilson's score interval (Wilson 1927), of 95 %."""
+        z = NormalDist().inv_cdf(0.5 + INTERVAL_SHARE / 2)
+        share, n = self.value, len(self.statistics)
+        middle_of = share + z * z / (2 * n)
+        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        low, high = ((middle_of + side * half) / (1 + z * z / n) for side in (-1, 1))
+        return min(share, max(0.0, low)), max(share, min(1.0, high))  # but for rounding
+
+
+def proportion(hits: NDArray[np.bool_] | list[bool]) -> Proportion:
+    """The share of examples that are hits."""
+    return Proportion(mean(hits).statistics)
 
 
 def summarised(measures: Mapping[str, Measure], seed: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lm_eval.api.registry import register_model
 from torch import Tensor
 
 from llmstages.errors import UserError
+from llmstages.evaluate.continuations import prefix_id, token_scores
 from llmstages.model.batching import Batch, Row
 from llmstages.model.decoding import Decoder
 from llmstages.model.generation import Sampling, fit_prompt, seeded
@@ -28,7 +29,6 @@ from llmstages.report.terminal import progress, warn
 from llmstages.text.chat import stop_ids
 from llmstages.text.templates import Job, Refused, TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
-from llmstages.train.cross_entropy import capped_logits
 from llmstages.train.device import choose_device, choose_dtype
 from llmstages.train.parallel import launched
 
@@ -36,8 +36,6 @@ DEFAULT_NEW_TOKENS = 256
 """Most tokens of an answer where a task does not say, as the harness has it."""
 AUTO_TOKENS = 16_384
 """Padded tokens of a batch with `batch_size=auto`."""
-LOGITS_AT_ONCE = 1 << 24
-"""Most logits that are held; 64 MiB."""
 LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the most tokens of an answer; the first counts."""
 NEUTRAL = {
@@ -147,8 +145,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
     @property
     def prefix_token_id(self) -> int:
         """What a text without context is scored after: its first token has to follow something."""
-        name = self._names.get("bos_token", self._names["eos_token"])
-        return self._texts.backend.vocabulary[name]
+        return prefix_id(self._texts)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: object
@@ -255,19 +252,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc,unused-ignore]
         for row, ids in enumerate(inputs):
             tokens[row, : len(ids)] = torch.tensor(ids)
         enabled = self._dtype != torch.float32
-        found = []
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=enabled):
             hidden = self._model(tokens.to(self._device))[places[:, 0], places[:, 1]]
-            weight = self._model.output_weight
-            rows = max(1, LOGITS_AT_ONCE // len(weight))
-            wanted = wanted.to(self._device)
-            pieces = zip(torch.split(hidden, rows), torch.split(wanted, rows), strict=True)
-            for states, targets in pieces:
-                logits = torch.nn.functional.linear(states, weight.to(states.dtype))
-                logits = capped_logits(logits, self._model.config.logit_softcap).float()
-                nats = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)
-                found.append((nats.double().cpu(), (logits.argmax(dim=1) == targets).cpu()))
-        return torch.cat([nats for nats, _ in found]), torch.cat([best for _, best in found])
+            nats, best = token_scores(self._model, hidden, wanted.to(self._device))
+        return nats.double().cpu(), best.cpu()
 
     def _batches(self, inputs: Sequence[tuple[int, ...]]) -> Iterator[Sequence[tuple[int, ...]]]:
         """Inputs, longest first, in batches."""

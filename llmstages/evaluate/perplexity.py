@@ -76,7 +76,7 @@ def row_values(
     device: torch.device,
     dtype: torch.dtype,
 ) -> NDArray[np.float64]:
-    """[rows] of all batches: what `compute` gives for each row, [B] of a batch.
+    """[rows, ...] of all batches: what `compute` gives for each row, [B, ...] of a batch.
 
     Of several processes each takes its rows; all have the whole.
     """
@@ -86,7 +86,7 @@ def row_values(
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         for batch in batches:
             values = compute(model, parallel.own_rows(batch).to(device)).double().cpu()
-            part = torch.zeros(len(batch.tokens), dtype=torch.float64)
+            part = torch.zeros(len(batch.tokens), *values.shape[1:], dtype=torch.float64)
             if parallel.rank() < len(part):
                 part[parallel.rank() :: parallel.size()] = values
             parts.append(part)

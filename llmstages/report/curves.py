@@ -27,7 +27,10 @@ MAX_POINTS = 2000
 FEW_POINTS = 50
 """Curves of so few points show each of them."""
 PIXELS_PER_INCH = 110
+CHANCE = "_chance"
+"""Ends the name of what a figure comes to by chance."""
 LABELS = {
+    "val_acc": "questions answered right (dotted: chance)",
     "val_bits_per_byte": "validation, bits a byte",
     "val_accuracy": "validation accuracy",
     "val_macro_f1": "validation macro F1",
@@ -80,7 +83,11 @@ def loss_figure(curves: Curves, title: str) -> "Figure":
     tokens = curves.training.get("tokens")
     for axes, (name, lines) in zip(grid[2:], panels.items(), strict=False):
         for legend, curve in lines.items():
-            axes.plot(_positions(tokens, curve.steps), curve.values, ".-", label=_shown(legend))
+            places = _positions(tokens, curve.steps)
+            (line,) = axes.plot(places, curve.values, ".-", label=_shown(legend))
+            chance = curves.validation.get(f"{name}{CHANCE}/{legend}")
+            if chance is not None:
+                axes.plot(places, chance.at(curve.steps), ":", color=line.get_color())
         _label_x(axes, tokens, "tokens")
         axes.set_ylabel(LABELS.get(name, name.replace("val_", "validation ").replace("_", " ")))
         if len(lines) > 1:
@@ -112,11 +119,14 @@ def optimizer_figure(curves: Curves, title: str) -> "Figure":
 def validation_panels(validation: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     """Curves by panel and by legend: `name/<source>` stands with `name`, which is that of all.
 
-    The validation loss stands beside the training loss, so it has a panel only for its sources.
+    The validation loss stands beside the training loss, so it has a panel only for its sources;
+    what chance comes to is drawn with what it is the chance of.
     """
     panels: dict[str, dict[str, Curve]] = {}
     for full_name in sorted(validation):
         name, _, source = full_name.partition("/")
+        if name.endswith(CHANCE):
+            continue
         panels.setdefault(name, {})[source or "all"] = validation[full_name]
     if panels.get("val_loss", {}).keys() == {"all"}:
         del panels["val_loss"]

@@ -78,38 +78,45 @@ def pretraining_of(directory: Path) -> PretrainConfig | None:
 def base_text(base: Checkpoint, asked: str | None, needed: bool) -> BaseText | None:
     """The corpus that a base goes back to, or the one asked for by its directory.
 
-    The base's own counts only when it is the one that the base was trained on and has its tokens.
-
     Raises:
         UserError: the corpus asked for cannot be used; or `needed`, and there is none.
+    """
+    found = text_of(base, asked)
+    if isinstance(found, BaseText):
+        return found
+    if needed:
+        raise UserError(
+            f"replay.share needs the corpus of the base ({found}): set replay.data=CORPUS_DIR"
+        )
+    warn(
+        f"what is forgotten of the base's corpus is not measured: {found}; replay.data=CORPUS_DIR "
+        "names one"
+    )
+    return None
+
+
+def text_of(base: Checkpoint, asked: str | None = None) -> BaseText | str:
+    """The same, or the reason why there is none.
+
+    The base's own counts only when it is the one that the base was trained on and has its tokens.
     """
     settings = pretraining_of(base.directory)
     mask_documents = settings is not None and settings.mask_documents
     if asked is not None:
         return _opened(Corpus.open(Path(asked)), base.tokenizer, mask_documents)
-    reason = "the run of the base does not say which"
-    if settings is not None:
-        directory = Path(settings.corpus_dir)
-        try:
-            corpus = Corpus.open(directory)
-            recorded = base.info.lineage.corpus_manifest if base.info else None
-            if corpus.manifest_hash != recorded:
-                reason = f"{directory} is another one now"
-            elif not (token_shards_dir(corpus, base.tokenizer) / "index.json").is_file():
-                reason = f"{directory} has no tokens of the base's tokenizer any more"
-            else:
-                return _opened(corpus, base.tokenizer, mask_documents)
-        except UserError as error:
-            reason = str(error)
-    if needed:
-        raise UserError(
-            f"replay.share needs the corpus of the base ({reason}): set replay.data=CORPUS_DIR"
-        )
-    warn(
-        f"what is forgotten of the base's corpus is not measured: {reason}; replay.data=CORPUS_DIR "
-        "names one"
-    )
-    return None
+    if settings is None:
+        return "the run of the base does not say which"
+    directory = Path(settings.corpus_dir)
+    try:
+        corpus = Corpus.open(directory)
+        recorded = base.info.lineage.corpus_manifest if base.info else None
+        if corpus.manifest_hash != recorded:
+            return f"{directory} is another one now"
+        if not (token_shards_dir(corpus, base.tokenizer) / "index.json").is_file():
+            return f"{directory} has no tokens of the base's tokenizer any more"
+        return _opened(corpus, base.tokenizer, mask_documents)
+    except UserError as error:
+        return str(error)
 
 
 def _opened(corpus: Corpus, tokenizer: Tokenizer, mask_documents: bool) -> BaseText:

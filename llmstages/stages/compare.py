@@ -15,6 +15,7 @@ from typing import Any
 from llmstages.config.stages import CompareConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus
 from llmstages.data.file_kind import KEYS_OF_KINDS, detect_kinds, kind_of_keys
+from llmstages.data.tasks import Reading, read_task
 from llmstages.errors import UserError
 from llmstages.evaluate.paired import differences, mcnemar
 from llmstages.evaluate.text_metrics import require_text_metrics
@@ -28,6 +29,7 @@ from llmstages.stages.compare_items import (
     Measured,
     instruct_items,
     labelled_items,
+    task_items,
     text_items,
 )
 from llmstages.stages.compare_tables import show_comparison
@@ -35,11 +37,7 @@ from llmstages.stages.training import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 
-HEADLINES = {
-    "classify": ("accuracy", "subset_accuracy"),
-    "instruct": ("chrf",),
-    "text": ("bits_per_byte",),
-}
+HEADLINES = ("accuracy", "subset_accuracy", "acc", "chrf", "bits_per_byte")
 """Figures of which the first that there is stands for the comparison."""
 
 
@@ -66,7 +64,7 @@ def run(config: CompareConfig) -> float:
         seconds.append(time.monotonic() - began)
     a, b = measured
     found = differences(a.figures, b.figures, len(items.entries), config.seed)
-    headline = next(name for name in HEADLINES[items.kind] if name in found)
+    headline = next(name for name in HEADLINES if name in found)
     record: dict[str, Any] = {
         "kind": items.kind,
         "data": data,
@@ -102,15 +100,16 @@ def items_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> tuple[
             raise UserError("two classifiers are compared on a file of texts with labels: give one")
         corpus = corpus_of(config, checkpoints)
         return text_items(config, checkpoints, corpus), str(corpus.directory)
-    given = [key for key in KEYS_OF_KINDS if getattr(config, key) is not None]
-    kind = kind_of_keys(given)
-    kinds = {kind} if kind else detect_kinds(config.data)
     if classifiers[0]:
-        if kinds != {"classify"}:
+        given = [key for key in KEYS_OF_KINDS if getattr(config, key) is not None]
+        kind = kind_of_keys(given)
+        if (kind or detect_kinds(config.data)) not in ("classify", {"classify"}):
             raise UserError(f"{config.data}: prompts with answers, and both models are classifiers")
         return labelled_items(config, checkpoints), config.data
-    if kinds != {"instruct"}:
-        raise UserError(f"{config.data}: texts with labels, and neither model is a classifier")
+    columns = (config.text_column, config.label_column, config.prompt_column, config.answer_column)
+    task = read_task(config.data, Reading(*columns, config.bad_rows), seed=config.seed)
+    if task.kind != "answers":
+        return task_items(config, checkpoints, task), config.data
     require_text_metrics()
     return instruct_items(config, checkpoints), config.data
 

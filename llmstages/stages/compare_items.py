@@ -6,7 +6,7 @@ item. Figures never depend on how a tokenizer cuts text: labels, generated text,
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,13 @@ from llmstages.data.labelled_files import data_files
 from llmstages.data.labelled_texts import LabelledText, read_known_labels
 from llmstages.data.order import permutation
 from llmstages.data.streams import stack_rows
+from llmstages.data.tasks import Task, with_shots
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
+from llmstages.evaluate.abilities import fitting, measures_of
 from llmstages.evaluate.bootstrap import Measure, mean
 from llmstages.evaluate.class_figures import label_figures, multi_label_figures
+from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.evaluate.paired import Weighted, weighted
 from llmstages.evaluate.perplexity import row_likelihoods
@@ -38,7 +41,7 @@ from llmstages.train.checkpoint import Checkpoint
 
 PASSAGE_CHARACTERS = 4096
 """Most characters of held-out text that are one item."""
-DEFAULT_ITEMS = {"classify": None, "instruct": 200, "text": 500}
+DEFAULT_ITEMS = {"instruct": 200, "text": 500}
 OPENING_CHARACTERS = 200
 """Of a passage, for a model to go on from."""
 
@@ -59,7 +62,7 @@ class Items:
     """What both models are measured on."""
 
     kind: str
-    """`classify`, `instruct` or `text`."""
+    """`classify`, `instruct`, `text`, or that of a task."""
     entries: list[dict[str, Any]]
     """Of each item what is known of it without a model."""
     measure: Callable[[int, Machine], Measured]
@@ -68,7 +71,7 @@ class Items:
 
 def drawn(count: int, config: CompareConfig, kind: str) -> list[int]:
     """Which of so many items are compared, in their order."""
-    most = config.max_items or DEFAULT_ITEMS[kind] or count
+    most = config.max_items or DEFAULT_ITEMS.get(kind) or count
     return sorted(permutation(count, "compared", config.seed)[:most].tolist())
 
 
@@ -258,6 +261,36 @@ def reference_bits(
             answers = [m.content for m in rows[index].messages if m.role == "assistant"]
             statistics[index] = own / np.log(2), sum(len(answer.encode()) for answer in answers)
     return Measure(statistics)
+
+
+# -------------------------------------------------------------------------------------------------
+# questions with choices, last words, labels by prompt
+
+
+def task_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], task: Task) -> Items:
+    """Questions that language models are asked without having been tuned for them."""
+    for checkpoint in checkpoints:
+        model = checkpoint.model.config
+        task = fitting(task, checkpoint.tokenizer, model.context_length, config.bad_rows)
+    chosen = [task.items[index] for index in drawn(len(task.items), config, task.kind)]
+    task = with_shots(replace(task, items=tuple(chosen)), config.shots)
+    entries = [
+        {"file": item.path, "line": item.line, "prompt": item.prompt, "answer": item.answer}
+        for item in chosen
+    ]
+
+    def measure(which: int, machine: Machine) -> Measured:
+        asked = checkpoints[which]
+        subject = Subject(
+            *(asked.model.eval(), asked.tokenizer, machine.device),
+            *(machine.dtype, machine.micro_batch_tokens),
+        )
+        measures = measures_of(subject, task)
+        right = [bool(hits) for hits, *_ in measures["acc"].statistics]
+        figures = {key: weighted(found) for key, found in measures.items()}
+        return Measured(figures, [{"right": hit} for hit in right], right)
+
+    return Items(task.kind, entries, measure)
 
 
 # -------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from llmstages.report.terminal import cell_text, clipped, output_console, plain,
 
 LABELS = ANSWER_LABELS | {
     "accuracy": "accuracy",
+    "acc": "right answers",
+    "acc_norm": "right answers, a character",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
     "subset_accuracy": "all labels right",
@@ -92,11 +94,11 @@ def show_samples(kind: str, items: Sequence[Mapping[str, Any]], count: int) -> N
             for item in items[:count]
         ]
     else:
-        of_item, of_model = ("text", said) if kind == "classify" else ("question", answered)
-        truth = "label" if kind == "classify" else "reference"
+        asked = {"classify": ("text", "label"), "instruct": ("question", "reference")}
+        of_item, truth = asked.get(kind, ("prompt", "answer"))
         columns = (of_item, truth, "A", "B")
         both = [
-            [item[of_item], cell_text(item[truth]), of_model(item["a"]), of_model(item["b"])]
+            [item[of_item], cell_text(item[truth]), said(item["a"]), said(item["b"])]
             for item in items
         ]
         rows = sorted(both, key=lambda row: row[2] == row[3])[:count]
@@ -111,13 +113,11 @@ def show_samples(kind: str, items: Sequence[Mapping[str, Any]], count: int) -> N
 
 
 def said(entry: Mapping[str, Any]) -> str:
-    """What a classifier says of a text."""
-    return str(entry["label"] if "label" in entry else entry["labels"])
-
-
-def answered(entry: Mapping[str, Any]) -> str:
-    """What a model answers."""
-    return str(entry["answer"])
+    """What a model says of an item, or whether it is right."""
+    if "right" in entry:
+        return "right" if entry["right"] else "wrong"
+    key = next(key for key in ("label", "labels", "answer") if key in entry)
+    return str(entry[key])
 
 
 def show_costs(record: Mapping[str, Any]) -> None:

@@ -1,6 +1,8 @@
-"""`llmstages evaluate`: how good a classifier is on a labelled file, and whether that will do."""
+"""`llmstages evaluate`: how good a classifier is on a labelled file, or what a language model is
+able to do, and whether that will do."""
 
 import json
+from typing import Any
 
 import torch
 
@@ -14,32 +16,53 @@ from llmstages.evaluate.requirements import read_requirement
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import say
 from llmstages.stages.classifying import LabelSets, assess, decision_of, examples_of
+from llmstages.stages.evaluate_abilities import Evaluated, evaluate
 from llmstages.stages.output import output_file
 from llmstages.stages.training import Machine, default_micro_batch_tokens
-from llmstages.train.checkpoint import load_checkpoint
+from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head
 
 
 def run(config: EvaluateCheckpointConfig) -> float:
-    """Write the report as one JSON object; returns the macro F1.
+    """Write the report as one JSON object; returns the macro F1 of a classifier, of a language
+    model the first figure of the first file.
 
     Raises:
         CheckFailed: a figure is not what `require` asks for. The report is written all the same.
     """
-    if config.checkpoint_dir is None or config.data is None:
-        raise UserError("evaluate needs a checkpoint and a file: llmstages evaluate RUN FILE")
+    if config.checkpoint_dir is None:
+        raise UserError("evaluate needs a checkpoint: llmstages evaluate RUN [FILE ...]")
     checkpoint = load_checkpoint(config.checkpoint_dir)
+    with output_file(config.output) as file:
+        if checkpoint.labels is None:
+            evaluated = evaluate(config, checkpoint)
+        else:
+            evaluated = evaluate_classifier(config, checkpoint, checkpoint.labels)
+        file.write(for_stream(json.dumps(evaluated.report, ensure_ascii=False), file) + "\n")
+    if config.output is not None:
+        say(f"the report is in {config.output}")
+    if evaluated.failures:
+        on = f" on {', '.join(config.data_paths)}" if config.data_paths else ""
+        raise CheckFailed(f"{config.checkpoint_dir}{on}: {'; '.join(evaluated.failures)}")
+    return evaluated.headline
+
+
+def evaluate_classifier(
+    config: EvaluateCheckpointConfig, checkpoint: Checkpoint, labels: list[str]
+) -> Evaluated:
+    """The figures of a classifier on one labelled file; labels: its own."""
+    if not isinstance(config.data, str):
+        raise UserError(
+            f"{config.checkpoint_dir}: a classifier is evaluated on one file with labels: "
+            f"llmstages evaluate {config.checkpoint_dir} FILE"
+        )
     if config.head is not None:
         checkpoint = with_head(checkpoint, config.head)
+        labels = checkpoint.labels or labels
     multi_label = checkpoint.model.config.multi_label
     figures = MULTI_LABEL_FIGURES if multi_label else FIGURES | SCOPE_FIGURES
     requirements = [read_requirement(text, figures) for text in config.require]
-    labels = checkpoint.labels
-    if labels is None:
-        raise UserError(
-            f"{config.checkpoint_dir}: not a classifier, and evaluate is for classifiers so far"
-        )
     rows, num_skipped = read_known_labels(
         *(config.data, labels, config.text_column, config.label_column, config.bad_rows),
         multi_label=multi_label,
@@ -56,22 +79,20 @@ def run(config: EvaluateCheckpointConfig) -> float:
         config.micro_batch_tokens or default_micro_batch_tokens(device),
     )
     examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length, sets)
-    with output_file(config.output) as file:
-        report, _ = assess(
-            *(model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)),
-            sets=sets,
-            title=config.data,
-        )
-        entry = {
-            "checkpoint": str(checkpoint.directory),
-            "data": config.data,
-            "skipped_rows": num_skipped,
-            **report.as_dict(),
-        }
-        file.write(for_stream(json.dumps(entry, ensure_ascii=False), file) + "\n")
-    if config.output is not None:
-        say(f"the report is in {config.output}")
+    report, _ = assess(
+        *(model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)),
+        sets=sets,
+        title=config.data,
+    )
+    entry: dict[str, Any] = {
+        "checkpoint": str(checkpoint.directory),
+        "data": config.data,
+        "skipped_rows": num_skipped,
+        **report.as_dict(),
+    }
     failures = [found.failure(report.figures) for found in requirements]
-    if missed := [failure for failure in failures if failure is not None]:
-        raise CheckFailed(f"{config.checkpoint_dir} on {config.data}: {'; '.join(missed)}")
-    return report.figures["macro_f1"]
+    return Evaluated(
+        entry,
+        [failure for failure in failures if failure is not None],
+        report.figures["macro_f1"],
+    )

@@ -58,15 +58,24 @@ def affordable_evaluation(max_tokens: int, training_seconds_per_token: float, le
 
 
 class TimedEvaluation:
-    """An evaluation that knows what it costs: evaluation(max_tokens) -> metrics."""
+    """An evaluation that knows what it costs: evaluation(max_tokens) -> metrics.
+
+    also: more metrics, whose cost does not depend on the tokens.
+    """
 
     def __init__(
-        self, evaluate: Callable[[int | None], dict[str, float]], validation_tokens: int
+        self,
+        evaluate: Callable[[int | None], dict[str, float]],
+        validation_tokens: int,
+        also: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.evaluate = evaluate
         self.validation_tokens = validation_tokens
+        self.also = also
         self.seconds = 0.0
-        """Of the last call."""
+        """Of the last call, all of it."""
+        self.fixed_seconds = 0.0
+        """Of it, what does not depend on the tokens."""
         self.tokens = 0
         """Read in the last call."""
 
@@ -74,9 +83,14 @@ class TimedEvaluation:
         begin = time.monotonic()
         metrics = self.evaluate(None if max_tokens >= self.validation_tokens else max_tokens)
         self.tokens = min(max_tokens, self.validation_tokens)
+        read = time.monotonic()
+        metrics |= self.also()
         self.seconds = time.monotonic() - begin
+        self.fixed_seconds = time.monotonic() - read
         return metrics
 
     def tokens_within(self, seconds: float) -> int:
         """Tokens that can be read in so many seconds at the last speed, at most all."""
-        return min(int(self.tokens * max(0.0, seconds) / self.seconds), self.validation_tokens)
+        left = max(0.0, seconds - self.fixed_seconds)
+        reading = self.seconds - self.fixed_seconds
+        return min(int(self.tokens * left / reading), self.validation_tokens)

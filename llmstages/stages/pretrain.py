@@ -16,6 +16,7 @@ from llmstages.data.json_files import as_type
 from llmstages.data.shards import Shard, token_shards_dir
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
+from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.generation import Sampling, generate
@@ -49,6 +50,12 @@ from llmstages.stages.training import (
     tokens_begun_with,
     with_weight_decay,
     write_summary,
+)
+from llmstages.stages.watched_abilities import (
+    ability_metrics,
+    affordable_tasks,
+    show_abilities,
+    watched_tasks,
 )
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
@@ -87,6 +94,7 @@ def run(config: PretrainConfig) -> float:
     base = None if config.base is None else load_checkpoint(config.base)
     config.optim = inherited(config.optim, base)
     tokenizer = Tokenizer.load(corpus.tokenizer_dir) if base is None else base.tokenizer
+    tasks = watched_tasks(config)
     directory = config.run_dir
     weights = asked_weights(config, corpus)
     the_run = Run(
@@ -200,11 +208,21 @@ def run(config: PretrainConfig) -> float:
         else:
             lr = CONTINUED_LR_SHARE * pretraining_lr(base, config.optim.name)
     compiled = choose_compile(config, machine, model, run_tokens, context_length)
+    tasks = affordable_tasks(
+        *(tasks, tokenizer, model.config.context_length, plan),
+        None if seconds is None else evaluation_tokens,
+    )
+    subject = Subject(
+        *(model, tokenizer, machine.device, machine.dtype),
+        batch_tokens=data.rows_per_micro_batch * context_length,
+        quiet=True,
+    )
     evaluate = TimedEvaluation(
         evaluator(
             config, model, validation_shards, machine, context_length, data.rows_per_micro_batch
         ),
         sum(shard.info.tokens for shard in validation_shards),
+        also=lambda: ability_metrics(subject, tasks),
     )
     if plan and seconds is not None:
         evaluate.seconds, evaluate.tokens = plan["evaluation_seconds"], evaluation_tokens
@@ -263,6 +281,7 @@ def run(config: PretrainConfig) -> float:
                 "evaluation_tokens": evaluation_tokens,
                 "asked_evaluation_tokens": config.evaluate.max_tokens,
                 "last_evaluation_tokens": last_tokens,
+                "ability_items": {name: len(task.items) for name, task in tasks.items()},
             },
         )
     )
@@ -284,6 +303,7 @@ def run(config: PretrainConfig) -> float:
         metrics,
         " (before: on a sample)" if evaluation_tokens < evaluate.validation_tokens else "",
     )
+    show_abilities(tasks, metrics_before, metrics)
     words_per_token = sum(s.info.words for s in train_shards) / corpus_tokens
     write_summary(
         the_run,

@@ -116,6 +116,7 @@ PLAN_TYPES: dict[str, Any] = {
     "evaluation_tokens": int,
     "asked_evaluation_tokens": int,
     "last_evaluation_tokens": int,
+    "ability_items": dict[str, int],
     "activation_checkpointing": bool,
     "metrics_before": dict[str, Any],
     "baselines": dict[str, Any],

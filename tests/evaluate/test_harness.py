@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from llmstages.data.tasks import Task, read_task
 from llmstages.errors import UserError
 from llmstages.evaluate import harness
+from llmstages.evaluate.abilities import measures_of
+from llmstages.evaluate.continuations import Subject, continuation_scores
 from llmstages.text.chat import Message, render
 from llmstages.text.templates import TemplateProcess
 from llmstages.train.checkpoint import load_checkpoint
@@ -32,6 +37,19 @@ TASKS = {
         "doc_to_choice": ["A", " B", " a longer choice", " C"],
         "doc_to_target": "{{number % 4}}",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "sentences": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "doc_to_choice": "{{[text[:20], 'é lion is']}}",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "words": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text}} the",
+        "doc_to_target": " is",
+        "metric_list": [{"metric": "acc"}, {"metric": "perplexity"}],
     },
     "perplexity": {
         "output_type": "loglikelihood_rolling",
@@ -110,12 +128,29 @@ def numbers(value: object, path: str = "") -> dict[str, object]:
     return {k: v for key, part in parts for k, v in numbers(part, f"{path}/{key}").items()}
 
 
+def our_task(name: str, folder: Path) -> Task:
+    """The same questions in a file as `llmstages evaluate` reads it."""
+    choices = TASKS["choices"]["doc_to_choice"]
+    rows = [
+        {
+            "choices": {"query": f"{text[:60]}\nAnswer:", "choices": choices, "gold": number % 4},
+            "sentences": {"sentence_good": text[:20], "sentence_bad": "é lion is"},
+            "words": {"context": f"{text} the", "continuation": "is"},
+        }[name]
+        for number, text in enumerate(TEXTS)
+    ]
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_task(path)
+
+
 def test_every_figure_is_that_of_the_harness(
-    tiny_run: Path, evaluated: Callable[..., dict[str, Any]]
+    tiny_run: Path, evaluated: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     logging.disable(logging.WARNING)
     ours = numbers(evaluated("llmstages", checkpoint=str(tiny_run)))
-    theirs = numbers(evaluated("hf", pretrained=str((tiny_run / "best").resolve())))
+    found = evaluated("hf", pretrained=str((tiny_run / "best").resolve()))
+    theirs = numbers(found)
     assert ours.keys() == theirs.keys()
     assert len(ours) > 50
     for place, value in theirs.items():
@@ -123,6 +158,25 @@ def test_every_figure_is_that_of_the_harness(
         assert ours[place] == expected, place
     answers = [value for place, value in ours.items() if place.startswith("/responses/answers")]
     assert len(set(answers)) > 1
+
+    checkpoint = load_checkpoint(tiny_run)
+    subject = Subject(
+        *(checkpoint.model, checkpoint.tokenizer, torch.device("cpu")), batch_tokens=128, quiet=True
+    )
+    for name in ("choices", "sentences", "words"):
+        task = our_task(name, tmp_path)
+        for figure, measure in measures_of(subject, task).items():
+            expected = found["results"][name][f"{figure},none"]
+            assert measure.value == pytest.approx(expected, rel=1e-5), (name, figure)
+        pairs = [
+            (task.prompt(index), f" {choice}")
+            for index, item in enumerate(task.items)
+            for choice in item.choices
+        ]
+        scores = [score for response in found["responses"][name] for score in response]
+        assert continuation_scores(subject, pairs) == pytest.approx(
+            np.array(scores, dtype=float), rel=1e-5
+        ), name
 
 
 def test_conversations_are_written_as_the_checkpoint_reads_them(instruct_run: Path) -> None:

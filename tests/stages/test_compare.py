@@ -90,12 +90,32 @@ def test_answers(instruct_run, tiny_run, instruct_file, record):
     assert bits["b"] < bits["a"]
 
 
-def test_what_cannot_be_compared(classifier_run, tiny_run, instruct_file, labelled_file):
+def test_questions_with_choices(tiny_run, tmp_path, record, capfd):
+    rows = [
+        {"query": f"The {number} words of", "choices": ["a list are", "it"], "gold": number % 2}
+        for number in range(9)
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    early = checkpoint_dirs(tiny_run)[0]
+    found = record(early, tiny_run, data=str(path))
+    for name, place in (("a", early), ("b", tiny_run)):
+        capfd.readouterr()
+        evaluate.run(
+            EvaluateCheckpointConfig(checkpoint_dir=str(place), data=str(path), device="cpu")
+        )
+        report = json.loads(capfd.readouterr().out)["tasks"]["questions"]
+        for figure in ("acc", "acc_norm"):
+            assert found["figures"][figure][name] == report[figure]
+    assert [item["answer"] for item in found["items"][:2]] == ["a list are", "it"]
+    assert found["mcnemar"]["only_a"] + found["mcnemar"]["only_b"] <= 9
+
+
+def test_what_cannot_be_compared(classifier_run, tiny_run, instruct_file):
     for a, b, data, told in (
         (classifier_run, tiny_run, None, "is a classifier"),
         (classifier_run, classifier_run, None, "give one"),
         (classifier_run, classifier_run, instruct_file, "prompts with answers"),
-        (tiny_run, tiny_run, labelled_file, "neither model is a classifier"),
         (None, tiny_run, None, "two checkpoints"),
     ):
         names = {"checkpoint_a": a and str(a), "checkpoint_b": str(b), "data": data and str(data)}

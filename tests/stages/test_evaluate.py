@@ -49,10 +49,11 @@ def test_an_unknown_label(cli, classifier_run, tmp_path):
     assert "roc_auc has no value" in err
 
 
-def test_only_classifiers(cli, tiny_run, labelled_file):
-    status, _, err = cli("evaluate", tiny_run, labelled_file)
-    assert status == 2
-    assert "evaluate is for classifiers so far" in err
+def test_a_classifier_needs_one_file(cli, classifier_run, labelled_file):
+    for files in ((), (labelled_file, labelled_file)):
+        status, _, err = cli("evaluate", classifier_run, *files)
+        assert status == 2
+        assert "a classifier is evaluated on one file with labels" in err
 
 
 @pytest.mark.parametrize(
