@@ -22,16 +22,21 @@ NAME_GAP = 12.0
 TABLE_ROWS = 24
 """Of a long curve that its table has."""
 BAR_HEIGHT, BAR_STEP = 12.0, 19.0
-BAR_LEFT, BAR_RIGHT = 128.0, 62.0
+BAR_LEFT, BAR_RIGHT = 130.0, 62.0
 """Room for names and numbers beside bars."""
+FONT = 11.0
+"""Height of letters in pixels."""
 MAX_CELL_WIDTH = 34.0
+MIN_NUMBERED_CELL = 26.0
+"""Room for a number such as 1.234k."""
 MAX_MATRIX_WIDTH = 900.0
 MIN_NAME_STEP = 9.0
 """Pixels between names beside a matrix."""
 MAX_MATRIX_LABELS = 300
 MAX_NUMBERED_LABELS = 12
-NAME_CHARACTERS = 20
-LINE_NAME_CHARACTERS = 13
+BAR_NAME_CHARACTERS = 17
+MATRIX_NAME_CHARACTERS = 20
+LINE_NAME_CHARACTERS = 11
 
 Cell = str | float | int | None
 
@@ -331,7 +336,7 @@ def bar_chart(
         end = max([BAR_LEFT, mark or 0.0, *(x + width for x, width, _ in parts)])
         drawn.append(
             DrawnBar(
-                name=shortened(bar.name, NAME_CHARACTERS),
+                name=shortened(bar.name, BAR_NAME_CHARACTERS),
                 y=round(index * BAR_STEP + 4, 1),
                 parts=[(round(x, 1), round(width, 1), look) for x, width, look in parts],
                 number=bar.number,
@@ -350,12 +355,13 @@ def confusion_matrix(
     number = len(labels)
     if not 2 <= number <= MAX_MATRIX_LABELS:
         return None
-    names = [shortened(label, NAME_CHARACTERS) for label in labels]
-    corner = 22.0 + 5.6 * max(len(name) for name in names)
-    room = WIDTH - corner if number <= MAX_NUMBERED_LABELS else MAX_MATRIX_WIDTH - corner
-    step = round(min(MAX_CELL_WIDTH, room / number), 1)
-    if number <= MAX_NUMBERED_LABELS:
-        step = max(step, 22.0)  # room for a number
+    names = [shortened(label, MATRIX_NAME_CHARACTERS) for label in labels]
+    numbered = number <= MAX_NUMBERED_LABELS
+    letters = FONT if numbered else 8.0
+    corner = round(10 + 0.66 * letters * max(len(name) for name in names), 1)
+    room = (WIDTH if numbered else MAX_MATRIX_WIDTH) - corner
+    least = MIN_NUMBERED_CELL if numbered else 1.0
+    step = round(max(least, min(MAX_CELL_WIDTH, room / number)), 1)
     every = max(1, round(MIN_NAME_STEP / step + 0.49))
     cells = []
     for true, row in enumerate(confusion):
@@ -364,7 +370,7 @@ def confusion_matrix(
             if count:
                 share = count / total
                 tip = f"{labels[true]} → {labels[given]}: {count:,} of {total:,} ({share:.1%})"
-                text = short_number(count) if number <= MAX_NUMBERED_LABELS else ""
+                text = short_number(count) if numbered else ""
                 # By the root: a mistake of 1 % is to be seen beside what is right.
                 x, y = round(corner + given * step, 1), round(corner + true * step, 1)
                 cells.append(MatrixCell(x, y, round(sqrt(share), 3), tip, text))
@@ -376,7 +382,7 @@ def confusion_matrix(
         cell=step,
         corner=corner,
         size=round(step * number, 1),
-        letters=min(11.0, max(6.0, 0.85 * step)),
+        letters=letters,
         table=commonest_mistakes(labels, confusion),
     )
 

@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from llmstages.data.corpus import Counts
-from llmstages.evaluate.classification import FIGURES, SCOPE_FIGURES, ClassificationReport
-from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
+from llmstages.evaluate.classification import (
+    FIGURES,
+    SCOPE_FIGURES,
+    ClassificationReport,
+    ClassScores,
+)
+from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, LabelScores, MultiLabelReport
 from llmstages.report.answers import LABELS as ANSWER_FIGURES
 from llmstages.report.answers import AnsweredQuestion
 from llmstages.report.corpus import changed, sizes, waterfall
@@ -142,9 +147,8 @@ def page_of(records: Records) -> Page:
 
 
 def _title(records: Records) -> str:
-    names = [run.name for run in records.runs] or [
-        corpus.directory.name for corpus in records.corpora
-    ]
+    corpora = [corpus.directory.name for corpus in records.corpora]
+    names = [run.name for run in records.runs] or corpora
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
@@ -210,9 +214,8 @@ def _steps(
             ("time", duration(run.seconds)),
             *_outcome(run),
         )
-        boxes.append(
-            Step(f"Fine-tune: {STAGES[run.stage]}", "base model → specialist", run.name, facts)
-        )
+        title = f"Fine-tune: {STAGES[run.stage]}"
+        boxes.append(Step(title, "base model → specialist", run.name, facts))
     if not tuned:
         boxes.append(Step("Fine-tune", "base model → specialist", "", []))
     return boxes
@@ -231,9 +234,8 @@ def _comparison(
         ("outcome", lambda run: "; ".join(f"{name} {value}" for name, value in _outcome(run))),
     ]
     rows = [(name, *(way(run) for run in runs)) for name, way in ways]
-    heads = [
-        f"{'Pre-training' if run.is_pretraining else 'Fine-tuning'}: {run.name}" for run in runs
-    ]
+    kinds = ["Pre-training" if run.is_pretraining else "Fine-tuning" for run in runs]
+    heads = [f"{kind}: {run.name}" for kind, run in zip(kinds, runs, strict=True)]
     return Table(("", *heads), rows if runs else [])
 
 
@@ -306,12 +308,14 @@ def _outcome(run: RunRecord) -> list[tuple[str, str]]:
     elif not told and (loss := run.curves.training.get("loss")) is not None:
         told.append(("training loss", _figure(smoothed(loss.values)[-1]) + " so far"))
     compared = {
-        name: found["macro_f1"] for name, found in _baselines(run).items() if "macro_f1" in found
+        name: figures["macro_f1"]
+        for name, figures in _baselines(run).items()
+        if "macro_f1" in figures
     }
     if told and compared:
         best = max(compared, key=lambda name: compared[name])
-        told.append(("best baseline, macro F1", f"{_figure(compared[best])} ({best})"))
-    return told[:3]
+        told[1:] = [("best baseline, macro F1", f"{_figure(compared[best])} ({best})")]
+    return told[:2]
 
 
 def _baselines(run: RunRecord) -> dict[str, dict[str, float]]:
@@ -351,7 +355,7 @@ def _all_runs(runs: Sequence[RunRecord]) -> Table:
 
 
 def _lineage(records: Records) -> Table:
-    """What each checkpoint was made from, by its hash; a hash of what is on the page has its name."""
+    """What each checkpoint was made from, by its hash; what is on the page has its name."""
     weights = {run.weights_sha256: run.name for run in records.runs if run.weights_sha256}
     corpora = {corpus.sha256: corpus.directory.name for corpus in records.corpora}
     rows: list[list[Cell]] = []
@@ -404,14 +408,8 @@ def _corpus_section(corpus: CorpusRecord, anchor: str, base: RunRecord | None) -
     kept = manifest.train + manifest.validation
     facts = _known(
         ("recipe", manifest.recipe),
-        (
-            "to train on",
-            f"{manifest.train.documents:,} documents, {size_text(manifest.train.bytes)}",
-        ),
-        (
-            "held out",
-            f"{manifest.validation.documents:,} documents, {size_text(manifest.validation.bytes)}",
-        ),
+        ("to train on", _documents(manifest.train)),
+        ("held out", _documents(manifest.validation)),
         ("vocabulary", f"{corpus.vocabulary:,} tokens" if corpus.vocabulary else ""),
         ("collected in", duration(corpus.seconds)),
         ("licences", ", ".join(sorted({s.license for s in manifest.sources if s.license}))),
@@ -428,6 +426,10 @@ def _corpus_section(corpus: CorpusRecord, anchor: str, base: RunRecord | None) -
     line = f"{read.documents:,} documents read, {kept.documents:,} kept"
     found = [chart for chart in charts if chart is not None]
     return Section(anchor, corpus.directory.name, line, facts, found, by_source)
+
+
+def _documents(counts: Counts) -> str:
+    return f"{counts.documents:,} documents, {size_text(counts.bytes)}"
 
 
 def _plain(value: object) -> Cell:
@@ -455,17 +457,14 @@ def _waterfall_chart(corpus: CorpusRecord) -> Chart | None:
         low, high = sorted((left, max(left + cut.documents, 0)))
         bars.append(_bar("cut and cleaned", low, high, "other", cut))
         rows.append(["cut and cleaned", *sizes(cut), _percent(cut.documents, read.documents)])
-    for name, counts in (
-        ("train", corpus.manifest.train),
-        ("validation", corpus.manifest.validation),
-    ):
-        begin = 0 if name == "train" else corpus.manifest.train.documents
+    train, validation = corpus.manifest.train, corpus.manifest.validation
+    for name, begin, counts in (("train", 0, train), ("validation", train.documents, validation)):
         bars.append(_bar(name, begin, begin + counts.documents, "first", counts))
         rows.append([name, *sizes(counts), _percent(counts.documents, read.documents)])
     return bar_chart(
         "Documents read, dropped by each filter, and kept",
-        f"Of {read.documents:,} documents {corpus.manifest.train.documents:,} are kept to train on "
-        f"and {corpus.manifest.validation.documents:,} to validate.",
+        f"Of {read.documents:,} documents {train.documents:,} are kept to train on and "
+        f"{validation.documents:,} to validate.",
         bars,
         Table(("", "documents", "words", "MB", "% of those read"), rows),
     )
@@ -642,13 +641,8 @@ def _class_charts(run: RunRecord) -> Iterable[Chart | None]:
             report.confusion,
         )
         yield _reliability_chart(report)
-    scores = list(
-        report.per_class if isinstance(report, ClassificationReport) else report.per_label
-    )
-    scores.sort(key=lambda each: each.f1)
-    some = (
-        f" (the {MAX_CLASS_BARS} lowest of {len(scores)})" if len(scores) > MAX_CLASS_BARS else ""
-    )
+    scores = sorted(_scores(report), key=lambda each: each.f1)
+    some = f" (the {MAX_CLASS_BARS} lowest of {len(scores)})"
     bars = [
         Bar(
             each.label,
@@ -660,7 +654,8 @@ def _class_charts(run: RunRecord) -> Iterable[Chart | None]:
         for each in scores[:MAX_CLASS_BARS]
     ]
     table = Table(("label", "F1"), [(each.label, each.f1) for each in scores])
-    yield bar_chart(f"F1 of each label{some}", "The lowest first.", bars, table, top=1.0)
+    title = f"F1 of each label{some if len(scores) > MAX_CLASS_BARS else ''}"
+    yield bar_chart(title, "The lowest first.", bars, table, top=1.0)
 
 
 def _reliability_chart(report: ClassificationReport) -> Chart | None:
@@ -677,7 +672,8 @@ def _reliability_chart(report: ClassificationReport) -> Chart | None:
     error = report.figures.get("ece")
     chart = line_chart(
         "Reliability: share that is right",
-        "Dots above the diagonal are surer than they say, below it less sure; large dots are many texts."
+        "Texts by how sure the classifier is; below the diagonal it is too sure. Large dots are "
+        "many texts."
         + (f" Expected calibration error {_figure(error)}." if error is not None else ""),
         [line],
         "probability of the prediction",
@@ -706,17 +702,25 @@ def _figures_table(run: RunRecord) -> Table:
                 f"{_figure(ends[0])} to {_figure(ends[1])}" if ends else None,
             ]
         )
-    columns = ("figure", "before", *compared, "after", "95 % of resamples")
+    value = "after" if before else "value"
+    columns = ("figure", "before", *compared, value, "95 % of resamples")
     return _without_empty(Table(columns, rows, "Figures"))
+
+
+def _scores(
+    report: ClassificationReport | MultiLabelReport | None,
+) -> Sequence[ClassScores | LabelScores]:
+    if report is None:
+        return []
+    return report.per_class if isinstance(report, ClassificationReport) else report.per_label
 
 
 def _per_class_table(run: RunRecord) -> Table:
     columns = ("label", "precision", "recall", "F1", "texts")
-    report = run.classes
-    if report is None:
-        return Table(columns, [])
-    scores = report.per_class if isinstance(report, ClassificationReport) else report.per_label
-    rows = [(each.label, each.precision, each.recall, each.f1, each.support) for each in scores]
+    rows = [
+        (each.label, each.precision, each.recall, each.f1, each.support)
+        for each in _scores(run.classes)
+    ]
     return Table(columns, rows, "Labels")
 
 
@@ -732,7 +736,7 @@ def figure_name(name: str, stage: str) -> str:
     elif stage == "finetune-instruct" and name in ANSWER_FIGURES:
         called = ANSWER_FIGURES[name]
     else:
-        names = CURVE_FIGURES | FIGURES | SCOPE_FIGURES | MULTI_LABEL_FIGURES
+        names = MULTI_LABEL_FIGURES | CURVE_FIGURES | SCOPE_FIGURES | FIGURES
         called = names.get(name) or name.replace("_", " ")
     return f"{called}: {source}" if source else called
 

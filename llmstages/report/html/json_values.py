@@ -104,6 +104,5 @@ def numbers_at(value: object, *keys: str) -> dict[str, float]:
 def texts_at(value: object, *keys: str) -> list[str]:
     """A text under keys, or the texts of a list."""
     found = at(value, *keys)
-    return [
-        text for text in (found if isinstance(found, list) else [found]) if text_at({"": text}, "")
-    ]
+    listed = found if isinstance(found, list) else [found]
+    return [text for text in listed if isinstance(text, str) and text]

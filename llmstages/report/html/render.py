@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from llmstages import __version__
-from llmstages.report.html.charts import shortened
+from llmstages.report.html.charts import LINE_NAME_CHARACTERS, shortened
 from llmstages.report.html.contents import Page
 from llmstages.report.plain import visible
 from llmstages.report.terminal import cell_text
@@ -32,6 +32,7 @@ def render(page: Page) -> str:
     template = environment.from_string(_own_file("page.html"))
     return template.render(
         page=page,
+        name_characters=LINE_NAME_CHARACTERS,
         version=__version__,
         style=Markup(style),
         script=Markup(script),
