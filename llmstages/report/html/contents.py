@@ -557,9 +557,9 @@ def _curve_charts(run: RunRecord) -> Iterable[Chart | None]:
     tokens = training.get("tokens")
     unit = "optimizer steps" if tokens is None else "tokens"
     lines = _noisy(loss, tokens, "training", smooth=True)
+    shown = "faintly each step, over it the running mean" if len(lines) > 1 else "each step"
     if (held_out := validation.get("val_loss")) is not None:
         lines.append(_marked(held_out, tokens, "validation", "second"))
-    shown = "faintly each step, over it the running mean" if len(lines) > 1 else "each step"
     yield line_chart(
         f"Loss, {NATS.get(run.stage, 'loss, nats a target').removeprefix('loss, ')}",
         f"Training ({shown}) from {_figure(loss.values[0])} to {_figure(smoothed(loss.values)[-1])}"

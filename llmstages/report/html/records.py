@@ -5,8 +5,9 @@ out what it would have said. torch is not imported.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -191,6 +192,8 @@ def read_records(places: Sequence[Path]) -> Records:
             corpora[directory] = corpus
         else:
             notes.append(f"{directory}: another corpus now than the runs were trained on")
+    if not runs and not corpora:
+        raise UserError(notes[0] if notes else "nothing is named that could be shown")
     runs.sort(key=lambda run: not run.is_pretraining)
     return Records(runs, list(corpora.values()), notes)
 
@@ -210,12 +213,17 @@ def find_runs(place: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
 
 
 def _named_apart(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """Runs of one name are called by their paths."""
+    """Runs of one name are called by as much of their paths as tells them apart."""
     runs = list(runs)
-    names = [run.name for run in runs]
+    paths = [run.directory.resolve() for run in runs]
+    names = Counter(run.name for run in runs)
     for index, run in enumerate(runs):
-        if names.count(run.name) > 1:
-            runs[index] = RunRecord(**{**vars(run), "name": str(run.directory)})
+        if names[run.name] == 1:
+            continue
+        parts = 1
+        while sum(path.parts[-parts:] == paths[index].parts[-parts:] for path in paths) > 1:
+            parts += 1
+        runs[index] = replace(run, name="/".join(paths[index].parts[-parts:]))
     return runs
 
 
