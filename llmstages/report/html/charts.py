@@ -161,8 +161,7 @@ class MatrixCell:
 
     x: float
     y: float
-    strength: float
-    """0 to 1: how strong its colour is."""
+    opacity: float
     tip: str
     number: str
 
@@ -371,9 +370,11 @@ def confusion_matrix(
                 share = count / total
                 tip = f"{labels[true]} → {labels[given]}: {count:,} of {total:,} ({share:.1%})"
                 text = short_number(count) if numbered else ""
-                # By the root: a mistake of 1 % is to be seen beside what is right.
+                # By the root: a mistake of 1 % is to be seen beside what is right. Numbers are
+                # read on no stronger colour than half.
+                opacity = round(sqrt(share) * (0.55 if numbered else 1.0), 3)
                 x, y = round(corner + given * step, 1), round(corner + true * step, 1)
-                cells.append(MatrixCell(x, y, round(sqrt(share), 3), tip, text))
+                cells.append(MatrixCell(x, y, opacity, tip, text))
     return Matrix(
         title=title,
         description=description,

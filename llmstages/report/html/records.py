@@ -435,7 +435,7 @@ def read_corpus(directory: Path, runs: Sequence[RunRecord]) -> CorpusRecord:
     return CorpusRecord(
         directory=directory,
         manifest=manifest,
-        sha256=sha256(manifest.to_bytes()).hexdigest(),
+        sha256=sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest(),
         seconds=number_at(read_json(directory / "collect.json"), "seconds"),
         tokens={shard.source: shard.tokens for shard in shards},
         vocabulary=vocabularies.pop() if len(vocabularies) == 1 else None,
