@@ -601,7 +601,7 @@ def _validation_chart(
     return line_chart(
         figure_name(name, stage),
         f"From {_figure(ends[0][0])} to {_figure(ends[0][-1])}"
-        + (", of all sources together and of each" if len(panel) > 1 else "")
+        + (", of all sources together and of each" if whole and len(panel) > 1 else "")
         + (f"; {missing} more sources are not drawn" if missing else "")
         + ".",
         lines,
@@ -737,7 +737,7 @@ def figure_name(name: str, stage: str) -> str:
         called = ANSWER_FIGURES[name]
     else:
         names = MULTI_LABEL_FIGURES | CURVE_FIGURES | SCOPE_FIGURES | FIGURES
-        called = names.get(name) or name.replace("_", " ")
+        called = names.get(name) or name.replace("val_", "validation ").replace("_", " ")
     return f"{called}: {source}" if source else called
 
 
