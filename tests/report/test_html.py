@@ -96,11 +96,16 @@ def test_without_words_all_runs_are_shown_and_a_wrong_word_is_named(cli, run_cop
     killed.mkdir(parents=True)
     for name in ("plan.json", "metrics.jsonl"):
         (killed / name).write_bytes((run_copy / name).read_bytes()[:-20])
+    spread = {"mean": 0.75, "standard_deviation": 0.5, "interval": [0.25, 1.25]}
+    members = {"members": ["0", "1"], "spread": {"macro_f1": spread, "accuracy": "?"}}
+    (killed.parent / "summary.json").write_text(json.dumps(members), encoding="utf-8")
     assert cli("report")[0] == 0
     page = Path("report.html").read_text("utf-8")
     head, *rows = table(tree_of(page), "Runs")
     assert [row[0] for row in rows] == ["pretrain", "sweep/0"]
     assert rows[1][head.index("")] == "not finished"
+    several = table(tree_of(page), "Several trainings of one setting")
+    assert several[1:] == [["sweep", "2", "macro F1", "0.75", "0.5", "0.25 to 1.25"]]
     Path("nothing").mkdir()
     for word, said in (("nothing", "neither a run"), ("gone", "no such directory")):
         status, _, err = cli("report", word)

@@ -111,6 +111,8 @@ class Page:
     runs: Table
     anchors: list[str]
     """Of the runs of the table, in its order; empty for one that is not shown in full."""
+    spread: Table
+    """Of several trainings of one setting."""
     corpora: list[Section]
     sections: list[Section]
     lineage: Table
@@ -119,8 +121,7 @@ class Page:
 
 def page_of(records: Records) -> Page:
     """The page of what was read."""
-    story = _story(records)
-    base, tuned, corpus = story
+    base, tuned, corpus = _story(records)
     first = [run for run in (base, *tuned) if run is not None]
     in_full = [*first, *(run for run in records.runs if run not in first)][:MAX_RUNS_IN_FULL]
     anchors = {id(run): f"run-{index}" for index, run in enumerate(in_full, 1)}
@@ -128,11 +129,12 @@ def page_of(records: Records) -> Page:
     if left := len(records.runs) - len(in_full):
         notes.append(f"{left} of {len(records.runs)} runs are in the table alone")
     return Page(
-        title=_title(records),
+        title=_title(records, tuned),
         steps=_steps(base, tuned, corpus),
         comparison=_comparison(base, tuned, corpus),
         runs=_all_runs(records.runs),
         anchors=[anchors.get(id(run), "") for run in records.runs],
+        spread=_spread(records),
         corpora=[
             _corpus_section(found, f"corpus-{index}", base if found is corpus else None)
             for index, found in enumerate(records.corpora, 1)
@@ -146,20 +148,24 @@ def page_of(records: Records) -> Page:
     )
 
 
-def _title(records: Records) -> str:
-    corpora = [corpus.directory.name for corpus in records.corpora]
-    names = [run.name for run in records.runs] or corpora
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+def _title(records: Records, tuned: Sequence[RunRecord]) -> str:
+    names = [run.name for run in tuned] or [run.name for run in records.runs][:1]
+    if not names:
+        return records.corpora[0].directory.name
+    more = len(records.runs) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def _story(
     records: Records,
 ) -> tuple[RunRecord | None, list[RunRecord], CorpusRecord | None]:
     """A base, what was made of it, and its corpus: the first run of each kind that is finished."""
-    tuned = []
+    tuned: list[RunRecord] = []
     for stage in STAGES:
         of_stage = [run for run in records.runs if run.stage == stage and not run.is_pretraining]
-        tuned += sorted(of_stage, key=lambda run: not run.is_finished)[:1]
+        bases_so_far = [run.base_dir for run in tuned] or [run.base_dir for run in of_stage]
+        of_stage.sort(key=lambda run: (not run.is_finished, run.base_dir not in bases_so_far))
+        tuned += of_stage[:1]
     bases = sorted(
         (run for run in records.runs if run.is_pretraining),
         key=lambda run: (
@@ -354,6 +360,22 @@ def _all_runs(runs: Sequence[RunRecord]) -> Table:
     return _without_empty(Table((*columns, "95 % of resamples", "best baseline"), rows))
 
 
+def _spread(records: Records) -> Table:
+    rows = [
+        (
+            spread.name,
+            spread.num_runs,
+            figure_name(spread.figure, "finetune-classify"),
+            spread.mean,
+            spread.standard_deviation,
+            " to ".join(map(_figure, spread.interval)) if spread.interval else "",
+        )
+        for spread in records.spreads
+    ]
+    columns = ("runs in", "trainings", "figure", "mean", "standard deviation")
+    return _without_empty(Table((*columns, "95 % interval of the mean"), rows))
+
+
 def _lineage(records: Records) -> Table:
     """What each checkpoint was made from, by its hash; what is on the page has its name."""
     weights = {run.weights_sha256: run.name for run in records.runs if run.weights_sha256}
@@ -528,6 +550,7 @@ def _run_section(run: RunRecord, anchor: str, *, is_open: bool) -> Section:
         ("shape", f"{layers:.0f} layers of width {width:.0f}" if layers and width else ""),
         ("context, tokens", _count(shape.get("context_length"))),
         ("vocabulary", _count(shape.get("vocab_size"))),
+        ("temperature", _figure(run.temperature) if run.temperature else ""),
         ("steps", _steps_text(run)),
         ("tokens read", f"{run.tokens:,.0f}" if run.tokens else ""),
         ("time", duration(run.seconds)),
@@ -640,7 +663,7 @@ def _class_charts(run: RunRecord) -> Iterable[Chart | None]:
             report.labels,
             report.confusion,
         )
-        yield _reliability_chart(report)
+        yield _reliability_chart(run, report)
     scores = sorted(_scores(report), key=lambda each: each.f1)
     some = f" (the {MAX_CLASS_BARS} lowest of {len(scores)})"
     bars = [
@@ -658,7 +681,7 @@ def _class_charts(run: RunRecord) -> Iterable[Chart | None]:
     yield bar_chart(title, "The lowest first.", bars, table, top=1.0)
 
 
-def _reliability_chart(report: ClassificationReport) -> Chart | None:
+def _reliability_chart(run: RunRecord, report: ClassificationReport) -> Chart | None:
     """How often predictions are right against how sure they are."""
     bins = report.reliability
     most = max((found.num_examples for found in bins), default=0) or 1
@@ -669,12 +692,13 @@ def _reliability_chart(report: ClassificationReport) -> Chart | None:
         "first",
         [round(2 + 6 * (max(found.num_examples, 0) / most) ** 0.5, 1) for found in bins],
     )
-    error = report.figures.get("ece")
+    error, before = report.figures.get("ece"), run.uncalibrated_error
     chart = line_chart(
         "Reliability: share that is right",
         "Texts by how sure the classifier is; below the diagonal it is too sure. Large dots are "
         "many texts."
-        + (f" Expected calibration error {_figure(error)}." if error is not None else ""),
+        + (f" Expected calibration error {_figure(error)}" if error is not None else "")
+        + (f", before the temperature {_figure(before)}." if before is not None else "."),
         [line],
         "probability of the prediction",
         y_range=(0.0, 1.0),
@@ -702,8 +726,8 @@ def _figures_table(run: RunRecord) -> Table:
                 f"{_figure(ends[0])} to {_figure(ends[1])}" if ends else None,
             ]
         )
-    value = "after" if before else "value"
-    columns = ("figure", "before", *compared, value, "95 % of resamples")
+    after = "after" if before else "value"
+    columns = ("figure", "before", *compared, after, "95 % of resamples")
     return _without_empty(Table(columns, rows, "Figures"))
 
 

@@ -80,6 +80,10 @@ class RunRecord:
     """Of a classifier: `cross_entropy` or `focal`."""
     data: list[str]
     """Paths of the labelled files."""
+    temperature: float | None
+    """By which a classifier was calibrated."""
+    uncalibrated_error: float | None
+    """Expected calibration error before that."""
     headline: str | None
     metrics: dict[str, float]
     metrics_before: dict[str, float]
@@ -125,12 +129,27 @@ class CorpusRecord:
 
 
 @dataclass(frozen=True)
+class SpreadRecord:
+    """A figure of several trainings that differ by their seed or fold."""
+
+    name: str
+    """Of the directory that they lie in."""
+    figure: str
+    num_runs: int
+    mean: float
+    standard_deviation: float | None
+    interval: tuple[float, float] | None
+    """Of the mean, 95 %."""
+
+
+@dataclass(frozen=True)
 class Records:
     """All that a page is made of."""
 
     runs: list[RunRecord]
     """Pretraining first."""
     corpora: list[CorpusRecord]
+    spreads: list[SpreadRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What could not be read, a sentence each."""
 
@@ -195,7 +214,12 @@ def read_records(places: Sequence[Path]) -> Records:
     if not runs and not corpora:
         raise UserError(notes[0] if notes else "nothing is named that could be shown")
     runs.sort(key=lambda run: not run.is_pretraining)
-    return Records(runs, list(corpora.values()), notes)
+    spreads = [
+        spread
+        for directory in dict.fromkeys(run.directory.parent for run in runs)
+        for spread in read_spreads(directory)
+    ]
+    return Records(runs, list(corpora.values()), spreads, notes)
 
 
 def find_runs(place: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
@@ -276,6 +300,8 @@ def read_run(directory: Path, name: str) -> RunRecord:
         objective=text_at(config, "method", "objective") or "",
         loss=text_at(config, "loss") or "",
         data=texts_at(config, "data"),
+        temperature=number_at(summary, "calibration", "temperature"),
+        uncalibrated_error=number_at(summary, "calibration", "ece_before"),
         headline=text_at(summary, "headline"),
         metrics=numbers_at(metrics),
         metrics_before=numbers_at(summary, "metrics_before") or numbers_at(plan, "metrics_before"),
@@ -289,6 +315,19 @@ def read_run(directory: Path, name: str) -> RunRecord:
         corpus_dir=_corpus_dir(config, directory) if stage == "pretrain" else None,
         base_dir=_base_dir(text_at(config, "base"), stage, runs_dir, directory),
     )
+
+
+def read_spreads(directory: Path) -> Iterator[SpreadRecord]:
+    """What several trainings in a directory have in common, as their summary says."""
+    summary = read_json(directory / "summary.json")
+    spread, members = at(summary, "spread"), texts_at(summary, "members")
+    for figure in spread if isinstance(spread, dict) else ():
+        mean = number_at(spread, figure, "mean")
+        if members and mean is not None:
+            deviation = number_at(spread, figure, "standard_deviation")
+            interval = _intervals({"": at(spread, figure, "interval")}).get("")
+            name = directory.resolve().name
+            yield SpreadRecord(name, figure, len(members), mean, deviation, interval)
 
 
 def _entries(directory: Path) -> list[dict[str, Any]]:
