@@ -61,7 +61,7 @@ from llmstages.stages.see_data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
-from llmstages.train.records import write_sealed
+from llmstages.train.records import seal_of, write_sealed
 from llmstages.train.run import read_plan
 
 SECONDS = 30
@@ -510,9 +510,9 @@ class Damage:
         if self.place % 7 == 0:
             del holder[key]
         if "sha256" in record and self.sealed:
-            write_sealed(path, {k: v for k, v in record.items() if k != "sha256"})
-        else:
-            path.write_text("\n".join([json.dumps(record), *(lines or [])[1:]]), encoding="utf-8")
+            del record["sha256"]
+            record["sha256"] = seal_of(record)
+        path.write_text("\n".join([json.dumps(record), *(lines or [])[1:]]), encoding="utf-8")
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

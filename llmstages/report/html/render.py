@@ -6,10 +6,11 @@ policy in the page names the hashes of the only style and the only script that a
 """
 
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from llmstages import __version__
@@ -24,13 +25,8 @@ MAX_CHARACTERS = 400
 
 def render(page: Page) -> str:
     """The HTML."""
-    environment = Environment(
-        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"cell_text": cell_text, "shortened": shortened, "clip": _clipped}
     style, script = (_own_file(name) for name in ("page.css", "page.js"))
-    template = environment.from_string(_own_file("page.html"))
-    return template.render(
+    return _template().render(
         page=page,
         name_characters=LINE_NAME_CHARACTERS,
         version=__version__,
@@ -39,6 +35,15 @@ def render(page: Page) -> str:
         policy=f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'",
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, finalize=_shown, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"cell_text": cell_text, "shortened": shortened, "clip": _clipped}
+    return environment.from_string(_own_file("page.html"))
 
 
 def _own_file(name: str) -> str:
