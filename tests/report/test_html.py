@@ -103,7 +103,7 @@ def test_without_words_all_runs_are_shown_and_a_wrong_word_is_named(cli, run_cop
     page = Path("report.html").read_text("utf-8")
     head, *rows = table(tree_of(page), "Runs")
     assert [row[0] for row in rows] == ["pretrain", "sweep/0"]
-    assert rows[1][head.index("")] == "not finished"
+    assert rows[1][head.index("status")] == "not finished"
     several = table(tree_of(page), "Several trainings of one setting")
     assert several[1:] == [["sweep", "2", "macro F1", "0.75", "0.5", "0.25 to 1.25"]]
     Path("nothing").mkdir()

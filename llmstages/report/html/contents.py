@@ -346,18 +346,18 @@ def _all_runs(runs: Sequence[RunRecord]) -> Table:
             [
                 run.name,
                 STAGES.get(run.stage, run.stage),
-                "finished" if run.is_finished else "not finished",
-                _steps_text(run),
-                short_number(run.tokens) if run.tokens else "",
-                duration(run.seconds),
                 figure_name(metric, run.stage),
                 run.metrics.get(metric),
                 f"{_figure(ends[0])} to {_figure(ends[1])}" if ends else "",
                 max(baselines, default=None),
+                "finished" if run.is_finished else "not finished",
+                _steps_text(run),
+                short_number(run.tokens) if run.tokens else "",
+                duration(run.seconds),
             ]
         )
-    columns = ("run", "stage", "", "steps", "tokens", "time", "figure", "value")
-    return _without_empty(Table((*columns, "95 % of resamples", "best baseline"), rows))
+    columns = ("run", "stage", "figure", "value", "95 % of resamples", "best baseline", "status")
+    return _without_empty(Table((*columns, "steps", "tokens", "time"), rows))
 
 
 def _spread(records: Records) -> Table:
