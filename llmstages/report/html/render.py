@@ -11,7 +11,6 @@ from hashlib import sha256
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
 
 from llmstages import __version__
 from llmstages.report.html.charts import LINE_NAME_CHARACTERS, shortened
@@ -30,8 +29,8 @@ def render(page: Page) -> str:
         page=page,
         name_characters=LINE_NAME_CHARACTERS,
         version=__version__,
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         policy=f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'",
     )
@@ -56,7 +55,8 @@ def _source(text: str) -> str:
 
 
 def _shown(value: object) -> object:
-    return value if isinstance(value, Markup) else visible(str(value))
+    # What a macro of the template made has been through here already.
+    return value if hasattr(value, "__html__") else visible(str(value))
 
 
 def _clipped(text: str) -> str:
