@@ -45,6 +45,7 @@ SUMMARIES = {
     "predict": "labels and probabilities for texts, as JSON Lines",
     "evaluate": "figures of a classifier on a labelled file, as JSON, and bounds for them",
     "inspect": "what a corpus, run, checkpoint or data file holds",
+    "report": "runs -> one HTML page: figures, curves, corpus, answers, lineage",
     "export": "a checkpoint -> GGUF, ONNX or other safetensors: exports/<name>/",
     "doctor": "what this machine has, what is fast on it, and what is missing",
 }

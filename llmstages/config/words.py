@@ -93,6 +93,7 @@ USAGES = {
     ),
     "evaluate": Usage(("checkpoint_dir", "data"), "CHECKPOINT FILE", ("checkpoint_dir", "data")),
     "inspect": Usage(("path",), "PATH", ("path",)),
+    "report": Usage(("runs",), "[RUN ...]", rest_is_list=True),
     "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "doctor": Usage((), ""),
 }
