@@ -46,6 +46,7 @@ SUMMARIES = {
     "evaluate": "a classifier on a labelled file; what a language model is able to do; bounds",
     "compare": "two checkpoints on the same held-out items: which is better, and by how much",
     "inspect": "what a corpus, run, checkpoint or data file holds",
+    "report": "runs -> one HTML page: figures, curves, corpus, answers, lineage",
     "export": "a checkpoint -> GGUF, ONNX or other safetensors: exports/<name>/",
     "doctor": "what this machine has, what is fast on it, and what is missing",
 }

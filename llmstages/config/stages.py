@@ -870,6 +870,24 @@ class InspectConfig:
 
 
 @dataclass
+class PageConfig:
+    """`llmstages report [RUN ...]`: runs -> one HTML page that needs no network."""
+
+    runs: Any = None
+    """A run, a directory of runs, a corpus, or a list of these; null takes all runs in `runs_dir`."""
+    runs_dir: str = "runs"
+    """Where runs are kept."""
+    output: str = "report.html"
+    """File that is written."""
+
+    @property
+    def places(self) -> list[str]:
+        """What is looked through."""
+        runs: Any = self.runs_dir if self.runs is None else self.runs
+        return [str(place) for place in (runs if isinstance(runs, list) else [runs])]
+
+
+@dataclass
 class ExportConfig:
     """`llmstages export CHECKPOINT`: a model for other programs."""
 
@@ -917,6 +935,7 @@ SUBCOMMANDS: dict[str, type] = {
     "evaluate": EvaluateCheckpointConfig,
     "compare": CompareConfig,
     "inspect": InspectConfig,
+    "report": PageConfig,
     "export": ExportConfig,
     "doctor": DoctorConfig,
 }

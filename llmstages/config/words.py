@@ -98,6 +98,7 @@ USAGES = {
         ("checkpoint_a", "checkpoint_b", "data"), "A B [FILE]", ("checkpoint_a", "checkpoint_b")
     ),
     "inspect": Usage(("path",), "PATH", ("path",)),
+    "report": Usage(("runs",), "[RUN ...]", rest_is_list=True),
     "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "doctor": Usage((), ""),
 }
