@@ -43,7 +43,7 @@ SUMMARIES = {
     "chat": "a conversation with a model, line by line",
     "serve": "a server that speaks OpenAI's endpoints, with a page to chat; or classifies",
     "predict": "labels and probabilities for texts, as JSON Lines",
-    "evaluate": "a classifier on a labelled file; what a language model is able to do; bounds",
+    "evaluate": "how good a classifier is on a file, or what a language model is able to do",
     "inspect": "what a corpus, run, checkpoint or data file holds",
     "export": "a checkpoint -> GGUF, ONNX or other safetensors: exports/<name>/",
     "doctor": "what this machine has, what is fast on it, and what is missing",
