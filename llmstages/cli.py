@@ -43,7 +43,7 @@ SUMMARIES = {
     "chat": "a conversation with a model, line by line",
     "serve": "a server that speaks OpenAI's endpoints, with a page to chat; or classifies",
     "predict": "labels and probabilities for texts, as JSON Lines",
-    "evaluate": "a classifier on a labelled file; what a language model is able to do; bounds",
+    "evaluate": "how good a classifier is on a file, or what a language model is able to do",
     "compare": "two checkpoints on the same held-out items: which is better, and by how much",
     "inspect": "what a corpus, run, checkpoint or data file holds",
     "report": "runs -> one HTML page: figures, curves, corpus, answers, lineage",

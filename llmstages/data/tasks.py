@@ -112,10 +112,10 @@ class Task:
         if not self.shots:
             return []
         pool = self.items if self.pool is None else self.pool
-        others = len(pool) - (self.pool is None)
-        drawn = generator_for("shots", self.seed, index).choice(others, self.shots, replace=False)
-        skip = len(pool) if self.pool is not None else index
-        return [pool[number + (number >= skip)] for number in drawn.tolist()]
+        count = min(len(pool), self.shots + 1)
+        drawn = generator_for("shots", self.seed, index).choice(len(pool), count, replace=False)
+        others = [pool[number] for number in drawn if pool[number] != self.items[index]]
+        return others[: self.shots]
 
     def prompt(self, index: int) -> str:
         """The prompt of question `index`, examples in front of it; no white space at its end."""
@@ -134,10 +134,7 @@ class Task:
         if count is None or count >= len(self.items):
             return self
         chosen = sorted(permutation(len(self.items), "items", self.seed)[:count].tolist())
-        pool = self.pool
-        if pool is None and self.shots:
-            left = set(range(len(self.items))) - set(chosen)
-            pool = tuple(self.items[index] for index in sorted(left))
+        pool = self.items if self.pool is None else self.pool
         return replace(self, items=tuple(self.items[index] for index in chosen), pool=pool)
 
 

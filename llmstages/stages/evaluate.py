@@ -23,6 +23,11 @@ from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head
 
+OF_LANGUAGE_MODELS = (
+    *("prompt_column", "answer_column", "shots", "template", "label_words"),
+    *("max_items", "max_tokens"),
+)
+
 
 def run(config: EvaluateCheckpointConfig) -> float:
     """Write the report as one JSON object; returns the macro F1 of a classifier, of a language
@@ -52,11 +57,18 @@ def evaluate_classifier(
     config: EvaluateCheckpointConfig, checkpoint: Checkpoint, labels: list[str]
 ) -> Evaluated:
     """The figures of a classifier on one labelled file; labels: its own."""
-    if not isinstance(config.data, str):
+    if len(config.data_paths) != 1:
         raise UserError(
             f"{config.checkpoint_dir}: a classifier is evaluated on one file with labels: "
             f"llmstages evaluate {config.checkpoint_dir} FILE"
         )
+    (data,) = config.data_paths
+    for key in OF_LANGUAGE_MODELS:
+        if getattr(config, key) not in (None, 0):
+            raise UserError(
+                f"{key}={getattr(config, key)} is for language models; {config.checkpoint_dir} is "
+                "a classifier"
+            )
     if config.head is not None:
         checkpoint = with_head(checkpoint, config.head)
         labels = checkpoint.labels or labels
@@ -64,7 +76,7 @@ def evaluate_classifier(
     figures = MULTI_LABEL_FIGURES if multi_label else FIGURES | SCOPE_FIGURES
     requirements = [read_requirement(text, figures) for text in config.require]
     rows, num_skipped = read_known_labels(
-        *(config.data, labels, config.text_column, config.label_column, config.bad_rows),
+        *(data, labels, config.text_column, config.label_column, config.bad_rows),
         multi_label=multi_label,
         label_separator=config.label_separator,
         template=TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None),
@@ -82,11 +94,11 @@ def evaluate_classifier(
     report, _ = assess(
         *(model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)),
         sets=sets,
-        title=config.data,
+        title=data,
     )
     entry: dict[str, Any] = {
         "checkpoint": str(checkpoint.directory),
-        "data": config.data,
+        "data": data,
         "skipped_rows": num_skipped,
         **report.as_dict(),
     }

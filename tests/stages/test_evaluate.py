@@ -54,6 +54,9 @@ def test_a_classifier_needs_one_file(cli, classifier_run, labelled_file):
         status, _, err = cli("evaluate", classifier_run, *files)
         assert status == 2
         assert "a classifier is evaluated on one file with labels" in err
+    status, _, err = cli("evaluate", classifier_run, labelled_file, "shots=2")
+    assert status == 2
+    assert "shots=2 is for language models" in err
 
 
 @pytest.mark.parametrize(

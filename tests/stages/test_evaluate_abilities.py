@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from llmstages.config.groups import EvaluateConfig
+from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.data.tasks import read_task
 from llmstages.errors import UserError
 from llmstages.evaluate.abilities import measures_of
@@ -115,6 +116,11 @@ def test_pretraining_asks_on_its_way(pretrain_config, choices_file, tmp_path):
     assert json.loads((run / "plan.json").read_text("utf-8"))["ability_items"] == {"lions": 7}
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     assert "val_acc/lions" in summary["metrics_before"].keys() & summary["metrics"].keys()
+
+
+def test_fine_tuning_asks_nothing_on_its_way():
+    with pytest.raises(UserError, match=r"evaluate\.abilities are asked while pretraining alone"):
+        FinetuneClassifyConfig(evaluate=EvaluateConfig(abilities=["lions.jsonl"]))
 
 
 def test_written_answers_are_not_asked_on_the_way(pretrain_config, instruct_file, tmp_path):
