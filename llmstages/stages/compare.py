@@ -101,9 +101,8 @@ def items_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> tuple[
         corpus = corpus_of(config, checkpoints)
         return text_items(config, checkpoints, corpus), str(corpus.directory)
     if classifiers[0]:
-        given = [key for key in KEYS_OF_KINDS if getattr(config, key) is not None]
-        kind = kind_of_keys(given)
-        if (kind or detect_kinds(config.data)) not in ("classify", {"classify"}):
+        kind = kind_of_keys([key for key in KEYS_OF_KINDS if getattr(config, key) is not None])
+        if ({kind} if kind else detect_kinds(config.data)) != {"classify"}:
             raise UserError(f"{config.data}: prompts with answers, and both models are classifiers")
         return labelled_items(config, checkpoints), config.data
     columns = (config.text_column, config.label_column, config.prompt_column, config.answer_column)
