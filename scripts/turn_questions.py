@@ -1,6 +1,6 @@
 """Multiple-choice questions turned round, into pairs that teach a model to write such questions.
 
-    python scripts/turn_questions.py QUESTIONS PAIRS.jsonl
+    python scripts/turn_questions.py QUESTIONS PAIRS.jsonl [bad_rows=skip]
 
 A row of QUESTIONS (any format of labelled rows) has a `question` or `query`, a list `choices`, and
 the place of the right one, counted from 0, as `gold` or `answer`; where the question is about a
@@ -44,7 +44,7 @@ def turned(row: Mapping[str, Any]) -> dict[str, str]:
         raise Unusable("there is no question")
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise Unusable("the choices are no list of texts")
-    if not isinstance(right, int) or not 0 <= right < len(choices) <= len(ascii_uppercase):
+    if type(right) is not int or not 0 <= right < len(choices) <= len(ascii_uppercase):
         raise Unusable(f"{right!r} is the place of none of {len(choices)} choices")
     passage = found["passage"]
     lines = [question.strip().removeprefix("Question:").strip()]
@@ -60,11 +60,14 @@ def turned(row: Mapping[str, Any]) -> dict[str, str]:
 
 def main(argv: list[str]) -> None:
     """Turn a file round."""
-    if len(argv) != 2:
-        raise SystemExit("usage: python scripts/turn_questions.py QUESTIONS PAIRS.jsonl")
-    questions, pairs = map(Path, argv)
+    if len(argv) < 2 or argv[2:] not in ([], ["bad_rows=skip"]):
+        raise SystemExit(
+            "usage: python scripts/turn_questions.py QUESTIONS PAIRS.jsonl [bad_rows=skip]"
+        )
+    questions, pairs = map(Path, argv[:2])
+    bad_rows = "skip" if argv[2:] else "refuse"
     try:
-        rows = read_rows(questions).usable(lambda row: turned(row.values))
+        rows = read_rows(questions, bad_rows=bad_rows).usable(lambda row: turned(row.values))
         written = "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in rows)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None

@@ -189,12 +189,6 @@ def test_a_writer_of_questions(runs, base, monkeypatch):
     import turn_questions
 
     turn_questions.main([str(sample("questions", "jsonl")), "pairs.jsonl"])
-    if not DATA:
-        assert json.loads(Path("pairs.jsonl").read_text("utf-8").splitlines()[3]) == {
-            "instruction": "Write a multiple-choice question with this answer.",
-            "input": "-1 + 3",
-            "output": "What is 3 - 1?\nA) 3\nB) -1 + 3\nAnswer: B",
-        }
     runs("finetune-instruct", "pairs.jsonl", "experiment=question-writer", base)
 
 
