@@ -2,6 +2,7 @@
 
     python scripts/private_knowledge.py --base RUN [--places 60] [--epochs 12] [--seed 0]
         [--tune-epochs 20] [--directory private_knowledge] [--json FILE]
+    python scripts/private_knowledge.py --only-write [--places 60] [--seed 0] [--directory ...]
 
 Writes a folder of notices of an airline that is made up: for each place it flies to the fare, the
 flight, the time and the gate, in words that differ from notice to notice. Facts of half of the
@@ -130,7 +131,10 @@ def llmstages(*arguments: str) -> float:
 def main(argv: list[str]) -> None:
     """Run the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--base", required=True, help="run or checkpoint to begin with")
+    parser.add_argument("--base", help="run or checkpoint to begin with")
+    parser.add_argument(
+        "--only-write", action="store_true", help="make the files, and train nothing"
+    )
     parser.add_argument("--places", type=int, default=60)
     parser.add_argument("--epochs", type=float, default=12, help="how often the folder is read")
     parser.add_argument("--tune-epochs", type=float, default=20, help="how often the pairs are")
@@ -138,6 +142,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--directory", type=Path, default=Path("private_knowledge"))
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args(argv)
+    if (arguments.base is None) != arguments.only_write:
+        parser.error("give --base, or --only-write")
     directory: Path = arguments.directory
     if directory.exists():
         parser.error(f"{directory} is there already: remove it, or name another --directory")
@@ -147,6 +153,8 @@ def main(argv: list[str]) -> None:
     write_folder(directory / "notices", facts, rng)
     write_pairs(directory / "pairs.jsonl", tuned, rng)
     write_pairs(directory / "asked.jsonl", asked, rng)
+    if arguments.only_write:
+        return
     corpora, runs = f"corpora_dir={directory}/corpora", f"runs_dir={directory}/runs"
     seconds = {}
     # Notices repeat each other, which is wanted here.

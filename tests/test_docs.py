@@ -1,4 +1,5 @@
-"""What README.md and docs/architecture.md name exists, and what they tell to type works."""
+"""What README.md, docs/architecture.md and docs/recipes.md name exists, and what they tell to type
+works."""
 
 import importlib
 import json
@@ -24,7 +25,8 @@ from llmstages.config.words import USAGES
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-PAGES = [README, ARCHITECTURE]
+RECIPES = ROOT / "docs" / "recipes.md"
+PAGES = [README, ARCHITECTURE, RECIPES]
 TEXTS = {page: page.read_text("utf-8") for page in PAGES}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CHOICES = {subcommand: group_choices(subcommand, [conf_dir()]) for subcommand in SUBCOMMANDS}
