@@ -25,7 +25,7 @@ HALF_OF_THE_TESTS := tests/data tests/evaluate tests/hostile tests/model tests/r
 	tests/stages tests/text tests/train
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test check pytest bench torture fuzz gpu-wheels
+.PHONY: help install demo smoke test check pytest test-slow bench torture fuzz gpu-wheels
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ pytest: $(INSTALLED) ## the tests alone, in two processes
 	@$(BIN)/python -m pytest --durations=25 $(HALF_OF_THE_TESTS) & half=$$!; \
 	$(BIN)/python -m pytest --durations=25 tests $(HALF_OF_THE_TESTS:%=--ignore=%); rest=$$?; \
 	wait $$half && exit $$rest
+
+test-slow: $(INSTALLED) ## the tests that take half a minute and more
+	LLMSTAGES_TEST_SLOW=1 $(BIN)/python -m pytest -m slow
 
 bench: $(INSTALLED) ## pretraining speed of this machine
 	$(BIN)/python scripts/bench_pretrain.py

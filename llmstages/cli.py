@@ -45,6 +45,7 @@ SUMMARIES = {
     "predict": "labels and probabilities for texts, as JSON Lines",
     "evaluate": "how good a classifier is on a file, or what a language model is able to do",
     "inspect": "what a corpus, run, checkpoint or data file holds",
+    "report": "runs -> one HTML page: figures, curves, corpus, answers, lineage",
     "export": "a checkpoint -> GGUF, ONNX or other safetensors: exports/<name>/",
     "doctor": "what this machine has, what is fast on it, and what is missing",
 }

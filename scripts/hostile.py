@@ -47,6 +47,9 @@ from llmstages.errors import UserError
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer
 from llmstages.report.curves import draw_curves
+from llmstages.report.html.contents import page_of
+from llmstages.report.html.records import read_records
+from llmstages.report.html.render import render as render_page
 from llmstages.report.plain import visible
 from llmstages.report.terminal import say, table
 from llmstages.stages.inspect import (
@@ -58,7 +61,7 @@ from llmstages.stages.see_data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import CheckpointInfo, Lineage, load_checkpoint, save_checkpoint
-from llmstages.train.records import write_sealed
+from llmstages.train.records import seal_of, write_sealed
 from llmstages.train.run import read_plan
 
 SECONDS = 30
@@ -375,6 +378,34 @@ def make_run(folder: Path) -> None:
     (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
 
 
+def make_classifier_run(folder: Path) -> None:
+    """What a page reads of a run of a classifier."""
+    make_run(folder)
+    (folder / "best").mkdir()
+    figures = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    bins = {"above": 0.4, "up_to": 0.6, "num_examples": 4, "confidence": 0.5, "accuracy": 0.5}
+    metrics = {
+        "accuracy": 0.5,
+        "macro_f1": 0.5,
+        "intervals": {"accuracy": [0.4, 0.6]},
+        "labels": ["a", "b"],
+        "per_class": [{"label": label, **figures} for label in "ab"],
+        "confusion": [[1, 1], [1, 1]],
+        "reliability": [bins],
+    }
+    summary = {"stage": "finetune-classify", "status": "finished", "metrics": metrics}
+    row = {"text": "t", "label": "a", "predicted": "b", "probabilities": {"a": 0.1, "b": 0.9}}
+    answer = {"question": "q", "reference": "r", "before": "b", "after": "a"}
+    info = {"step": 3, "lineage": {"parent": "x"}, "files": {"model.safetensors": "y"}}
+    for name, record in (
+        ("summary.json", summary),
+        ("predictions.jsonl", row),
+        ("answers.jsonl", answer),
+        ("best/llmstages.json", info),
+    ):
+        (folder / name).write_text(json.dumps(record), encoding="utf-8")
+
+
 def make_corpus(folder: Path, tokenizer: Tokenizer) -> None:
     """A corpus of two documents a split, with its token shards."""
     for split in SPLITS:
@@ -414,6 +445,7 @@ class Samples:
         torch.manual_seed(0)
         make_checkpoint(self.folder / "checkpoint", self.tokenizer)
         make_run(self.folder / "run")
+        make_classifier_run(self.folder / "classifier")
         make_corpus(self.folder / "corpus", self.tokenizer)
 
     def files(self, kind: str) -> list[str]:
@@ -478,9 +510,9 @@ class Damage:
         if self.place % 7 == 0:
             del holder[key]
         if "sha256" in record and self.sealed:
-            write_sealed(path, {k: v for k, v in record.items() if k != "sha256"})
-        else:
-            path.write_text("\n".join([json.dumps(record), *(lines or [])[1:]]), encoding="utf-8")
+            del record["sha256"]
+            record["sha256"] = seal_of(record)
+        path.write_text("\n".join([json.dumps(record), *(lines or [])[1:]]), encoding="utf-8")
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -551,6 +583,17 @@ def check_pictures(folder: Path, damage: Damage) -> None:
     root = damaged(folder, "run", damage, ["metrics.jsonl"])
     with bounded(), refused(root.name):
         draw_curves(root, "a title with $, _ and\nnewline")
+
+
+def check_page(folder: Path, damage: Damage) -> None:
+    """A page is made of whatever is left; what is left of a text is no markup."""
+    kind = ("run", "classifier", "corpus")[damage.place % 3]
+    root = damaged(folder, kind, damage, samples().files(kind))
+    with bounded(), refused(root.name):
+        html = render_page(page_of(read_records([root])))
+        sound(html)
+        assert html.count("<script") == 1
+        assert not re.search(r'="(nan|-?inf)', html), "a number that cannot be drawn"
 
 
 def check_corpus(folder: Path, damage: Damage) -> None:
@@ -790,6 +833,7 @@ PROPERTIES = {
     "checkpoints": Property(DAMAGES, check_checkpoint),
     "records of runs": Property(DAMAGES, check_run),
     "pictures of runs": Property(DAMAGES, check_pictures, cost=10),
+    "pages of runs": Property(DAMAGES, check_page, cost=4),
     "corpora": Property(DAMAGES, check_corpus),
     "configs": Property(
         st.one_of(

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from llmstages.config.stages import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from playwright.sync_api import Browser
 
     from llmstages.data.shards import Shard
     from llmstages.model.transformer import Transformer
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 # A job in the background of a shell without a terminal ignores Ctrl-C, and so do the programs it
 # starts: tests that interrupt one would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of half a minute and more run where they are asked for."""
+    if item.get_closest_marker("slow") and not os.environ.get("LLMSTAGES_TEST_SLOW"):
+        pytest.skip("half a minute and more: make test-slow, or LLMSTAGES_TEST_SLOW=1")
+
 
 TINY_MODEL = {
     "name": "test",
@@ -219,6 +227,23 @@ def instruct_run(
     runs_dir = tmp_path_factory.mktemp("instruct")
     finetune_instruct.run(instruct_config(runs_dir, report=ReportConfig()))
     return runs_dir / "pairs-instruct"
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Headless Chromium: the one that the variable CHROMIUM names, one on the path, or
+    playwright's own."""
+    reason = "pages are tried in a browser"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as drivers:
+        try:
+            started = drivers.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
 
 
 @pytest.fixture

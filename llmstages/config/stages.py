@@ -42,6 +42,7 @@ from llmstages.config.groups import (
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 BAD_ROWS = ("refuse", "skip")
+OVERLAPS = ("leave_out", "keep")
 SWITCH = ("auto", "on", "off")
 PARALLEL = ("auto", "ddp", "fsdp")
 LOGGERS = ("tensorboard", "wandb", "trackio")
@@ -299,14 +300,17 @@ class FinetuneConfig(TrainingConfig):
     """File with the validation rows, when they are given."""
     test_data: str | None = None
     """File with the test rows, when they are given."""
+    overlap: str = "leave_out"
+    """Rows of the data that are equal or nearly so to rows of the files above: `leave_out` of training, or `keep` them, as figures published on given files do."""
     patience: int | None = None
-    """Evaluations in a row without a lower validation loss that end training early; null: it goes on to its last step."""
+    """Evaluations in a row that end training early, none with a lower validation loss, or of a classifier a higher macro F1; null: it goes on to its last step."""
 
     def problems(self) -> list[str]:
         problems = super().problems()
         problems += choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
         problems += range_problem("validation_share", self.validation_share, 0.0, 0.9)
         problems += range_problem("test_share", self.test_share, 0.0, 0.9)
+        problems += choice_problem("overlap", self.overlap, OVERLAPS)
         problems += range_problem("patience", self.patience, 1)
         if self.evaluate.abilities:
             problems.append(
@@ -803,6 +807,24 @@ class InspectConfig:
 
 
 @dataclass
+class PageConfig:
+    """`llmstages report [RUN ...]`: runs -> one HTML page that needs no network."""
+
+    runs: Any = None
+    """A run, a directory of runs, a corpus, or a list of these; null takes all runs in `runs_dir`."""
+    runs_dir: str = "runs"
+    """Where runs are kept."""
+    output: str = "report.html"
+    """File that is written."""
+
+    @property
+    def places(self) -> list[str]:
+        """What is looked through."""
+        runs: Any = self.runs_dir if self.runs is None else self.runs
+        return [str(place) for place in (runs if isinstance(runs, list) else [runs])]
+
+
+@dataclass
 class ExportConfig:
     """`llmstages export CHECKPOINT`: a model for other programs."""
 
@@ -849,6 +871,7 @@ SUBCOMMANDS: dict[str, type] = {
     "predict": PredictConfig,
     "evaluate": EvaluateCheckpointConfig,
     "inspect": InspectConfig,
+    "report": PageConfig,
     "export": ExportConfig,
     "doctor": DoctorConfig,
 }

@@ -95,6 +95,7 @@ USAGES = {
         ("checkpoint_dir", "data"), "CHECKPOINT [FILE ...]", ("checkpoint_dir",), rest_is_list=True
     ),
     "inspect": Usage(("path",), "PATH", ("path",)),
+    "report": Usage(("runs",), "[RUN ...]", rest_is_list=True),
     "export": Usage(("checkpoint_dir",), "CHECKPOINT", ("checkpoint_dir",)),
     "doctor": Usage((), ""),
 }

@@ -30,7 +30,7 @@ PIXELS_PER_INCH = 110
 CHANCE = "_chance"
 """Ends the name of what a figure comes to by chance."""
 LABELS = {
-    "val_acc": "questions answered right (dotted: chance)",
+    "val_acc": "questions answered right",
     "val_bits_per_byte": "validation, bits a byte",
     "val_accuracy": "validation accuracy",
     "val_macro_f1": "validation macro F1",
@@ -83,14 +83,15 @@ def loss_figure(curves: Curves, title: str) -> "Figure":
     tokens = curves.training.get("tokens")
     for axes, (name, lines) in zip(grid[2:], panels.items(), strict=False):
         for legend, curve in lines.items():
-            places = _positions(tokens, curve.steps)
+            places = positions(tokens, curve.steps)
             (line,) = axes.plot(places, curve.values, ".-", label=_shown(legend))
             chance = curves.validation.get(f"{name}{CHANCE}/{legend}")
             if chance is not None:
-                axes.plot(places, chance.at(curve.steps), ":", color=line.get_color())
+                color, by_chance = line.get_color(), f"{_shown(legend)} by chance"
+                axes.plot(places, chance.at(curve.steps), ":", color=color, label=by_chance)
         _label_x(axes, tokens, "tokens")
         axes.set_ylabel(LABELS.get(name, name.replace("val_", "validation ").replace("_", " ")))
-        if len(lines) > 1:
+        if len(axes.lines) > 1:
             _legend(axes)
     for axes in grid[2 + len(panels) :]:
         axes.set_visible(False)
@@ -114,6 +115,20 @@ def optimizer_figure(curves: Curves, title: str) -> "Figure":
         axes.set_xlabel("optimizer steps")
         _large_numbers(axes, "x")
     return figure
+
+
+def loss_range(curves: Curves) -> tuple[float, float]:
+    """Lowest and highest loss that is shown, of a run with a step.
+
+    The first steps fall in from above: shown whole they would press all else flat.
+    """
+    losses = curves.training["loss"].values
+    seen = smoothed(losses)[len(losses) // 50 :]
+    if (validation := curves.validation.get("val_loss")) is not None:
+        seen = np.concatenate([seen, validation.values])
+    low, high = float(min(losses.min(), seen.min())), float(seen.max())
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + 2 * room
 
 
 def validation_panels(validation: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
@@ -164,17 +179,12 @@ def new_figure(
 
 def _draw_loss(axes: "Axes", curves: Curves, x: Curve | None, x_label: str) -> None:
     loss = curves.training["loss"]
-    _draw_noisy(axes, _positions(x, loss.steps), loss.values, "training", smooth=True)
-    seen = smoothed(loss.values)[len(loss.values) // 50 :]
+    _draw_noisy(axes, positions(x, loss.steps), loss.values, "training", smooth=True)
     validation = curves.validation.get("val_loss")
     if validation is not None:
-        places = _positions(x, validation.steps)
+        places = positions(x, validation.steps)
         axes.plot(places, validation.values, "o-", color="C1", markersize=4, label="validation")
-        seen = np.concatenate([seen, validation.values])
-    # The first steps fall in from above: shown whole they would press all else flat.
-    low, high = float(min(loss.values.min(), seen.min())), float(seen.max())
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    axes.set_ylim(low - room, high + 2 * room)
+    axes.set_ylim(*loss_range(curves))
     axes.set_ylabel("loss, nats a target")
     _label_x(axes, x, x_label)
     _legend(axes)
@@ -189,7 +199,7 @@ def _draw_noisy(axes: "Axes", x: Values, y: Values, label: str, *, smooth: bool)
     axes.plot(*thinned(x, y, MAX_POINTS), style, color="C0", label=label)
 
 
-def _positions(x: Curve | None, steps: Values) -> Values:
+def positions(x: Curve | None, steps: Values) -> Values:
     """Where steps lie on an axis; at the steps themselves where it was not recorded."""
     return steps if x is None else x.at(steps)
 

@@ -48,7 +48,7 @@ from llmstages.stages.training import (
 from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, best_of_run, load_checkpoint, restore_weights
 from llmstages.train.heads import head_path, made_by, save_head
-from llmstages.train.loop import TrainingResult
+from llmstages.train.loop import Goal, TrainingResult
 from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
 from llmstages.train.records import seal_of
 from llmstages.train.run import Run
@@ -161,6 +161,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
             loss=loss,
             labels=labels,
             classifier=record,
+            # The loss of few rows is least half-way through, while labels still get better.
+            goal=Goal("macro_f1", lower_is_better=False),
             last_evaluation=max(1.0, num_last / sum(map(len, validation))),
         )
 

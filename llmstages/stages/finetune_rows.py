@@ -115,23 +115,25 @@ def _apart(
     num_rows: int,
     num_validation: int,
 ) -> tuple[list[int], dict[str, int]]:
-    """The rows of the data that no row of the given validation and test files is like, and counts.
+    """The rows of the data to train on where validation and test rows are given, and counts.
 
-    Says how many are left out, and how many rows of the two files are alike. texts and alike are
-    those of the data, then of the validation file, then of the test file.
+    By default those that no given row is like. Says how many are like one, and how many rows of
+    the two files are alike. texts and alike are those of the data, then of the validation file,
+    then of the test file.
     """
     begin_test = num_rows + num_validation
     in_validation = set(alike[num_rows:begin_test])
     held_out = in_validation | set(alike[begin_test:])
-    kept = [index for index in range(num_rows) if alike[index] not in held_out]
+    apart = [index for index in range(num_rows) if alike[index] not in held_out]
     equal = 0
-    if len(kept) < num_rows:
+    left_out = config.overlap == "leave_out"
+    if len(apart) < num_rows:
         equal_texts = {normalised_text(text) for text in texts[num_rows:]}
         equal = sum(normalised_text(text) in equal_texts for text in texts[:num_rows])
         warn(
-            f"{described(config)}: {num_rows - len(kept):,} rows stand in the validation or test "
-            f"file too and are left out of training: {equal:,} are equal, "
-            f"{num_rows - len(kept) - equal:,} nearly so"
+            f"{described(config)}: {num_rows - len(apart):,} rows stand in the validation or test "
+            f"file too and are {'left out of training' if left_out else 'trained on'}: {equal:,} "
+            f"are equal, {num_rows - len(apart) - equal:,} nearly so"
         )
     both = sum(number in in_validation for number in alike[begin_test:])
     if both:
@@ -139,11 +141,13 @@ def _apart(
             f"{config.test_data}: {both:,} of its {len(alike) - begin_test:,} rows are equal or "
             f"nearly so to rows of {config.validation_data}, by which the best checkpoint is chosen"
         )
+    kept = apart if left_out else list(range(num_rows))
     if num_rows == len(alike):  # no file was given
         return kept, {}
+    what = "left_out_as" if left_out else "kept_though"
     return kept, {
-        "training_rows_left_out_as_equal": equal,
-        "training_rows_left_out_as_nearly_equal": num_rows - len(kept) - equal,
+        f"training_rows_{what}_equal": equal,
+        f"training_rows_{what}_nearly_equal": num_rows - len(apart) - equal,
         "test_rows_like_validation_rows": both,
     }
 

@@ -26,7 +26,7 @@ from llmstages.stages.training import Machine, with_weight_decay
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage
 from llmstages.train.device import training_kernels
-from llmstages.train.loop import Goal, Loop, Training, TrainingData
+from llmstages.train.loop import LOWEST_LOSS, Loop, Training, TrainingData
 from llmstages.train.losses import pretraining_loss
 from llmstages.train.memory import MicroBatch, blank_batch
 from llmstages.train.optimizer import derived_lr
@@ -144,7 +144,7 @@ class Probe:
             data=data,
             loss=pretraining_loss(config.z_loss),
             evaluate=dict,
-            goal=Goal("val_loss", lower_is_better=True),
+            goal=LOWEST_LOSS,
             lineage=Lineage(None, "", None),
             device=self.machine.device,
             dtype=self.machine.dtype,

@@ -60,7 +60,7 @@ from llmstages.stages.watched_abilities import (
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import Checkpoint, Lineage, load_checkpoint, require_weights_of
-from llmstages.train.loop import Goal, Training, train
+from llmstages.train.loop import LOWEST_LOSS, Training, train
 from llmstages.train.losses import LossFn, pretraining_loss
 from llmstages.train.memory import (
     MAX_MICRO_BATCH_TOKENS,
@@ -242,7 +242,7 @@ def run(config: PretrainConfig) -> float:
             data=data,
             loss=loss,
             evaluate=lambda: evaluate(evaluation_tokens),
-            goal=Goal("val_loss", lower_is_better=True),
+            goal=LOWEST_LOSS,
             lineage=Lineage(
                 corpus_manifest=corpus.manifest_hash,
                 tokenizer=tokenizer.hash,

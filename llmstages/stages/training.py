@@ -42,7 +42,7 @@ from llmstages.train.device import (
     peak_flops,
     peak_memory_bytes,
 )
-from llmstages.train.loop import Goal, Training, TrainingResult, train
+from llmstages.train.loop import LOWEST_LOSS, Goal, Training, TrainingResult, train
 from llmstages.train.losses import LossFn, sparse_loss
 from llmstages.train.memory import checkpoint_blocks_here
 from llmstages.train.run import Run
@@ -247,6 +247,7 @@ def fine_tune(
     labels: list[str] | None = None,
     classifier: dict[str, Any] | None = None,
     last_evaluation: float = 1.0,
+    goal: Goal = LOWEST_LOSS,
     show_samples: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Tune the base's model on labelled rows; then it holds the weights of the best checkpoint.
@@ -282,7 +283,7 @@ def fine_tune(
             data=data,
             loss=loss,
             evaluate=evaluate,
-            goal=Goal("val_loss", lower_is_better=True),
+            goal=goal,
             lineage=Lineage(
                 corpus_manifest=info.lineage.corpus_manifest if info else None,
                 tokenizer=base.tokenizer.hash,

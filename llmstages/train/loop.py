@@ -72,16 +72,20 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class Goal:
-    """The metric by which the best checkpoint is chosen."""
+    """The metric by which the best checkpoint is chosen; of equals, the one of the lower loss."""
 
     metric: str
     lower_is_better: bool
 
-    def improves(self, new: float, old: float | None) -> bool:
-        """Whether `new` is better than `old`."""
-        if old is None:
-            return True
-        return new < old if self.lower_is_better else new > old
+    def improves(self, new: tuple[float, float], old: tuple[float | None, float | None]) -> bool:
+        """Whether the metric and `val_loss` of an evaluation are better than older ones."""
+        (metric, loss), (best, best_loss) = new, old
+        if best is None or metric == best:
+            return best_loss is None or loss < best_loss
+        return metric < best if self.lower_is_better else metric > best
+
+
+LOWEST_LOSS = Goal("val_loss", lower_is_better=True)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class Progress:
     """Time spent in optimizer steps."""
     best_step: int | None = None
     best_metric: float | None = None
+    best_loss: float | None = None
+    """`val_loss` of the best evaluation."""
     evaluated_step: int | None = None
     """Step of the last evaluation."""
     evaluations_since_best: int = 0
@@ -635,19 +641,21 @@ class Loop:
             if self.interrupts and not self.interrupts.leave_at_once:
                 self.leave()
             raise
-        if not math.isfinite(metrics[t.goal.metric]):
+        if not math.isfinite(loss := metrics["val_loss"]):
             raise FloatingPointError(
-                f"after step {self.progress.step} {t.goal.metric} is {metrics[t.goal.metric]}: a "
-                "lower optim.lr or optim.weight_decay may help"
+                f"after step {self.progress.step} val_loss is {loss}: a lower optim.lr or "
+                "optim.weight_decay may help"
             )
         self.progress.evaluated_step = self.progress.step
         self.pace.measuring_seconds = time.monotonic() - begin
         self.last_metrics = metrics
-        value = metrics[t.goal.metric]
-        self.progress.evaluations_since_best += 1
-        if parallel.from_first(t.goal.improves(value, self.progress.best_metric)):
-            self.progress.best_metric, self.progress.best_step = value, self.progress.step
-            self.progress.evaluations_since_best = 0
+        progress = self.progress
+        found = metrics[t.goal.metric], loss
+        progress.evaluations_since_best += 1
+        if parallel.from_first(t.goal.improves(found, (progress.best_metric, progress.best_loss))):
+            progress.best_metric, progress.best_loss = found
+            progress.best_step = progress.step
+            progress.evaluations_since_best = 0
         t.run.record(
             {
                 "step": self.progress.step,

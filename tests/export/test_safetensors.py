@@ -1,14 +1,16 @@
 """Hugging Face directories in other types, opened by transformers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from llmstages.config.stages import ExportConfig
+from llmstages.config.groups import MethodConfig, OptimConfig
+from llmstages.config.stages import ExportConfig, FinetuneInstructConfig
 from llmstages.errors import UserError
-from llmstages.stages import export
-from llmstages.train.checkpoint import load_checkpoint
+from llmstages.stages import export, finetune_instruct
+from llmstages.train.checkpoint import best_of_run, load_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,26 @@ def test_transformers_opens_an_export(
     torch.testing.assert_close(found, ours, atol=1e-5, rtol=1e-4)
     assert load_checkpoint(directory).labels == checkpoint.labels
     assert (directory / "README.md").read_text() == (checkpoint.directory / "README.md").read_text()
+
+
+def test_adapters_are_merged(
+    instruct_config: Callable[..., FinetuneInstructConfig], tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    settings = {"method": MethodConfig(name="lora"), "steps": 2, "optim": OptimConfig(lr=0.1)}
+    config = instruct_config(tmp_path, name="adapted", **settings)
+    finetune_instruct.run(config)
+    run, directory = tmp_path / "adapted", tmp_path / "made"
+    export.run(ExportConfig(str(run), "safetensors", dtype="fp32", output=str(directory)))
+    assert not list(directory.glob("adapter*"))
+    ids = torch.arange(5, 25)[None]
+    theirs, base = (
+        transformers.AutoModelForCausalLM.from_pretrained(path)(ids).logits
+        for path in (directory, best_of_run(Path(config.base)))
+    )
+    model = load_checkpoint(run).model
+    torch.testing.assert_close(theirs, model.logits(model(ids)), atol=1e-4, rtol=1e-4)
+    assert (theirs - base).abs().max() > 0.01
 
 
 def test_numbers_that_half_precision_has_not(run_copy: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ INPUTS = {
     "checkpoints": 15,
     "records of runs": 8,
     "pictures of runs": 2,
+    "pages of runs": 8,
     "corpora": 15,
     "configs": 40,
     "chat templates": 8,

@@ -1,31 +1,11 @@
-"""The page to chat, in a browser: playwright's own Chromium, the one that the variable CHROMIUM
-names, or one on the path."""
+"""The page to chat, in a browser."""
 
-import os
-import shutil
 import threading
-
-import pytest
 
 from llmstages.model.decoding import Decoder
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tried in a browser")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PHONE = {"width": 360, "height": 640}
 NAME = "<i>tiny</i> & \"all'"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    with playwright.sync_playwright() as drivers:
-        try:
-            started = drivers.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 def answer_of(server, *said):

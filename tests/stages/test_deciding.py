@@ -26,7 +26,7 @@ def test_a_temperature_is_divided_into_the_head_once(cli, tmp_path, classify_con
     monkeypatch.setattr(deciding, "MIN_ROWS", 1)
     monkeypatch.setattr(deciding, "fitted_temperature", lambda *_: 0.25)
     # The first evaluation is the best: the best checkpoint is one that the run can go on from.
-    monkeypatch.setattr(Goal, "improves", lambda self, new, old: old is None)
+    monkeypatch.setattr(Goal, "improves", lambda self, new, old: old[0] is None)
     config = classify_config(
         tmp_path, method=MethodConfig(name="lora"), checkpoint=CheckpointConfig(every_steps=3)
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_near_duplicates_of_held_out_rows_are_not_trained_on(
     assert "3 rows stand in the validation or test file too" in said
     assert "1 are equal, 2 nearly so" in said
     assert "t.jsonl: 1 of its 3 rows are equal or nearly so to rows of" in said
+    rows = rows_of(replace(config, overlap="keep"))
+    assert len(rows.train) == len(leaks) + len(others)
+    assert rows.overlap["training_rows_kept_though_nearly_equal"] == 2
+    assert "3 rows stand in the validation or test file too and are trained on" in " ".join(
+        capfd.readouterr().err.split()
+    )
 
 
 def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:

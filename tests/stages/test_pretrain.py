@@ -1,7 +1,6 @@
 """Pretraining as a stage: its metrics are exact, and its derived values are what the text says."""
 
 import json
-import os
 import re
 from unittest import mock
 
@@ -240,9 +239,7 @@ def test_untied_embeddings_and_bfloat16(tmp_path, pretrain_config):
     assert loaded.model.embedding.weight.dtype == torch.float32
 
 
-@pytest.mark.skipif(
-    not os.environ.get("LLMSTAGES_TEST_SLOW"), reason="half a minute: LLMSTAGES_TEST_SLOW=1"
-)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, at import
 def test_compiled_losses_equal_eager_ones(tiny_run, tmp_path, pretrain_config):
     from llmstages.train.device import has_compiler

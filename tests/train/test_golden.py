@@ -18,7 +18,7 @@ from llmstages.data.streams import PretrainingData
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage
-from llmstages.train.loop import Goal, Training, train
+from llmstages.train.loop import LOWEST_LOSS, Training, train
 from llmstages.train.losses import dense_loss
 from llmstages.train.run import Run
 
@@ -57,7 +57,7 @@ def test_golden_losses(tmp_path, tiny_corpus, make_shard, optimizer, schedule):
             data=data,
             loss=dense_loss,
             evaluate=lambda: {"val_loss": 0.0},
-            goal=Goal("val_loss", lower_is_better=True),
+            goal=LOWEST_LOSS,
             lineage=Lineage(),
             device=torch.device("cpu"),
             dtype=torch.float32,

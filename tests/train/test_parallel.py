@@ -262,6 +262,7 @@ def agent(namespace, command, log):
     return subprocess.Popen([*launcher, "-m", "llmstages", *command], stdout=log, stderr=log)
 
 
+@pytest.mark.slow
 def test_the_job_outlives_a_host(hosts, words, tmp_path, cli):
     """One of two hosts is killed; the other goes on from the last checkpoint."""
     status, _, err = cli(*words("whole", "steps=150"))

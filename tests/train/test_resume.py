@@ -30,7 +30,7 @@ from llmstages.stages import finetune_classify, finetune_instruct, pretrain
 from llmstages.stages.lineage import check_lineage
 from llmstages.stages.predict import scores_of
 from llmstages.train import checkpoint
-from llmstages.train.loop import Loop
+from llmstages.train.loop import LOWEST_LOSS, Goal, Loop
 from llmstages.train.records import read_sealed, write_sealed
 from llmstages.train.run import Run
 
@@ -610,6 +610,17 @@ def test_length_of_pretraining(tmp_path, pretrain_config, settings, steps):
     assert (summary["steps"], summary["tokens"]) == (steps, 512 * steps)
 
 
+def test_of_equals_the_lower_loss_is_better():
+    goal = Goal("macro_f1", lower_is_better=False)
+    best = (0.9, 0.5)
+    better = [(0.91, 0.7), (0.9, 0.4)]
+    assert [goal.improves(new, best) for new in better] == [True, True]
+    assert [goal.improves(new, best) for new in [(0.89, 0.1), (0.9, 0.6), best]] == [False] * 3
+    assert goal.improves((0.0, 2.0), (None, None))
+    assert LOWEST_LOSS.improves((0.4, 0.4), best)
+    assert not LOWEST_LOSS.improves((0.9, 0.9), best)
+
+
 def test_what_does_not_get_better_ends_early(tmp_path, classify_config, run_killed):
     """Killed and continued it ends at the same step; what is reported is the best checkpoint."""
 
@@ -627,9 +638,10 @@ def test_what_does_not_get_better_ends_early(tmp_path, classify_config, run_kill
     finetune_classify.run(config("whole"))
     run = tmp_path / "whole"
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    val_losses = [entry["val_loss"] for entry in losses(run) if "val_loss" in entry]
-    best = val_losses.index(min(val_losses))
-    assert summary["steps"] == len(val_losses) == best + 3 < 12
+    looks = [entry for entry in losses(run) if "val_loss" in entry]
+    ranks = [(-entry["val_macro_f1"], entry["val_loss"]) for entry in looks]
+    best = ranks.index(min(ranks))
+    assert summary["steps"] == len(ranks) == best + 3 < 12
     assert (run / "best").readlink().name == f"step-{best + 1:06d}"
     loaded = checkpoint.load_checkpoint(run / "best")
     rows = [
