@@ -14,8 +14,7 @@ followed by a blank line. Nothing here imports torch.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -296,8 +295,3 @@ def as_template(typed: str) -> str:
     if PLACE not in template:
         raise UserError(f"template={typed!r} has no place for {PLACE}")
     return template
-
-
-def majority(values: Sequence[Any]) -> float:
-    """Share of the commonest value: what always guessing it comes to."""
-    return Counter(values).most_common(1)[0][1] / len(values)
