@@ -14,12 +14,11 @@ followed by a blank line. Nothing here imports torch.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llmstages.data.cells import required_text
 from llmstages.data.class_folders import class_files
@@ -296,8 +295,3 @@ def as_template(typed: str) -> str:
     if PLACE not in template:
         raise UserError(f"template={typed!r} has no place for {PLACE}")
     return template
-
-
-def majority(values: Sequence[Any]) -> float:
-    """Share of the commonest value: what always guessing it comes to."""
-    return Counter(values).most_common(1)[0][1] / len(values)

@@ -30,7 +30,7 @@ PIXELS_PER_INCH = 110
 CHANCE = "_chance"
 """Ends the name of what a figure comes to by chance."""
 LABELS = {
-    "val_acc": "questions answered right (dotted: chance)",
+    "val_acc": "questions answered right",
     "val_bits_per_byte": "validation, bits a byte",
     "val_accuracy": "validation accuracy",
     "val_macro_f1": "validation macro F1",
@@ -87,10 +87,11 @@ def loss_figure(curves: Curves, title: str) -> "Figure":
             (line,) = axes.plot(places, curve.values, ".-", label=_shown(legend))
             chance = curves.validation.get(f"{name}{CHANCE}/{legend}")
             if chance is not None:
-                axes.plot(places, chance.at(curve.steps), ":", color=line.get_color())
+                color, by_chance = line.get_color(), f"{_shown(legend)} by chance"
+                axes.plot(places, chance.at(curve.steps), ":", color=color, label=by_chance)
         _label_x(axes, tokens, "tokens")
         axes.set_ylabel(LABELS.get(name, name.replace("val_", "validation ").replace("_", " ")))
-        if len(lines) > 1:
+        if len(axes.lines) > 1:
             _legend(axes)
     for axes in grid[2 + len(panels) :]:
         axes.set_visible(False)

@@ -194,3 +194,14 @@ def test_matplotlib_is_imported_only_to_draw() -> None:
         [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_what_chance_comes_to_is_dotted_beside_an_ability() -> None:
+    entries = [step_entry(step) for step in range(1, 5)]
+    for step, right in ((2, 0.5), (4, 0.75)):
+        figures = {"val_loss": 3.0, "val_acc/lions": right, "val_acc_chance/lions": 0.25}
+        entries.append(evaluation(step, **figures))
+    ability, chance = loss_figure(Curves.of(entries), "run").axes[2].lines
+    assert list(ability.get_xdata()) == list(chance.get_xdata()) == [200, 400]  # tokens
+    assert (list(ability.get_ydata()), list(chance.get_ydata())) == ([0.5, 0.75], [0.25, 0.25])
+    assert (chance.get_linestyle(), chance.get_color()) == (":", ability.get_color())
