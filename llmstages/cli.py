@@ -182,7 +182,7 @@ def _run_hydra(subcommand: str, arguments: Arguments) -> int:
     from llmstages.config.folders import conf_dir
     from llmstages.config.overrides import for_hydra
     from llmstages.config.schema import no_such_key
-    from llmstages.config.stages import SUBCOMMANDS
+    from llmstages.config.subcommands import SUBCOMMANDS
 
     schema = SUBCOMMANDS[subcommand]
     words = words_to_overrides(subcommand, arguments)

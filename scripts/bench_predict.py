@@ -33,7 +33,7 @@ from measurement import widen_output, write_results
 
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.folders import conf_dir
-from llmstages.config.stages import PredictConfig
+from llmstages.config.uses import PredictConfig
 from llmstages.data.labelled_texts import read_texts
 from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import Transformer

@@ -29,7 +29,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from llmstages.config.collect_groups import TokenizerConfig
 from llmstages.config.compose import from_file
-from llmstages.config.stages import InspectConfig, PretrainConfig
+from llmstages.config.stages import PretrainConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.conversations import read_conversations
 from llmstages.data.corpus import (
     DOCUMENT_SCHEMA,

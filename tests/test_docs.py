@@ -19,7 +19,7 @@ from llmstages.cli import main
 from llmstages.config.folders import conf_dir, group_choices
 from llmstages.config.groups import ModelConfig
 from llmstages.config.schema import find_key
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import USAGES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llmstages.config.checks import refuse
 from llmstages.config.schema import nested_schema, no_such_key, schema_keys
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import USAGES, usage_line, without_interpolation
 from llmstages.config.yaml_files import read_yaml_text
 from llmstages.errors import UserError

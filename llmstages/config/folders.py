@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmstages.config.schema import nested_schema, schema_keys
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import experiments_of
 
 

@@ -7,7 +7,7 @@ from textwrap import wrap
 
 from llmstages.config.folders import group_choices
 from llmstages.config.schema import key_doc
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import usage_line
 
 _KEY = re.compile(r"(?P<indent> *)(?P<name>[\w-]+):(?: |$)")

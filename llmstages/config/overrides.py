@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, get_args, get_origin
 
 from llmstages.config.schema import find_key
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import experiments_of, override_key, quote
 
 # A number with a point or an exponent; digits may be grouped by underscores as in Python.

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from llmstages.config.stages import ChatConfig
+from llmstages.config.uses import ChatConfig
 from llmstages.errors import UserError
 from llmstages.model.generation import fit_prompt, seeded, stream
 from llmstages.report.plain import for_stream

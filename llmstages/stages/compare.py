@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmstages.config.stages import CompareConfig
+from llmstages.config.uses import CompareConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus
 from llmstages.data.file_kind import KEYS_OF_KINDS, detect_kinds, kind_of_keys
 from llmstages.data.tasks import Reading, read_task

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.config.stages import CompareConfig
+from llmstages.config.uses import CompareConfig
 from llmstages.data.conversations import Conversation, read_conversations
 from llmstages.data.corpus import Corpus
 from llmstages.data.examples import Example, make_batch

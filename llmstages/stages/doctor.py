@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 
 from llmstages import __version__
-from llmstages.config.stages import DoctorConfig
+from llmstages.config.uses import DoctorConfig
 from llmstages.report.facts import show_facts, show_line
 from llmstages.report.terminal import table
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llmstages.config.stages import EvaluateCheckpointConfig
+from llmstages.config.uses import EvaluateCheckpointConfig
 from llmstages.data.labelled_texts import read_known_labels
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import CheckFailed, UserError

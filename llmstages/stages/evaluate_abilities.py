@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llmstages.config.stages import EvaluateCheckpointConfig
+from llmstages.config.uses import EvaluateCheckpointConfig
 from llmstages.data.tasks import Reading, Task, as_template, read_task, with_shots
 from llmstages.errors import UserError
 from llmstages.evaluate.abilities import FIGURES, chances_of, fitting, measures_of

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from llmstages import __version__
-from llmstages.config.stages import ExportConfig
+from llmstages.config.uses import ExportConfig
 from llmstages.disk import require_writable
 from llmstages.errors import UserError
 from llmstages.export.modelfile import modelfile

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from llmstages.config.stages import GenerateConfig
+from llmstages.config.uses import GenerateConfig
 from llmstages.data.conversations import read_prompts
 from llmstages.errors import UserError
 from llmstages.evaluate.next_words import next_words

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
 from llmstages.data.json_files import read_object
 from llmstages.data.table import read_rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmstages.config.stages import PredictConfig
+from llmstages.config.uses import PredictConfig
 from llmstages.data.examples import labelled_windows
 from llmstages.data.labelled_texts import read_texts
 from llmstages.data.text_template import TextTemplate

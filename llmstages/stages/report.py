@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llmstages.config.stages import PageConfig
+from llmstages.config.uses import PageConfig
 from llmstages.errors import UserError
 from llmstages.report.html.contents import page_of
 from llmstages.report.html.records import read_records

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.errors import UserError
 from llmstages.report.facts import show_facts, show_line, show_passage
 from llmstages.report.terminal import cell_text, progress, table

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.class_folders import class_files, files_below, is_mail, read_documents
 from llmstages.data.columns import only_preferences
 from llmstages.data.conversations import Conversation, conversations_and_bad_rows

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstages.config.stages import ServeConfig
+from llmstages.config.uses import ServeConfig
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, warn
 

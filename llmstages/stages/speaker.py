@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmstages.config.stages import AnswerConfig
+from llmstages.config.uses import AnswerConfig
 from llmstages.errors import UserError
 from llmstages.model.decoding import Decoder
 from llmstages.model.generation import Sampling

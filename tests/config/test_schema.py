@@ -11,13 +11,9 @@ from llmstages.config.compose import to_dataclass
 from llmstages.config.groups import BudgetConfig, MethodConfig
 from llmstages.config.overrides import for_hydra
 from llmstages.config.schema import all_keys, find_key, key_doc, nearest_key, no_such_key
-from llmstages.config.stages import (
-    SUBCOMMANDS,
-    CollectConfig,
-    FinetuneClassifyConfig,
-    GenerateConfig,
-    PretrainConfig,
-)
+from llmstages.config.stages import CollectConfig, FinetuneClassifyConfig, PretrainConfig
+from llmstages.config.subcommands import SUBCOMMANDS
+from llmstages.config.uses import GenerateConfig
 from llmstages.errors import UserError
 
 

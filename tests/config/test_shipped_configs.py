@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from llmstages.config.compose import to_dataclass
 from llmstages.config.folders import conf_dir, group_choices
 from llmstages.config.schema import register_schema
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import USAGES, experiments_of
 from llmstages.errors import UserError
 

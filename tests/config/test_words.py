@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from llmstages.config.stages import SUBCOMMANDS
+from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import (
     USAGES,
     override_key,

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llmstages.config.groups import MethodConfig, OptimConfig
-from llmstages.config.stages import ExportConfig, FinetuneInstructConfig
+from llmstages.config.stages import FinetuneInstructConfig
+from llmstages.config.uses import ExportConfig
 from llmstages.errors import UserError
 from llmstages.stages import export, finetune_instruct
 from llmstages.train.checkpoint import best_of_run, load_checkpoint

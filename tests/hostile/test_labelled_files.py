@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.conversations import read_conversations
 from llmstages.data.file_kind import detect_kind
 from llmstages.data.labelled_texts import read_labelled_texts, read_texts

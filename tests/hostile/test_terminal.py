@@ -79,7 +79,7 @@ def test_results_are_as_they_are_in_a_pipe() -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_generated_text(tiny_run: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
-    from llmstages.config.stages import GenerateConfig
+    from llmstages.config.uses import GenerateConfig
     from llmstages.stages import generate
 
     written = Terminal() if terminal else io.StringIO()

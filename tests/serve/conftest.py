@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmstages.config.stages import ServeConfig
+from llmstages.config.uses import ServeConfig
 from llmstages.serve.server import Server
 from llmstages.stages.serve import listen, open_service
 

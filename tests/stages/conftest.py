@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.stages import inspect
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.stages import inspect

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmstages.config.stages import ChatConfig
+from llmstages.config.uses import ChatConfig
 from llmstages.data.conversations import read_conversations
 from llmstages.model.generation import Sampling, generate
 from llmstages.stages import chat as stage

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llmstages.config.stages import CompareConfig, EvaluateCheckpointConfig
+from llmstages.config.uses import CompareConfig, EvaluateCheckpointConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.evaluate.text_metrics import text_metrics

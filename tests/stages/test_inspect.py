@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmstages.config.stages import InspectConfig
+from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.stages import inspect
