@@ -91,6 +91,20 @@ def test_the_steps_the_comparison_and_the_lineage(cli, tiny_corpus, classifier_r
     assert json.loads(answers[0])["question"] in texts(tree, ".answer dd")
 
 
+
+def test_abilities_stand_beside_chance(run_copy):
+    metrics = run_copy / "metrics.jsonl"
+    entries = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    for entry in entries:
+        if entry.get("event") == "evaluation":
+            entry |= {"val_acc/copa": 0.6, "val_acc_chance/copa": 0.5}
+    metrics.write_text("".join(json.dumps(entry) + "\n" for entry in entries), "utf-8")
+    page = tree_of(render(page_of(read_records([run_copy]))))
+    (chart,) = (svg for svg in page.css("svg.chart") if "copa" in svg.text())
+    assert "chance" in chart.text().split()
+    assert "questions answered right" in chart.css_first("title").text()
+
+
 def test_without_words_all_runs_are_shown_and_a_wrong_word_is_named(cli, run_copy):
     killed = run_copy.parent / "sweep" / "0"
     killed.mkdir(parents=True)

@@ -17,8 +17,8 @@ from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, LabelScores, Mul
 from llmstages.report.answers import LABELS as ANSWER_FIGURES
 from llmstages.report.answers import AnsweredQuestion
 from llmstages.report.corpus import changed, sizes, waterfall
+from llmstages.report.curves import CHANCE, loss_range, positions, validation_panels
 from llmstages.report.curves import LABELS as CURVE_FIGURES
-from llmstages.report.curves import loss_range, positions, validation_panels
 from llmstages.report.html.charts import (
     Bar,
     Cell,
@@ -593,7 +593,8 @@ def _curve_charts(run: RunRecord) -> Iterable[Chart | None]:
         y_range=loss_range(run.curves),
     )
     for name, panel in validation_panels(validation).items():
-        yield _validation_chart(name, panel, tokens, unit, run.stage)
+        by_chance = {source: validation.get(f"{name}{CHANCE}/{source}") for source in panel}
+        yield _validation_chart(name, panel, by_chance, tokens, unit, run.stage)
     if (rate := training.get("lr")) is not None:
         peak = f"Its peak is {_figure(rate.values.max())}."
         yield line_chart("Learning rate", peak, _noisy(rate, tokens, "rate", smooth=False), unit)
@@ -609,9 +610,14 @@ def _curve_charts(run: RunRecord) -> Iterable[Chart | None]:
 
 
 def _validation_chart(
-    name: str, panel: Mapping[str, Curve], tokens: Curve | None, unit: str, stage: str
+    name: str,
+    panel: Mapping[str, Curve],
+    by_chance: Mapping[str, Curve | None],
+    tokens: Curve | None,
+    unit: str,
+    stage: str,
 ) -> LineChart | None:
-    """What evaluations measured, of all and of each source."""
+    """What evaluations measured, of all and of each source, and what chance comes to."""
     lines = [
         _marked(curve, tokens, source, "other")
         for source, curve in panel.items()
@@ -621,6 +627,11 @@ def _validation_chart(
         lines.append(_marked(whole, tokens, "all" if lines else "validation", "first"))
     ends = [curve.values for curve in panel.values()] if whole is None else [whole.values]
     missing = len(panel) - len(lines)
+    found = [line.name for line in lines]
+    for source in found:
+        if (chance := by_chance.get(source)) is not None:
+            called = "chance" if len(found) == 1 else f"{source}, chance"
+            lines.append(_marked(chance, tokens, called, "second"))
     return line_chart(
         figure_name(name, stage),
         f"From {_figure(ends[0][0])} to {_figure(ends[0][-1])}"
