@@ -59,11 +59,13 @@ class Defaults:
 class Answer:
     """One answer as it grows: tokens in, text out."""
 
-    def __init__(self, index: int, row: Row, tokenizer: Tokenizer, stops: list[str]) -> None:
+    def __init__(
+        self, index: int, row: Row, tokenizer: Tokenizer, stops: list[str], *, is_turn: bool
+    ) -> None:
         self.index, self.row = index, row
         self.finish: str | None = None
         self.num_tokens = 0
-        self._pieces = TextStream(tokenizer)
+        self._pieces = TextStream(tokenizer, after=() if is_turn else row.prompt)
         self._until = Until(stops)
         self._stops = bool(stops)
 
@@ -234,7 +236,9 @@ class Language:
         self._num_requests += 1
         make = partial(self._rows, asked, prompts, self._num_requests)
         rows = await to_thread.run_sync(make, limiter=self._one_at_a_time)
-        answers = [Answer(i, row, self._tokenizer, stops) for i, row in enumerate(rows)]
+        answers = [
+            Answer(i, row, self._tokenizer, stops, is_turn=is_chat) for i, row in enumerate(rows)
+        ]
         prefix = "chatcmpl" if is_chat else "cmpl"
         shape = Shape(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self.name, is_chat)
         queue: asyncio.Queue[Event] = asyncio.Queue()

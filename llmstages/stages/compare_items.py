@@ -384,12 +384,16 @@ def continuations(
     if not openings:
         return []
     tokenizer: Tokenizer = checkpoint.tokenizer
+    prompts = [tokenizer.opening(opening) for opening in openings]
     found = generate(
         checkpoint.model,
-        [tokenizer.opening(opening) for opening in openings],
+        prompts,
         max_new_tokens=min(max_new_tokens, checkpoint.model.config.context_length // 2),
         stop_ids=[tokenizer.end_id],
         sampling=Sampling(temperature=0.0),
         dtype=machine.dtype,
     )
-    return [tokenizer.decode(answer.tokens) for answer in found]
+    return [
+        tokenizer.decode(answer.tokens, after=ids)
+        for ids, answer in zip(prompts, found, strict=True)
+    ]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -66,7 +66,7 @@ def print_samples(speaker: Speaker, config: GenerateConfig) -> None:
     )
     opening = "" if is_chat(speaker, config) else config.prompt
     for answer in answers:
-        text = opening + tokenizer.decode(answer.tokens)
+        text = opening + answer_text(speaker, config, ids, answer)
         sys.stdout.write(for_stream(text, sys.stdout) + "\n")
     sys.stdout.flush()
     say(str(pace))
@@ -84,6 +84,14 @@ def prompt_ids(speaker: Speaker, config: GenerateConfig, turns: list[Message]) -
         return render(turns, tokenizer, open_answer=True)[0]
     text = "\n\n".join(turn.content for turn in turns)
     return tokenizer.opening(text)
+
+
+def answer_text(
+    speaker: Speaker, config: GenerateConfig, prompt: Sequence[int], answer: Generated
+) -> str:
+    """What was generated: a turn of its own, or what goes on with the prompt."""
+    after = () if is_chat(speaker, config) else prompt
+    return speaker.checkpoint.tokenizer.decode(answer.tokens, after)
 
 
 def print_next_words(speaker: Speaker, config: GenerateConfig) -> None:
@@ -150,7 +158,7 @@ def answer_file(speaker: Speaker, config: GenerateConfig) -> None:
                     "id": window[index].line,
                     **({"sample": sample} if config.num_samples > 1 else {}),
                     "prompt": window[index].text,
-                    "answer": tokenizer.decode(answer.tokens),
+                    "answer": answer_text(speaker, config, window[index].ids, answer),
                     "stopped": answer.stopped,
                     "tokens": len(answer.tokens),
                 }

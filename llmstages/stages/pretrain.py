@@ -512,7 +512,8 @@ def sampler(
             generator=generator,
             dtype=parallel.product_dtype(model, torch.float32),
         )
-        for prompt, answer in zip(prompts, answers, strict=True):
-            say(f"  {clipped(prompt)} -> {clipped(tokenizer.decode(answer.tokens))}")
+        for prompt, before, answer in zip(prompts, ids, answers, strict=True):
+            text = tokenizer.decode(answer.tokens, after=before)
+            say(f"  {clipped(prompt)} -> {clipped(text)}")
 
     return show

@@ -12,10 +12,14 @@ follow, or the line feed of a line end."""
 
 
 class TextStream:
-    """Promise: the pieces, joined, are the text of all ids; none ends inside a character."""
+    """Promise: the pieces, joined, are the text of all ids; none ends inside a character.
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    after: ids of the text that the answer goes on with, where it is no text of its own.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._after = after
         self.ids: list[int] = []
         self._given = ""
 
@@ -31,7 +35,7 @@ class TextStream:
     @property
     def text(self) -> str:
         """Text of all ids so far."""
-        return self._tokenizer.decode(self.ids)
+        return self._tokenizer.decode(self.ids, self._after)
 
     def _piece(self, text: str) -> str:
         if not text.startswith(self._given):

@@ -34,6 +34,8 @@ from llmstages.text.unicode import well_formed
 
 TOKEN_NAMES = tuple(f"{word}_token" for word in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 """Special tokens that have a name of their own in `tokenizer_config.json` and in templates."""
+CONTEXT_OF_A_SPACE = 4
+"""Ids in front that tell a decoder that a text has begun."""
 TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 """Where it lists others."""
 
@@ -292,8 +294,17 @@ class Tokenizer:
         """Ids of each text as an array of `id_dtype`; several threads may call it at once."""
         return self._backend.encode_arrays([well_formed(text) for text in texts])
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids, control ids left out; bytes that are no UTF-8 become U+FFFD."""
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """Text of the ids, control ids left out; bytes that are no UTF-8 become U+FFFD.
+
+        after: ids of the text that they go on with. Some decoders leave out the space that a text
+        begins with, and so the one between a prompt and its continuation.
+        """
+        if len(after):
+            before = list(after[-CONTEXT_OF_A_SPACE:])
+            front, whole = self._backend.decode(before), self._backend.decode([*before, *ids])
+            if front and whole.startswith(front):
+                return whole[len(front) :]
         return self._backend.decode(ids)
 
     def is_control(self, id: int) -> bool:

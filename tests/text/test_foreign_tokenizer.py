@@ -21,6 +21,7 @@ from llmstages.data.encoding import encode_texts
 from llmstages.data.examples import labelled_windows
 from llmstages.errors import UserError
 from llmstages.text.chat import Message, render
+from llmstages.text.streaming import TextStream
 from llmstages.text.tokenizer import Tokenizer
 
 
@@ -122,6 +123,12 @@ def test_tokens_at_the_start_are_apart(tmp_path: Path) -> None:
     assert loaded.encode("a a") == [5, 5]
     assert [loaded.end_id, loaded.pad_id] == [2, 0]
     assert loaded.token_text(5) == " a"
+    # Its decoder leaves out the space that a text begins with, but not one between two words.
+    assert loaded.decode([5, 5]) == "a a"
+    assert loaded.decode([5, 5], after=[1, 5]) == " a a"
+    assert loaded.decode([5, 5], after=[1]) == "a a"
+    stream = TextStream(loaded, after=[5])
+    assert stream.add([5]) + stream.add([4]) + stream.end() == " aa"
     loaded.save(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")("a a")["input_ids"] == [1, 5, 5]
 
