@@ -123,7 +123,7 @@ def test_help_of_a_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert shown.startswith("llmstages pretrain [CORPUS_DIR] [key=value ...]\n")
     assert "\n  model=auto|gpt3-175b|large|medium|micro|nano|small|tiny|xl\n" in shown
-    assert "\n  experiment=novels|shakespeare-char|shakespeare-char-long|smoke\n" in shown
+    assert "\n  experiment=airline|legal|novels|shakespeare-char|" in shown
     assert "quality" not in shown  # a group of collect
     assert "finetune" not in shown  # experiments of other subcommands
     assert "\n  # Transformer blocks.\n  num_layers: 4\n" in shown
