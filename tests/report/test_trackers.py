@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -116,8 +117,21 @@ def wandb_records(path: Path) -> Iterator[Any]:
             whole = b""
 
 
-def wandb_parts(run_dir: Path) -> list[tuple[str, list[dict[str, Any]], dict[str, Any], int]]:
-    """Of each offline directory: run id, rows of the history, summary, exit status."""
+Part = tuple[str, list[dict[str, Any]], dict[str, Any], int]
+"""Of an offline directory: run id, rows of the history, summary, exit status."""
+
+
+def wandb_parts(run_dir: Path) -> list[Part]:
+    """All of a run that has ended: W&B's own process writes on for a while."""
+    end = time.monotonic() + 30
+    while -1 in [status for *_, status in parts_so_far(run_dir)]:
+        assert time.monotonic() < end, parts_so_far(run_dir)
+        time.sleep(0.05)
+    return parts_so_far(run_dir)
+
+
+def parts_so_far(run_dir: Path) -> list[Part]:
+    """What stands in the files."""
 
     def values(items: Any) -> dict[str, Any]:
         return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
@@ -155,12 +169,14 @@ def test_wandb_offline_killed_and_resumed(
 ) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    server = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-    with pytest.raises(KeyboardInterrupt):
-        pretrain.run(pretrain_config(tmp_path, logger="wandb", stop_after=6, name="a"))
-    config = pretrain_config(tmp_path, logger="wandb", name="a")
-    bits = pretrain.run(config)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(pretrain_config(tmp_path, logger="wandb", stop_after=6, name="a"))
+        bits = pretrain.run(pretrain_config(tmp_path, logger="wandb", name="a"))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
     first, second = wandb_parts(tmp_path / "a")
     assert first[0] == second[0] != ""
     entries = read_entries(tmp_path / "a" / "metrics.jsonl")
@@ -173,9 +189,6 @@ def test_wandb_offline_killed_and_resumed(
     files = (tmp_path / "a" / "report" / "wandb").glob("offline-run-*/files/*")
     assert not list(files)  # such as the packages installed
     assert not foreign_names(tmp_path / "a")  # overwrite=true may delete all that W&B wrote
-    server.setblocking(False)
-    with server, pytest.raises(BlockingIOError):  # nobody has called
-        server.accept()
 
 
 def test_wandb_online_gets_an_evaluation_that_was_made_up(

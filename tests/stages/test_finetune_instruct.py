@@ -56,13 +56,12 @@ def test_a_run_that_would_cut_the_answers_does_not_start(instruct_config, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_answers_come_in_the_order_of_the_questions(instruct_run, instruct_config, tmp_path):
+def test_answers_come_in_the_order_of_the_questions(instruct_run):
     loaded = load_checkpoint(instruct_run)
     questions = [conversation("x " * n, "y") for n in (9, 2, 30, 1, 5)]
-    config = instruct_config(tmp_path)
-    together = answer_all(loaded.model, loaded.tokenizer, questions, config, MACHINE, None)
+    together = answer_all(loaded.model, loaded.tokenizer, questions, 16, MACHINE, None)
     alone = [
-        answer_all(loaded.model, loaded.tokenizer, [q], config, MACHINE, None)[0] for q in questions
+        answer_all(loaded.model, loaded.tokenizer, [q], 16, MACHINE, None)[0] for q in questions
     ]
     assert together == alone
 
@@ -71,7 +70,7 @@ def test_stopped_share_and_exact_match(tmp_path, instruct_config, monkeypatch):
     """Answers made by hand: two of four are right, three of four end by themselves."""
     tokenizer = load_checkpoint(instruct_config(tmp_path).base).tokenizer
 
-    def answers(model, tokenizer_, conversations, config, machine, description):
+    def answers(model, tokenizer_, conversations, max_new_tokens, machine, description):
         texts = [c.messages[-1].content for c in conversations]
         texts[0] = texts[1] = "wrong"
         return [Generated(tokenizer.encode(t), i != 3) for i, t in enumerate(texts)]

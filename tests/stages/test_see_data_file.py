@@ -143,7 +143,7 @@ def test_a_data_file_needs_no_torch(tmp_path):
     (tmp_path / "x.csv").write_text("text,label\na,b\nc,d\n")
     code = (
         "import sys; from llmstages.stages import inspect; "
-        "from llmstages.config.stages import InspectConfig; "
+        "from llmstages.config.uses import InspectConfig; "
         "inspect.run(InspectConfig(path='x.csv')); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run(
