@@ -47,7 +47,13 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint, best_of_run, load_checkpoint, restore_weights
+from llmstages.train.checkpoint import (
+    Checkpoint,
+    add_test_figures,
+    best_of_run,
+    load_checkpoint,
+    restore_weights,
+)
 from llmstages.train.heads import head_path, made_by, save_head
 from llmstages.train.loop import Goal, TrainingResult
 from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
@@ -205,6 +211,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         decision = decision_record(the_run, rule, labels, decided, report.confusion)
     if isinstance(report, ClassificationReport) and config.report.curves and parallel.is_first():
         draw(directory, report, uncalibrated)
+    if parallel.is_first():
+        add_test_figures(best_of_run(directory), report.figures)
     show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)

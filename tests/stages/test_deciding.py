@@ -106,6 +106,13 @@ def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(
     found = tested["right"] / (tested["right"] + tested["missed"])
     log = (run / "log.txt").read_text("utf-8")
     assert f"'strings' is given from a probability of {rule['threshold']:.3f} on\n" in log
+    best = (run / "best").resolve()
+    card = (best / "README.md").read_text("utf-8")
+    assert f"'strings' is given from a probability of {rule['threshold']:.3f} on; texts" in card
+    assert "pipeline ignores this" in card
+    macro_f1 = json.loads((run / "summary.json").read_text("utf-8"))["metrics"]["macro_f1"]
+    assert f"| `macro_f1` | {macro_f1:.4g} |" in card.partition("## Figures of the test rows")[2]
+    verify_files(best, read_info(best), trainer=True)
     assert f"decide.min_recall=1: on the test rows recall {found:.3f} (" in log
     lines = (run / "predictions.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
