@@ -12,7 +12,7 @@ from rich.text import Text
 from llmstages.data.rows import located
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
-from llmstages.report.terminal import clipped, plain
+from llmstages.report.terminal import clipped, plain, some_of
 
 # A confusion matrix wider than this does not fit a terminal; its largest mistakes are listed.
 MAX_MATRIX_LABELS = 12
@@ -58,7 +58,7 @@ def render_classification(
         _confusion(report, num_confusions),
         _mistakes(predictions),
     ]
-    return Group(*(table for table in tables if table.row_count))
+    return Group(*(table for table in tables if table.row_count), *_without_examples(report))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,28 @@ def render_multi_label(
         shown = ("" if value is None else f"{value:.3f}" for value in figures)
         per_label.add_row(plain(scores.label), *shown, f"{scores.support:,}")
     tables = [per_label, _figures(report, MULTI_LABEL_FIGURES), _wrong_labels(predictions)]
-    return Group(*(table for table in tables if table.row_count))
+    shown = [table for table in tables if table.row_count]
+    if missing := [scores.label for scores in report.per_label if not scores.support]:
+        note = f"no example has the label {some_of(missing)}: 0 each in macro F1"
+        return Group(*shown, plain(note))
+    return Group(*shown)
+
+
+def _without_examples(report: ClassificationReport) -> list[Text]:
+    """What labels that are true of no example do to the figures; nothing where there are none."""
+    missing = [scores.label for scores in report.per_class if not scores.support]
+    if not missing:
+        return []
+    given = [
+        label
+        for label, counts in zip(report.labels, zip(*report.confusion, strict=True), strict=True)
+        if label in missing and any(counts)
+    ]
+    zeros = f"0 each in macro F1 where some are given it ({some_of(given)})"
+    macro_f1 = zeros if given else "no part in macro F1"
+    return [
+        plain(f"no example has the label {some_of(missing)}: no ROC-AUC and PR-AUC; {macro_f1}")
+    ]
 
 
 def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:

@@ -47,6 +47,10 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
         Path(config.data), config.text_column, config.label_column, config.text_template
     )
 
+    def is_test_file(path: Path) -> bool:
+        """Nothing is learnt from it: rows of one label measure its recall."""
+        return config.test_data is not None and path == Path(config.test_data)
+
     def read(path: Path) -> list[LabelledText]:
         found = read_labelled_texts(
             path,
@@ -56,6 +60,7 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
             aside,
             label_separator=config.label_separator,
             template=template,
+            one_label=is_test_file(path),
         )
         frequency.update(label for row in found for label in row.all_labels)
         return found
