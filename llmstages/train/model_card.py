@@ -83,8 +83,8 @@ def model_card(
         of = ", of the validation rows" if info.stage.startswith("finetune") else ""
         lines += [f"## Held-out figures at this step{of}", "", *_table(figures)]
     if test:
-        shown = {f"`{name}`": value for name, value in test.items()}
-        lines += ["## Figures of the test rows", "", *_table(shown)]
+        of_test = {f"`{name}`": value for name, value in test.items()}
+        lines += ["## Figures of the test rows", "", *_table(of_test)]
     made_from = {
         "base" if name == "base" else f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
         for name, value in vars(info.lineage).items()
