@@ -83,6 +83,7 @@ def read_labelled_texts(
     label_separator: str | None = None,
     template: TextTemplate | None = None,
     bad: BadRows | None = None,
+    one_label: bool = False,
 ) -> list[LabelledText]:
     """Read a file with a text and a label in each row, or a folder with a subfolder a label.
 
@@ -93,11 +94,11 @@ def read_labelled_texts(
     together are. label_column: several hold 0 or 1. Then, with
     `label_separator` and where a label is a list, texts have any number of labels. aside: counts
     what is left out, by reason; of a great many rows the first are told apart. bad: becomes the
-    same rows with their lines.
+    same rows with their lines. one_label: all rows may have the same label.
 
     Raises:
         UserError: a column is missing, a row is bad (with `bad_rows="refuse"`), there is no row, or
-            all rows have the same label.
+            all rows have the same label (without `one_label`).
     """
     aside = Counter() if aside is None else aside
     where = Path(path)
@@ -120,7 +121,7 @@ def read_labelled_texts(
         if not any(example.labels for example in examples):
             raise UserError(f"{path}: no row has any of the labels in {column}")
         return examples
-    if len(counts) == 1:
+    if len(counts) == 1 and not one_label:
         raise UserError(
             f"{path}: all {len(examples):,} rows have the label {shown(repr(examples[0].label))}; "
             "classification needs two labels (is label_column right?)"

@@ -86,13 +86,17 @@ class Proportion(Measure):
     """A share of examples; its interval holds where none, or all, of them count."""
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """Wilson's score interval (Wilson 1927), of 95 %."""
-        z = NormalDist().inv_cdf(0.5 + INTERVAL_SHARE / 2)
-        share, n = self.value, len(self.statistics)
-        middle_of = share + z * z / (2 * n)
-        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        low, high = ((middle_of + side * half) / (1 + z * z / n) for side in (-1, 1))
-        return min(share, max(0.0, low)), max(share, min(1.0, high))  # but for rounding
+        """Wilson's, of 95 %."""
+        return wilson_interval(self.value, len(self.statistics))
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval (Wilson 1927), of 95 %, of a share of n examples."""
+    z = NormalDist().inv_cdf(0.5 + INTERVAL_SHARE / 2)
+    middle_of = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle_of + side * half) / (1 + z * z / n) for side in (-1, 1))
+    return min(share, max(0.0, low)), max(share, min(1.0, high))  # but for rounding
 
 
 def proportion(hits: NDArray[np.bool_] | list[bool]) -> Proportion:

@@ -4,14 +4,15 @@ A rule is found on held-out texts, kept in `llmstages.json` under `classifier`, 
 labels are given.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmstages.data.json_files import as_dataclass
+from llmstages.evaluate.bootstrap import wilson_interval
 
 Figures = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -50,6 +51,31 @@ class Decision:
         """What `llmstages.json` says of it: what is not null."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def by_label(self, labels: Sequence[str]) -> dict[str, Any]:
+        """The same with labels by name: `costs` as `{TRUE: {GIVEN: cost}}`."""
+        found = self.as_dict()
+        if self.positive is not None:
+            found["positive"] = labels[self.positive]
+        if self.costs is not None:
+            rows = (dict(zip(labels, row, strict=True)) for row in self.costs)
+            found["costs"] = dict(zip(labels, rows, strict=True))
+        return found
+
+    def sentences(self, labels: Sequence[str]) -> list[str]:
+        """What the rule does, for a reader; none where the likeliest label is given."""
+        found = []
+        if self.positive is not None and self.threshold is not None:
+            label = labels[self.positive]
+            found.append(f"{label!r} is given from a probability of {self.threshold:.3f} on")
+        elif self.costs is not None:
+            found.append("the label of the least expected cost is given")
+        if self.min_probability is not None:
+            found.append(
+                "texts whose likeliest label is less likely than "
+                f"{self.min_probability:.3f} are out of scope"
+            )
+        return found
+
     @classmethod
     def of(cls, classifier: Mapping[str, Any] | None, num_labels: int) -> "Decision":
         """The rule in the `classifier` section of a checkpoint; that of the likeliest without one.
@@ -62,6 +88,46 @@ class Decision:
         if found.costs is not None and np.shape(found.costs) != (num_labels, num_labels):
             raise ValueError(f"decision.costs are not {num_labels} by {num_labels}")
         return found
+
+
+class LabelCounts(NamedTuple):
+    """How often one label is given to texts, and rightly."""
+
+    rows: int
+    given: int
+    right: int
+    missed: int
+    """Texts with the label that are given another."""
+
+    @classmethod
+    def of(cls, confusion: Sequence[Sequence[int]], label: int) -> "LabelCounts":
+        """Those of a confusion matrix: `confusion[i][j]` texts of label i were given label j."""
+        right, given = confusion[label][label], sum(row[label] for row in confusion)
+        return cls(sum(map(sum, confusion)), given, right, sum(confusion[label]) - right)
+
+    def measured(self, figure: str) -> "MeasuredShare | None":
+        """Their `precision` or `recall`; None of no text."""
+        of = self.given if figure == "precision" else self.right + self.missed
+        if not of:
+            return None
+        low, high = wilson_interval(self.right / of, of)
+        return MeasuredShare(self.right / of, low, high, self.right, of)
+
+
+class MeasuredShare(NamedTuple):
+    """A share with its 95 % interval (Wilson 1927), and of how many texts it is one."""
+
+    value: float
+    low: float
+    high: float
+    right: int
+    of: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.value:.3f} ({self.right:,} of {self.of:,} rows; 95 % interval {self.low:.3f} "
+            f"to {self.high:.3f})"
+        )
 
 
 def thresholds(scores: Figures) -> Figures:

@@ -1,8 +1,8 @@
 """A classification report as tables for the terminal, with the most confident mistakes."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.text import Text
 from llmstages.data.rows import located
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
 from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
-from llmstages.report.terminal import clipped, plain
+from llmstages.report.terminal import plain, some_of
 
 # A confusion matrix wider than this does not fit a terminal; its largest mistakes are listed.
 MAX_MATRIX_LABELS = 12
@@ -58,7 +58,7 @@ def render_classification(
         _confusion(report, num_confusions),
         _mistakes(predictions),
     ]
-    return Group(*(table for table in tables if table.row_count))
+    return Group(*(table for table in tables if table.row_count), *_without_examples(report))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,27 @@ def render_multi_label(
         shown = ("" if value is None else f"{value:.3f}" for value in figures)
         per_label.add_row(plain(scores.label), *shown, f"{scores.support:,}")
     tables = [per_label, _figures(report, MULTI_LABEL_FIGURES), _wrong_labels(predictions)]
-    return Group(*(table for table in tables if table.row_count))
+    missing = [scores.label for scores in report.per_label if not scores.support]
+    note = f"no example has the label {some_of(missing)}: 0 each in macro F1"
+    notes = [plain(note)] if missing else []
+    return Group(*(table for table in tables if table.row_count), *notes)
+
+
+def _without_examples(report: ClassificationReport) -> list[Text]:
+    """What labels that are true of no example do to the figures; nothing where there are none."""
+    missing = [scores.label for scores in report.per_class if not scores.support]
+    if not missing:
+        return []
+    given = [
+        label
+        for label, counts in zip(report.labels, zip(*report.confusion, strict=True), strict=True)
+        if label in missing and any(counts)
+    ]
+    zeros = f"0 each in macro F1 where some are given it ({some_of(given)})"
+    macro_f1 = zeros if given else "no part in macro F1"
+    return [
+        plain(f"no example has the label {some_of(missing)}: no ROC-AUC and PR-AUC; {macro_f1}")
+    ]
 
 
 def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:
@@ -101,7 +121,7 @@ def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:
     table = _table("most confident mistakes", "line", "text", "true labels", "predicted")
     wrong = [row for row in predictions if set(row.predicted) != set(row.labels)]
     for row in sorted(wrong, key=lambda row: -error(row))[:SHOWN_MISTAKES]:
-        text = clipped(row.text, SHOWN_CHARACTERS)[1:-1]
+        text = _excerpt(row.text)
         cells = (text, ", ".join(row.labels), ", ".join(row.predicted))
         table.add_row(_place(row, predictions), *(plain(cell) for cell in cells))
     return table
@@ -110,9 +130,21 @@ def _wrong_labels(predictions: Sequence[PredictedLabels]) -> Table:
 def _place(
     row: PredictedRow | PredictedLabels, predictions: Sequence[PredictedRow | PredictedLabels]
 ) -> Text:
-    """Where a text stands: its line, of texts in several files after the name of the file."""
-    several = any(other.file != row.file for other in predictions)
-    return plain(located(Path(row.file).name, row.line) if several else str(row.line))
+    """Where a text stands: its line, of texts in several files after the file's name below the
+    folder of all."""
+    files = {other.file for other in predictions}
+    if len(files) == 1:
+        return plain(str(row.line))
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    return plain(located(os.path.relpath(row.file, folder), row.line))
+
+
+def _excerpt(text: str) -> str:
+    """A text on one line, its middle left out when it is long."""
+    line = " ".join(text.split())
+    if len(line) <= SHOWN_CHARACTERS:
+        return line
+    return f"{line[: SHOWN_CHARACTERS * 2 // 3]} ... {line[-SHOWN_CHARACTERS // 3 :]}"
 
 
 def most_confident_mistakes(
@@ -189,7 +221,7 @@ def _mistakes(predictions: Sequence[PredictedRow]) -> Table:
     table = _table("most confident mistakes", "line", "text", "true label", "predicted")
     table.add_column("probability", justify="right")
     for row in most_confident_mistakes(predictions):
-        cells = (clipped(row.text, SHOWN_CHARACTERS)[1:-1], row.label, row.predicted)
+        cells = (_excerpt(row.text), row.label, row.predicted)
         shown = (plain(cell) for cell in cells)
         table.add_row(_place(row, predictions), *shown, f"{row.probabilities[row.predicted]:.3f}")
     return table

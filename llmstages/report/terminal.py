@@ -85,6 +85,12 @@ def clipped(text: str, length: int = 120) -> str:
     return repr(text)
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def table(
     title: str,
     columns: Sequence[str],

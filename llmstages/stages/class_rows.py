@@ -16,11 +16,13 @@ from llmstages.data.labelled_texts import (
 from llmstages.data.rows import located
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
-from llmstages.report.terminal import say, warn
+from llmstages.report.terminal import say, some_of, warn
 from llmstages.stages.classifying import LabelSets
 from llmstages.stages.finetune_rows import Rows, finetune_rows
 
 LABELS_LISTED = 8
+FEW_ROWS = 5
+"""A label with fewer training rows is named in a warning."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
         Path(config.data), config.text_column, config.label_column, config.text_template
     )
 
+    def is_test_file(path: Path) -> bool:
+        """Nothing is learnt from it: rows of one label measure its recall."""
+        return config.test_data is not None and path == Path(config.test_data)
+
     def read(path: Path) -> list[LabelledText]:
         found = read_labelled_texts(
             path,
@@ -56,6 +62,7 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
             aside,
             label_separator=config.label_separator,
             template=template,
+            one_label=is_test_file(path),
         )
         frequency.update(label for row in found for label in row.all_labels)
         return found
@@ -70,6 +77,7 @@ def class_rows(config: FinetuneClassifyConfig) -> ClassRows:
     check_labels_alike(config, rows)
     labels = labels_of(rows.train, config.label_column)
     rows = known_rows(rows, labels, config.bad_rows, aside)
+    warn_of_rare(rows, labels)
     sets = LabelSets.of([*rows.train, *rows.validation, *rows.test], labels)
     return ClassRows(rows, labels, sets, template, dict(aside))
 
@@ -101,6 +109,18 @@ def labels_of(rows: Sequence[LabelledText], label_column: Any) -> list[str]:
     if missing := [label for label in named if label not in found]:
         warn(f"no training row has the label {', '.join(missing)}: it is never learnt")
     return named
+
+
+def warn_of_rare(rows: Rows[LabelledText], labels: Sequence[str]) -> None:
+    """Name labels of which there is little to learn from, or none to choose a checkpoint by."""
+    trained = Counter(label for row in rows.train for label in row.all_labels)
+    validated = {label for row in rows.validation for label in row.all_labels}
+    few = sorted((label for label in labels if trained[label] < FEW_ROWS), key=trained.__getitem__)
+    counted = [f"{label} ({trained[label]})" for label in few]
+    unseen = [label for label in labels if label not in validated]
+    found = {f"fewer than {FEW_ROWS} training rows": counted, "no validation row": unseen}
+    if said := [f"with {what}: {some_of(names)}" for what, names in found.items() if names]:
+        warn(f"labels {'; '.join(said)}")
 
 
 def known_rows(

@@ -5,7 +5,7 @@ All of it is kept in the run's best checkpoint, for `predict`, `evaluate` and wh
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from llmstages.config.groups import DecideConfig
 from llmstages.data.examples import Example
 from llmstages.errors import UserError
+from llmstages.evaluate.classification import confusion_matrix
 from llmstages.evaluate.decision import (
     Decision,
+    LabelCounts,
     cheapest_threshold,
     min_probability,
     threshold_of_precision,
@@ -42,6 +44,20 @@ THRESHOLD_KEYS = ("cost", "min_precision", "min_recall")
 """Settings by which a threshold is found."""
 
 
+@dataclass(frozen=True)
+class Decided:
+    """What was found on the validation rows."""
+
+    temperature: float | None = None
+    decision: Decision = field(default_factory=Decision)
+    counts: LabelCounts | None = None
+    """Of the label with a threshold, on these rows."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `llmstages.json` has it."""
+        return {"temperature": self.temperature, "decision": self.decision.as_dict()}
+
+
 def decide(
     run: Run,
     config: DecideConfig,
@@ -49,8 +65,8 @@ def decide(
     model: Transformer,
     validation: Sequence[Sequence[Example]],
     machine: Machine,
-) -> dict[str, Any]:
-    """Find what `decide.*` asks for; returns it as `llmstages.json` of the best checkpoint has it.
+) -> Decided:
+    """Find what `decide.*` asks for, and put it into the best checkpoint.
 
     The model, which has that checkpoint's weights, and the checkpoint are changed alike. A
     temperature is divided into the head: of a text of one window the likeliest label stays.
@@ -59,7 +75,7 @@ def decide(
     if config.calibrate and not calibrating:
         say(f"no temperature: {TOO_FEW}")
     if not (calibrating or config.is_asked):
-        return {"temperature": None, "decision": {}}
+        return Decided()
     directory = best_of_run(run.directory)
     # A run that was killed before its summary has divided the head already.
     parallel.load_weights(model, undivided_head(directory))
@@ -79,13 +95,75 @@ def decide(
         with torch.no_grad():
             model.output_weight.div_(temperature or 1.0)
     shares = averaged(found, num_windows, temperature or 1.0)
-    decision = parallel.from_first(found_decision(config, labels, shares, np.array(truth)))
-    decided = {"temperature": temperature, "decision": decision.as_dict()}
+    targets = np.array(truth)
+    decision = parallel.from_first(found_decision(config, labels, shares, targets))
+    counts = None
+    if decision.positive is not None:
+        given = confusion_matrix(targets, decision.labels(shares), len(labels))
+        counts = LabelCounts.of(given.tolist(), decision.positive)
+    decided = Decided(temperature, decision, counts)
+    log_decided(run, config, labels, decided)
     parallel.wait_for_all()  # all have read the checkpoint
     if parallel.is_first():
-        revise_classifier(directory, decided)
+        revise_classifier(directory, decided.as_dict())
     parallel.wait_for_all()
     return decided
+
+
+def log_decided(run: Run, config: DecideConfig, labels: Sequence[str], decided: Decided) -> None:
+    """Say which labels are given, and where too few rows show that they are as asked."""
+    counts = decided.counts
+    for sentence in decided.decision.sentences(labels):
+        run.log(sentence)
+    if counts is None:
+        return
+    run.log(
+        f"of {counts.rows:,} validation rows {counts.given:,} get it, {counts.right:,} rightly, "
+        f"and {counts.missed:,} are missed"
+    )
+    if (asked := asked_share(config)) is None:
+        return
+    figure, least = asked
+    found = counts.measured(figure)
+    if found is not None and found.low < least:
+        warn(
+            f"decide.min_{figure}={least:g}: the validation rows are too few to be sure of it on "
+            f"others: {figure} {found}"
+        )
+
+
+def asked_share(config: DecideConfig) -> tuple[str, float] | None:
+    """`precision` or `recall`, and the least that is asked of it."""
+    if config.min_precision is not None:
+        return "precision", config.min_precision
+    return None if config.min_recall is None else ("recall", config.min_recall)
+
+
+def decision_record(
+    run: Run,
+    config: DecideConfig,
+    labels: Sequence[str],
+    decided: Decided,
+    confusion: Sequence[Sequence[int]],
+) -> dict[str, Any] | None:
+    """The rule for `summary.json`, with the counts behind it; None without one.
+
+    Says what became of a precision or recall that was asked for. confusion: of the test rows.
+    """
+    record = decided.decision.by_label(labels)
+    positive = decided.decision.positive
+    if decided.counts is None or positive is None:
+        return record or None
+    test = LabelCounts.of(confusion, positive)
+    record |= {"validation": decided.counts._asdict(), "test": test._asdict()}
+    if (asked := asked_share(config)) is not None:
+        figure, least = asked
+        found = test.measured(figure)
+        none = "no row gets the label" if figure == "precision" else "no row has the label"
+        shown = none if found is None else f"{figure} {found}"
+        run.log(f"decide.min_{figure}={least:g}: on the test rows {shown}")
+        record["asked"] = {f"min_{figure}": least}
+    return record
 
 
 def is_calibrated(config: DecideConfig, num_rows: int) -> bool:
@@ -160,11 +238,10 @@ def found_decision(
     probabilities: NDArray[np.float64],
     truth: NDArray[np.int64],
 ) -> Decision:
-    """The rule that validation texts give; says what it does with them."""
+    """The rule that validation texts give; warns where no threshold does as asked."""
     refused_below = None
     if config.refuse_share:
         refused_below = min_probability(probabilities, config.refuse_share)
-        say(f"out of scope: texts whose likeliest label is less likely than {refused_below:.3f}")
     if is_matrix(config.cost):
         costs = [
             [float(config.cost.get(true, {}).get(given, true != given)) for given in labels]
@@ -189,10 +266,4 @@ def found_decision(
             "given"
         )
         return Decision(min_probability=refused_below)
-    given = scores >= threshold
-    hits = int((given & positive).sum())
-    say(
-        f"{config.positive!r} from a probability of {threshold:.3f} on: of the validation rows "
-        f"{given.sum():,} get it, {hits:,} rightly, and {positive.sum() - hits:,} are missed"
-    )
     return Decision(index, threshold, min_probability=refused_below)

@@ -20,8 +20,15 @@ from llmstages.errors import UserError
 from llmstages.export.modelfile import modelfile
 from llmstages.report.terminal import say, warn
 from llmstages.text.chat import stop_ids
-from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync, write_model
-from llmstages.train.model_card import CARD_NAME, model_card
+from llmstages.train.checkpoint import (
+    Checkpoint,
+    card_of,
+    load_checkpoint,
+    put_in_place,
+    sync,
+    write_model,
+)
+from llmstages.train.model_card import CARD_NAME
 from llmstages.train.records import write_json
 
 RECORD_NAME = "export.json"
@@ -143,9 +150,12 @@ def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> Non
         dtype=kind,
     )
     if checkpoint.info is not None:
-        size = checkpoint.tokenizer.vocab_size
-        card = model_card(model.config, checkpoint.info, entries, vocabulary=size)
-        (staging / CARD_NAME).write_text(card, encoding="utf-8")
+        card = checkpoint.directory / CARD_NAME
+        if card.is_file():  # it has the figures of the test rows, and what was written into it
+            shutil.copyfile(card, staging / CARD_NAME)
+        else:
+            text = card_of(checkpoint.directory, checkpoint.info)
+            (staging / CARD_NAME).write_text(text, encoding="utf-8")
     if "architectures" not in entries:
         warn("transformers has no class for this classifier's head; llmstages reads it")
 

@@ -12,7 +12,6 @@ from llmstages.data.examples import ShuffledData
 from llmstages.disk import require_writable
 from llmstages.errors import UserError
 from llmstages.evaluate.classification import FIGURES, ClassificationReport
-from llmstages.evaluate.decision import Decision
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.class_pictures import draw_classification
 from llmstages.report.terminal import say, table, warn
@@ -26,8 +25,10 @@ from llmstages.stages.class_baselines import (
 from llmstages.stages.class_rows import ClassRows, class_rows
 from llmstages.stages.classifying import LabelSets, Report, assess, examples_of, measure
 from llmstages.stages.deciding import (
+    Decided,
     check_decision,
     decide,
+    decision_record,
     is_calibrated,
     named_as_labels,
     undivided,
@@ -46,7 +47,13 @@ from llmstages.stages.training import (
     write_summary,
 )
 from llmstages.train import parallel
-from llmstages.train.checkpoint import Checkpoint, best_of_run, load_checkpoint, restore_weights
+from llmstages.train.checkpoint import (
+    Checkpoint,
+    add_test_figures,
+    best_of_run,
+    load_checkpoint,
+    restore_weights,
+)
 from llmstages.train.heads import head_path, made_by, save_head
 from llmstages.train.loop import Goal, TrainingResult
 from llmstages.train.losses import LossFn, balanced_class_weights, label_loss, multi_label_loss
@@ -167,24 +174,22 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         )
 
     result = tune(the_run, base, clock)
-    decision, temperature = Decision(), None
+    decided = Decided()
     uncalibrated: ClassificationReport | None = None
     if sets is None:
         decided = decide(the_run, rule, labels, model, validation, machine)
-        decision, temperature = Decision.of(decided, len(labels)), decided["temperature"]
     if is_proof:
         return 0.0
-    if temperature is not None:
+    if decided.temperature is not None:
         with undivided(model, best_of_run(directory)):
             measured = measure(model, test, labels, machine)
             assert isinstance(measured, ClassificationReport)
             uncalibrated = measured
             parallel.shard_again(model)
     if config.head is not None:
-        decided = {"temperature": temperature, "decision": decision.as_dict()}
-        add_head(base, config.head, labels, the_run, record | decided)
+        add_head(base, config.head, labels, the_run, record | decided.as_dict())
     report, predictions = assess(
-        *(model, rows.test, test, labels, machine, config.seed, decision),
+        *(model, rows.test, test, labels, machine, config.seed, decided.decision),
         sets=sets,
         title=f"test rows of {Path(config.test_data or config.data).name}",
     )
@@ -196,13 +201,18 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         baselines = {**baselines, "random_weights": headlines(figures, sets)}
     calibration = None
     if uncalibrated is not None:
-        calibration = {"temperature": temperature, "validation_rows": len(validation)}
+        calibration = {"temperature": decided.temperature, "validation_rows": len(validation)}
         calibration |= {
             f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
         }
         show_calibration(report, uncalibrated.figures)
+    decision = None
+    if isinstance(report, ClassificationReport):
+        decision = decision_record(the_run, rule, labels, decided, report.confusion)
     if isinstance(report, ClassificationReport) and config.report.curves and parallel.is_first():
         draw(directory, report, uncalibrated)
+    if parallel.is_first():
+        add_test_figures(best_of_run(directory), report.figures)
     show_comparison(report, ({"probe": before} if before else {}) | baselines)
     words = sum(  # of a long text one window is read an epoch
         len(rows.train[text].text.split()) / len(training[text]) for text, _ in data.epoch_reads(0)
@@ -220,6 +230,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         clock=clock,
         baselines=baselines,
         calibration=calibration,
+        decision=decision,
         examples={"train": len(training), "validation": len(validation), "test": len(test)},
         set_aside=found.set_aside,
         overlap=rows.overlap,

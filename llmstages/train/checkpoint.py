@@ -321,7 +321,7 @@ def revise_classifier(directory: Path, classifier: Mapping[str, Any]) -> None:
     if all((before.get(name) or None) == (value or None) for name, value in classifier.items()):
         return
     temperature = classifier.get("temperature")
-    written = {INFO_NAME}
+    written = {INFO_NAME, CARD_NAME}
     if temperature != before.get("temperature"):
         written |= {*HEAD_FILES, UNDIVIDED_NAME}
     staging = directory.with_name(directory.name + ".tmp")
@@ -337,11 +337,35 @@ def revise_classifier(directory: Path, classifier: Mapping[str, Any]) -> None:
         if UNDIVIDED_NAME in written:
             _write_divided(directory, staging, temperature)
         unchanged = {name: sha for name, sha in info.files.items() if name not in written}
-        _seal(staging, replace(info, classifier={**before, **classifier}), unchanged)
+        revised = replace(info, classifier={**before, **classifier})
+        (staging / CARD_NAME).write_text(card_of(directory, revised), encoding="utf-8")
+        _seal(staging, revised, unchanged)
         put_in_place(staging, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise OSError(f"{directory} could not be written ({error})") from error
+
+
+def card_of(directory: Path, info: CheckpointInfo, test: Mapping[str, float] | None = None) -> str:
+    """The model card of a checkpoint on disk; info: what is said of it. test: of the test rows.
+
+    Raises `UserError` for a rule that does not fit the labels.
+    """
+    path = directory / "config.json"
+    entries = read_record(path)
+    config = config_from_disk(entries, str(path))
+    vocabulary = Tokenizer.load(directory).vocab_size
+    try:
+        return model_card(config, info, entries, vocabulary=vocabulary, test=test)
+    except ValueError as error:
+        raise UserError(f"{directory / INFO_NAME}: {error}") from error
+
+
+def add_test_figures(directory: Path, test: Mapping[str, float]) -> None:
+    """Write the model card of a checkpoint anew, with figures of the test rows."""
+    staging = directory.with_name(f"{CARD_NAME}.tmp")
+    staging.write_text(card_of(directory, read_info(directory), test), encoding="utf-8")
+    staging.replace(directory / CARD_NAME)
 
 
 def _write_divided(directory: Path, staging: Path, temperature: float | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llmstages import __version__
+from llmstages.evaluate.decision import Decision
 from llmstages.model.counts import num_parameters
 from llmstages.model.transformer import TransformerConfig
 from llmstages.train.hub import address_of
@@ -34,8 +35,13 @@ def model_card(
     entries: Mapping[str, Any],
     *,
     vocabulary: int,
+    test: Mapping[str, float] | None = None,
 ) -> str:
-    """The card of a checkpoint; entries: those of its `config.json`, vocabulary: its tokens."""
+    """The card of a checkpoint.
+
+    entries: those of its `config.json`. vocabulary: its tokens. test: figures of the test rows.
+    Raises `ValueError` for a classifier's rule that does not fit its labels.
+    """
     labels = list((entries.get("id2label") or {}).values())
     opens = "architectures" in entries
     front = {
@@ -63,13 +69,22 @@ def model_card(
         shown = json.dumps(labels[:MOST_LABELS], ensure_ascii=False)
         more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
         lines += [f"## Labels{more and f', {MOST_LABELS}{more}'}", "", "```json", shown, "```", ""]
+        if rule := "; ".join(Decision.of(info.classifier, len(labels)).sentences(labels)):
+            ignored = (
+                "; transformers' pipeline ignores this and gives the likeliest" if opens else ""
+            )
+            lines += [f"By its rule, which llmstages follows, {rule}{ignored}.", ""]
     figures = {
         f"`{name}`": value
         for name, value in info.metrics.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     if figures:
-        lines += ["## Held-out figures at this step", "", *_table(figures)]
+        of = ", of the validation rows" if info.stage.startswith("finetune") else ""
+        lines += [f"## Held-out figures at this step{of}", "", *_table(figures)]
+    if test:
+        of_test = {f"`{name}`": value for name, value in test.items()}
+        lines += ["## Figures of the test rows", "", *_table(of_test)]
     made_from = {
         "base" if name == "base" else f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
         for name, value in vars(info.lineage).items()

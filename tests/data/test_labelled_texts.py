@@ -160,6 +160,7 @@ class TestLabelledTexts:
     def test_one_label_only(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
         path = write("x.csv", "text,label\na,ham\nb,ham\n")
         assert "all 2 rows have the label 'ham'" in refusal(read_labelled_texts, path)
+        assert len(read_labelled_texts(path, one_label=True)) == 2
 
     def test_no_rows(self, write: Callable[..., Path], refusal: Callable[..., str]) -> None:
         path = write("x.csv", "text,label\n")

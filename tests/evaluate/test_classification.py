@@ -151,6 +151,16 @@ def test_tables_show_labels_as_they_are() -> None:
         assert expected in text
 
 
+def test_what_labels_without_examples_do_to_the_figures_is_said() -> None:
+    def note(predicted: list[int]) -> str:
+        report = classification_report(["a", "b", "c"], [0, 0], np.eye(3)[predicted])
+        return " ".join(shown(render_classification(report)).split())
+
+    said = "no example has the label b, c: no ROC-AUC and PR-AUC; "
+    assert said + "0 each in macro F1 where some are given it (c)" in note([0, 2])
+    assert said + "no part in macro F1" in note([0, 0])
+
+
 def test_many_labels_show_their_commonest_mistakes() -> None:
     labels = [f"label {n:02}" for n in range(20)]
     predicted = np.arange(20)

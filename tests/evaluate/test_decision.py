@@ -6,6 +6,7 @@ import pytest
 from llmstages.evaluate.classification import classification_report
 from llmstages.evaluate.decision import (
     Decision,
+    LabelCounts,
     cheapest_threshold,
     min_probability,
     threshold_of_precision,
@@ -92,3 +93,13 @@ def test_out_of_scope_is_the_least_sure_share_and_is_reported():
     assert low < 38 / 40 < high
     assert report.from_dict(report.as_dict()).figures == report.figures
     assert "coverage" not in classification_report(["a", "b"], truth, p).as_dict()
+
+
+def test_how_sure_a_precision_and_a_recall_are():
+    counts = LabelCounts.of([[70, 2], [3, 22]], 1)
+    assert counts == (97, 24, 22, 3)
+    assert str(LabelCounts.of([[70, 0], [3, 22]], 1).measured("precision")) == (
+        "1.000 (22 of 22 rows; 95 % interval 0.851 to 1.000)"  # 22 / (22 + 1.96**2)
+    )
+    assert counts.measured("recall").value == 22 / 25
+    assert LabelCounts.of([[5, 0], [0, 0]], 1).measured("recall") is None

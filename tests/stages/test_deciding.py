@@ -87,12 +87,33 @@ def test_a_checkpoint_is_revised_only_where_something_is_new(tmp_path, classifie
     assert undivided_head(copy) == {}
 
 
-def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(cli, tmp_path, classify_config):
+def test_a_threshold_and_a_scope_are_used_wherever_labels_are_given(
+    cli, tmp_path, classify_config, capfd
+):
     decide = DecideConfig(positive="strings", min_recall=1.0, refuse_share=0.34)
     finetune_classify.run(classify_config(tmp_path, decide=decide))
     run = tmp_path / "lines-classify"
     rule = load_checkpoint(run).info.classifier["decision"]
     assert rule.keys() == {"positive", "threshold", "min_probability"}
+    # Of a few rows nobody knows a recall of 1: that is said, and what became of it.
+    decided = json.loads((run / "summary.json").read_text("utf-8"))["decision"]
+    assert (decided["positive"], decided["threshold"]) == ("strings", rule["threshold"])
+    assert decided["asked"] == {"min_recall": 1.0}
+    counts, tested = decided["validation"], decided["test"]
+    assert (counts["missed"], counts["rows"], tested["rows"]) == (0, 6, 6)
+    said = capfd.readouterr().err
+    assert f"too few to be sure of it on others: recall 1.000 ({counts['right']} of" in said
+    found = tested["right"] / (tested["right"] + tested["missed"])
+    log = (run / "log.txt").read_text("utf-8")
+    assert f"'strings' is given from a probability of {rule['threshold']:.3f} on\n" in log
+    best = (run / "best").resolve()
+    card = (best / "README.md").read_text("utf-8")
+    assert f"'strings' is given from a probability of {rule['threshold']:.3f} on; texts" in card
+    assert "pipeline ignores this" in card
+    macro_f1 = json.loads((run / "summary.json").read_text("utf-8"))["metrics"]["macro_f1"]
+    assert f"| `macro_f1` | {macro_f1:.4g} |" in card.partition("## Figures of the test rows")[2]
+    verify_files(best, read_info(best), trainer=True)
+    assert f"decide.min_recall=1: on the test rows recall {found:.3f} (" in log
     lines = (run / "predictions.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     for row in rows:

@@ -169,6 +169,17 @@ def test_given_validation_and_test_files(tmp_path, classify_config, labelled_fil
     assert summary["examples"] == {"train": 51, "validation": 6, "test": 6}
 
 
+def test_test_rows_of_one_label_measure_its_recall(tmp_path, classify_config, capsys):
+    test = tmp_path / "test.csv"
+    test.write_text("text,label\nall of one,strings\nlabel,strings\n", encoding="utf-8")
+    finetune_classify.run(classify_config(tmp_path, test_data=str(test), steps=1))
+    metrics = json.loads((tmp_path / "lines-classify" / "summary.json").read_text("utf-8"))
+    recall = {row["label"]: row["recall"] for row in metrics["metrics"]["per_class"]}
+    assert recall["strings"] == metrics["metrics"]["accuracy"]
+    assert metrics["metrics"]["roc_auc"] is None
+    assert "no example has the label integers: no ROC-AUC and PR-AUC" in capsys.readouterr().err
+
+
 def test_every_test_row_is_kept_with_its_prediction(classifier_run, labelled_file):
     source = [json.loads(line) for line in labelled_file.read_text("utf-8").splitlines()]
     lines = (classifier_run / "predictions.jsonl").read_text("utf-8").splitlines()

@@ -5,7 +5,10 @@ import random
 
 import pytest
 
+from llmstages.data.labelled_texts import LabelledText
 from llmstages.stages import finetune_classify
+from llmstages.stages.class_rows import warn_of_rare
+from llmstages.stages.finetune_rows import Rows
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl", "pig", "ram", "yak"]
 
@@ -29,6 +32,20 @@ def train_on(tmp_path, classify_config):
 def sentence(number: int) -> str:
     """A text that is not nearly equal to any other."""
     return " ".join(random.Random(number).choices(WORDS, k=12))
+
+
+def test_rare_labels_are_named_in_one_line(capsys):
+    def rows(*labels):
+        return [LabelledText("", label, 1) for label in labels]
+
+    often = rows(*"abcdefg") * 4 + rows("a", "b")
+    warn_of_rare(Rows(often + rows("h"), rows("a", "b", "h"), []), [*"abcdefgh"])
+    assert capsys.readouterr().err == (
+        "warning: labels with fewer than 5 training rows: h (1), c (4), d (4), e (4), f (4) and 1 "
+        "more; with no validation row: c, d, e, f, g\n"
+    )
+    warn_of_rare(Rows(rows("a") * 5, rows("a"), []), ["a"])
+    assert capsys.readouterr().err == ""
 
 
 def test_150_labels_of_which_one_has_one_example(train_on):
