@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_collect.py"
 INPUT_BYTES = 100_000_000
 CAP_BYTES = 1_000_000_000
 
 
+@pytest.mark.slow
 def test_a_large_input_is_collected_in_bounded_memory(tmp_path: Path) -> None:
     output, texts = tmp_path / "result.json", tmp_path / "texts.txt"
     texts.write_text("\n".join(topics.values()), encoding="utf-8")

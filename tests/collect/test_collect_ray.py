@@ -230,6 +230,7 @@ def test_work_that_kills_every_worker_is_given_up(
     assert_same(Corpus.open(tmp_path / "local"), expected)
 
 
+@pytest.mark.slow
 @needs_ray
 @needs_proc
 def test_ray_gives_the_same_corpus_whatever_is_killed(

@@ -24,7 +24,7 @@ from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.stages.collect import run
 
-NUM_KILLS = 6
+NUM_KILLS = 4
 
 DRIVER = """
 import sys

@@ -166,6 +166,7 @@ def test_two_processes_are_like_one(words, tmp_path, cli, tiny_run, labelled_fil
         assert plan["machine"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_from_one_process_to_two_and_back(words, tmp_path, cli):
     status, _, err = cli(*words("whole"))
     assert status == 0, err
