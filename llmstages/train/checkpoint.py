@@ -35,7 +35,7 @@ from llmstages.model.lora import Lora, from_peft, merged, peft_config, to_peft
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
-from llmstages.text.tokenizer import Tokenizer
+from llmstages.text.tokenizer import GENERATION_NAME, Tokenizer
 from llmstages.train import parallel
 from llmstages.train.hub import address_of, exact, fetched, is_on_hub
 from llmstages.train.model_card import CARD_NAME, model_card
@@ -267,9 +267,12 @@ def write_model(
     """
     on_disk = {name: tensor.to(dtype) for name, tensor in to_disk(weights, config).items()}
     save_file(on_disk, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    # What only goes on with a text is not stopped where an answer ends, unless its files say so.
+    own = stop_ids(tokenizer) if answers else [tokenizer.end_id, *tokenizer.model_end_ids]
+    stops = list(dict.fromkeys(own))
     entries = config_to_disk(
         config,
-        end_id=tokenizer.end_id,
+        end_id=stops[0] if len(stops) == 1 else stops,
         pad_id=tokenizer.pad_id,
         labels=labels,
         begin_id=next(iter(tokenizer.begin_ids), None),
@@ -277,11 +280,10 @@ def write_model(
     entries["torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", entries)
     tokenizer.save(directory, append_end=labels is not None, model_max_length=config.context_length)
-    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
-    write_json(
-        directory / "generation_config.json",
-        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
-    )
+    generation = {**tokenizer.generation, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id}
+    # Of a file that says it was made from config.json, transformers may take that one's word.
+    generation.pop("_from_model_config", None)
+    write_json(directory / GENERATION_NAME, generation)
     return entries
 
 

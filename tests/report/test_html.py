@@ -91,7 +91,6 @@ def test_the_steps_the_comparison_and_the_lineage(cli, tiny_corpus, classifier_r
     assert json.loads(answers[0])["question"] in texts(tree, ".answer dd")
 
 
-
 def test_abilities_stand_beside_chance(run_copy):
     metrics = run_copy / "metrics.jsonl"
     entries = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]

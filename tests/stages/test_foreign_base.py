@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from llmstages.config.groups import ModelConfig
-from llmstages.stages import finetune_instruct, pretrain
+from llmstages.config.uses import ExportConfig
+from llmstages.stages import export, finetune_instruct, pretrain
 from llmstages.text.chat import stop_ids
 from llmstages.train.checkpoint import load_checkpoint
 
@@ -68,9 +69,16 @@ def test_a_foreign_base_is_continued_and_then_tuned(
     assert load_checkpoint(tuned).tokenizer.begin_ids == (258,)
 
 
-def test_every_end_that_the_model_names_stops_it(gemma, tmp_path, instruct_config):
-    (gemma / "generation_config.json").write_text('{"eos_token_id": [256, 97, 98, 999]}')
+def test_every_end_that_the_model_names_stops_it_and_all_else_it_says_is_kept(
+    gemma, tmp_path, instruct_config
+):
+    said = {"eos_token_id": [256, 97, 98, 999], "bos_token_id": 258, "top_k": 7, "pad_token_id": 1}
+    (gemma / "generation_config.json").write_text(json.dumps({**said, "_from_model_config": True}))
     assert stop_ids(load_checkpoint(gemma).tokenizer) == [256, 97, 98]
     finetune_instruct.run(instruct_config(tmp_path, base=str(gemma), steps=1))
-    written = tmp_path / "pairs-instruct" / "best" / "generation_config.json"
-    assert json.loads(written.read_text())["eos_token_id"] == [256, 97, 98]
+    run, exported = tmp_path / "pairs-instruct" / "best", tmp_path / "exported"
+    export.run(ExportConfig(str(run), "safetensors", output=str(exported)))
+    for folder in (run, exported):
+        written = json.loads((folder / "generation_config.json").read_text())
+        assert written == {**said, "eos_token_id": [256, 97, 98], "pad_token_id": 257}
+        assert json.loads((folder / "config.json").read_text())["eos_token_id"] == [256, 97, 98]

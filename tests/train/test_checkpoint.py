@@ -63,12 +63,12 @@ def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labell
 
 def test_only_what_answers_stops_at_an_answers_end(tiny_run, classifier_run, instruct_run):
     tokenizer = load_checkpoint(tiny_run).tokenizer
-    stops = [
-        json.loads((run / "best" / "generation_config.json").read_text())["eos_token_id"]
+    written = [
+        json.loads((run / "best" / "generation_config.json").read_text())
         for run in (tiny_run, classifier_run, instruct_run)
     ]
-    end = [tokenizer.end_id]
-    assert stops == [end, end, [tokenizer.end_id, tokenizer.turn_end_id]]
+    ends = [[tokenizer.end_id]] * 2 + [[tokenizer.end_id, tokenizer.turn_end_id]]
+    assert written == [{"eos_token_id": end, "pad_token_id": tokenizer.pad_id} for end in ends]
 
 
 @pytest.mark.parametrize(
