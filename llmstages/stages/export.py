@@ -17,7 +17,7 @@ from llmstages import __version__
 from llmstages.config.uses import ExportConfig
 from llmstages.disk import require_writable
 from llmstages.errors import UserError
-from llmstages.export.modelfile import modelfile
+from llmstages.export.modelfile import modelfile, ollama_template
 from llmstages.report.terminal import say, warn
 from llmstages.text.chat import stop_ids
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint, put_in_place, sync, write_model
@@ -127,6 +127,12 @@ def export_gguf(staging: Path, checkpoint: Checkpoint, name: str, dtype: str) ->
         speaks=speaks,
     )
     (staging / "Modelfile").write_text(text, encoding="utf-8")
+    if ollama_template(tokenizer, speaks=speaks) is None:
+        warn(
+            "Modelfile has no TEMPLATE, as the model's own chat template is Jinja and Ollama's are "
+            "not: it takes its own where it knows the one in the GGUF file, and else hands prompts "
+            "on as they are; llama.cpp follows the one in the file"
+        )
 
 
 def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> None:
