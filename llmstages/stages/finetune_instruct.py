@@ -120,6 +120,7 @@ def run(config: FinetuneInstructConfig) -> float:
         machine,
         clock,
         data=objective.data,
+        num_rows=sizes["train"],
         num_tokens=objective.num_tokens,
         default_epochs=objective.default_epochs,
         lr_share=objective.lr_share,

@@ -85,6 +85,8 @@ class CheckpointInfo:
     lineage: Lineage
     classifier: dict[str, Any] | None = None
     """Pooling and task type of a classifier, and what was found on the validation rows."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was made, in names without their directories: base, data, method, rate ..."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every file but the model card, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
@@ -112,6 +114,14 @@ class Checkpoint:
     info: CheckpointInfo | None
     source: str | None = None
     """Of one that a hub has: `hf://ORG/NAME@COMMIT`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, wherever it lies: on a hub as there, else by its run or directory."""
+        if self.source is not None:
+            return self.source
+        path = self.directory.resolve()
+        return (path.parent.parent if path.parent.name == "checkpoints" else path).name
 
     @property
     def hash(self) -> str:

@@ -70,15 +70,36 @@ def model_card(
     }
     if figures:
         lines += ["## Held-out figures at this step", "", *_table(figures)]
-    made_from = {
-        "base" if name == "base" else f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
+    made_from = _training(info) | {
+        f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
         for name, value in vars(info.lineage).items()
-        if value is not None
+        if name != "base" and value is not None
     }
     if made_from:
         lines += ["## Made from", "", *_table(made_from)]
     lines += ["## Use", "", "With this directory as `model`:", "", *_use(info.stage, opens=opens)]
     return "\n".join(lines)
+
+
+def _training(info: "CheckpointInfo") -> dict[str, object]:
+    """How a checkpoint was made, by what it is called in the card."""
+    said = info.training
+    method = said.get("method")
+    if method is not None:
+        rank = f" of rank {said['rank']}" if "rank" in said else ""
+        aim = f", {said['objective']}" if "objective" in said else ""
+        method = f"`{method}`{rank}{aim}"
+    base = said.get("base", info.lineage.base)
+    facts = {
+        "continued from" if info.stage == "pretrain" else "base": base and f"`{base}`",
+        "data": ", ".join(f"`{name}`" for name in said.get("data", [])) or None,
+        "training rows": said.get("rows"),
+        "method": method,
+        "optimizer": said.get("optimizer"),
+        "learning rate": said.get("lr"),
+        "epochs": info.step / said["steps_per_epoch"] if "steps_per_epoch" in said else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _table(facts: Mapping[str, object]) -> list[str]:

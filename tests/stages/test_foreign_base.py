@@ -57,6 +57,8 @@ def test_a_foreign_base_is_continued_and_then_tuned(
     assert continued.model.config == before.model.config
     assert continued.tokenizer.hash == before.tokenizer.hash
     assert continued.info.lineage.parent == before.hash
+    card = (tmp_path / "pretrain" / "best" / "README.md").read_text()
+    assert "| continued from | `gemma` |" in card
     losses = [
         entry["val_loss"]
         for line in (tmp_path / "pretrain" / "metrics.jsonl").read_text().splitlines()
