@@ -232,8 +232,13 @@ def test_a_tuned_run(
     assert status == 0, err
     folder = tmp_path / "exports" / "pairs-instruct-gguf-f32"
     assert {path.name for path in folder.iterdir()} == {
-        *("pairs-instruct-f32.gguf", "Modelfile", "export.json")
+        *("pairs-instruct-f32.gguf", "Modelfile", "export.json", "README.md")
     }
+    card = (folder / "README.md").read_text()
+    assert "library_name: gguf" in card
+    assert "| base | `pretrain` |" in card
+    assert card.endswith("llama-cli -m pairs-instruct-f32.gguf\n```\n")
+    assert "llmstages chat" not in card
     llama = Llama(folder / "pairs-instruct-f32.gguf")
     prompt, settings = "What is a class?", ["temperature=0", "max_new_tokens=12"]
     for chat, found in (("off", prompt + llama.text(prompt, 12)), ("on", llama.answer(prompt, 12))):

@@ -51,6 +51,13 @@ def test_a_foreign_base_is_continued_and_then_tuned(
     gemma, tmp_path, pretrain_config, instruct_config
 ):
     before = load_checkpoint(gemma)
+    export.run(ExportConfig(str(gemma), "safetensors", output=str(tmp_path / "first")))
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert "of a model that another program trained." in card
+    assert f"| base | `gemma` |\n| sha256 of the parent | `{before.hash}` |" in card
+    (tmp_path / "first" / "README.md").write_text("---\nlicense: mit\n---\nTheirs.\n")
+    card = export.card_of(load_checkpoint(tmp_path / "first"), "gguf", ["So."])
+    assert card == "---\nlicense: mit\n---\nTheirs.\n\n## Use\n\nSo.\n"
     config = pretrain_config(tmp_path, base=str(gemma), model=ModelConfig(), steps=3)
     pretrain.run(config)
     continued = load_checkpoint(tmp_path / "pretrain")
