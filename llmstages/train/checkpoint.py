@@ -8,6 +8,7 @@ pickle, and no pickle is ever opened.
 import hashlib
 import os
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -55,6 +56,9 @@ HEAD_FILES = ("model.safetensors", f"{ADAPTER_DIR}/adapter_model.safetensors")
 """Files of a checkpoint that have a classifier's head."""
 UNDIVIDED_NAME = "trainer/head.safetensors"
 """Of a classifier whose head a temperature has divided: the head as training left it."""
+LLAMA2C_HEADER = "<7i"
+"""Its shape, in front of the raw numbers: width, inner width, blocks, heads, heads of keys and
+values, vocabulary (below 0 where the output matrix is one of its own), context."""
 REPLACED = ".old"
 """End of the name of a checkpoint while another of the same step takes its place."""
 
@@ -481,14 +485,14 @@ def resolve_checkpoint(name: str) -> Path:
     """The checkpoint directory meant by a name: a run's best, the directory itself, or one that is
     fetched from a model hub (`hf://`).
 
-    Raises `UserError` for a path that leads nowhere, a file (pickles are never opened), a directory
-    that is neither, or what a hub does not give.
+    Raises `UserError` for a path that leads nowhere, a file (which is called what it seems to be;
+    pickles are never opened), a directory that is neither, or what a hub does not give.
     """
     path = fetched(name) if is_on_hub(name) else Path(name).expanduser()
     if path.is_file():
         raise UserError(
             f"{path}: a file, but a checkpoint is a directory with config.json and "
-            "model.safetensors (pickles such as .pt and .bin are never opened)"
+            f"model.safetensors; {path.name} {kind_of_file(path)}"
         )
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -506,14 +510,30 @@ def resolve_checkpoint(name: str) -> Path:
     weights = WEIGHTS_INDEX_NAME if (path / WEIGHTS_INDEX_NAME).is_file() else WEIGHTS_NAME
     missing = [name for name in ("config.json", weights) if not (path / name).is_file()]
     if missing:
-        pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(
-            p.name for p in path.glob("*.pt")
-        )
-        hint = f"; {pickles[0]} is a pickle and is never opened" if pickles else ""
+        others = [p.name for end in ("bin", "pt") for p in sorted(path.glob(f"*.{end}"))]
+        hint = f"; {others[0]} {kind_of_file(path / others[0])}" if others else ""
         if inside := sorted(p for p in path.iterdir() if (p / "checkpoints").is_dir()):
             hint = f"; it holds runs: name one of them, such as {inside[0]}"
         raise UserError(f"{path}: not a checkpoint: it has no {' and no '.join(missing)}{hint}")
     return path
+
+
+def kind_of_file(path: Path) -> str:
+    """What a file of weights is, by its first bytes, where it is not one that is read here."""
+    size, length = path.stat().st_size, struct.calcsize(LLAMA2C_HEADER)
+    with path.open("rb") as file:
+        begin = file.read(length)
+    if begin.startswith((b"\x80", b"PK")):  # pickled, or the ZIP archive that torch.save makes
+        return "is a pickle and is never opened"
+    if len(begin) == length:
+        width, inner, layers, heads, kv_heads, vocab, context = struct.unpack(LLAMA2C_HEADER, begin)
+        if min(width, inner, layers, heads, kv_heads, context) > 0:
+            head_dim, vocab_size = width // heads, abs(vocab)
+            block = 2 * width + 2 * width * (width + kv_heads * head_dim) + 3 * width * inner
+            numbers = vocab_size * width * (1 if vocab > 0 else 2) + layers * block + width
+            if size == length + 4 * (numbers + context * head_dim):
+                return "is a model of llama2.c: scripts/import_llama2c.py makes a directory of it"
+    return "is not safetensors"
 
 
 def best_of_run(run_dir: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 
 import pytest
 
@@ -146,6 +147,23 @@ def test_pickles_are_never_opened(tmp_path):
     with pytest.raises(UserError, match=r"foreign/config\.json"):
         load_checkpoint(directory)
     assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("own_output", [False, True])
+def test_what_else_a_file_of_weights_may_be(tmp_path, own_output):
+    file = tmp_path / "stories.bin"
+    numbers = 8 * 4 * (1 + own_output) + 2 * (4 + 16 + 8 + 8 + 16 + 4 + 3 * 4 * 6) + 4 + 16 * 2
+    header = struct.pack("<7i", 4, 6, 2, 2, 1, -8 if own_output else 8, 16)
+    for content, kind in (
+        (header + bytes(4 * numbers), "is a model of llama2.c: scripts/import_llama2c.py"),
+        (header + bytes(4 * numbers + 4), "is not safetensors"),
+        (b"", "is not safetensors"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"stories.bin {kind}"):
+            load_checkpoint(file)
+        with pytest.raises(UserError, match=f"stories.bin {kind}"):
+            load_checkpoint(tmp_path)
 
 
 def test_weights_that_are_no_safetensors_file(run_copy):
