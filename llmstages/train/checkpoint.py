@@ -249,7 +249,7 @@ def _write_files(
         folder = staging / ADAPTER_DIR
         folder.mkdir()
         adapters = to_peft(weights, config)
-        save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / "adapter_model.safetensors", adapters, {"format": "pt"})
         base, revision = adapted.base, None
         if is_on_hub(base):
             address = address_of(base)
@@ -258,7 +258,7 @@ def _write_files(
         write_json(folder / "adapter_config.json", settings)
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
-        save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
+        write_tensors(staging / "trainer" / "state.safetensors", trainer_tensors)
         write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
     _seal(staging, info)
 
@@ -280,7 +280,7 @@ def write_model(
     the weights on disk.
     """
     on_disk = {name: tensor.to(dtype) for name, tensor in to_disk(weights, config).items()}
-    save_file(on_disk, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(directory / WEIGHTS_NAME, on_disk, {"format": "pt"})
     # What only goes on with a text is not stopped where an answer ends, unless its files say so.
     own = stop_ids(tokenizer) if answers else [tokenizer.end_id, *tokenizer.model_end_ids]
     stops = list(dict.fromkeys(own))
@@ -367,10 +367,10 @@ def _write_divided(directory: Path, staging: Path, temperature: float | None) ->
     for name, tensors in stored.items():
         score = kept["head.weight"] / (temperature or 1.0)
         divided = {key: score if key.endswith(SCORE_NAME) else t for key, t in tensors.items()}
-        save_file(divided, staging / name, metadata={"format": "pt"})
+        write_tensors(staging / name, divided, {"format": "pt"})
     if temperature is not None:
         (staging / UNDIVIDED_NAME).parent.mkdir(exist_ok=True)
-        save_file(kept, staging / UNDIVIDED_NAME)
+        write_tensors(staging / UNDIVIDED_NAME, kept)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -610,6 +610,17 @@ def pooling_of(info: CheckpointInfo | None, directory: Path) -> str:
     if pooling not in POOLINGS:
         raise UserError(f"{directory / INFO_NAME}: pooling {pooling!r} is not supported")
     return str(pooling)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, readable to whom the user's other files are (safetensors itself
+    gives it to its owner alone)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from llmstages.train.records import read_sealed, write_sealed
 def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
     best = (tiny_run / "best").resolve()
     names = {p.relative_to(best).as_posix() for p in best.rglob("*") if p.is_file()}
+    # Whoever may read one may read all: safetensors alone would leave its files to their owner.
+    assert len({path.stat().st_mode for path in best.rglob("*") if path.is_file()}) == 1
     assert names == {
         "README.md",
         "config.json",
