@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from llmstages.config.groups import ModelConfig
+from llmstages.config.groups import EvaluateConfig, ModelConfig
 from llmstages.config.uses import ExportConfig
 from llmstages.stages import export, finetune_instruct, pretrain
 from llmstages.text.chat import stop_ids
@@ -84,7 +84,12 @@ def test_every_end_that_the_model_names_stops_it_and_all_else_it_says_is_kept(
     said = {"eos_token_id": [256, 97, 98, 999], "bos_token_id": 258, "top_k": 7, "pad_token_id": 1}
     (gemma / "generation_config.json").write_text(json.dumps({**said, "_from_model_config": True}))
     assert stop_ids(load_checkpoint(gemma).tokenizer) == [256, 97, 98]
-    finetune_instruct.run(instruct_config(tmp_path, base=str(gemma), steps=1))
+    losses_alone = EvaluateConfig(num_samples=0, num_generations=0)
+    config = instruct_config(tmp_path, base=str(gemma), steps=1, evaluate=losses_alone)
+    finetune_instruct.run(config)
+    metrics = json.loads((config.run_dir / "summary.json").read_text())["metrics"]
+    assert "val_loss" in metrics
+    assert "exact_match" not in metrics
     run, exported = tmp_path / "pairs-instruct" / "best", tmp_path / "exported"
     export.run(ExportConfig(str(run), "safetensors", output=str(exported)))
     for folder in (run, exported):
