@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 import torch
-from safetensors.torch import save_file
 from tokenizers import decoders, models, normalizers, processors
 from torch import Tensor
 
+from llmstages.model.counts import num_parameters
 from llmstages.model.layouts import config_to_disk, make_config, to_disk
 from llmstages.model.transformer import Transformer
+from llmstages.train.checkpoint import write_tensors
 
 SPACE = "\u2581"
 NAMES = ("<unk>", "<s>", "</s>")
@@ -135,7 +136,9 @@ def main(model_path: str, tokenizer_path: str, directory: str) -> None:
     ):
         (folder / name).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     weights = to_disk({name: p.detach() for name, p in model.named_parameters()}, model.config)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
+    size = num_parameters(model.config)
+    print(f"{folder}: {size:,} parameters, vocabulary of {model.config.vocab_size:,} tokens")
 
 
 if __name__ == "__main__":

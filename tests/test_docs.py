@@ -405,8 +405,9 @@ def test_every_file_has_the_keys_of_the_table(finished: dict[str, list[Path]]) -
             for value in contents if isinstance(contents, list) else [contents]:
                 assert required <= set(value) <= required | optional, path
                 seen |= set(value)
-        # These need a time budget, a slow machine, and replay.
-        assert seen >= optional - {"evaluation_tokens", "changed", "mask_documents"}, name
+        # These need a time budget, a slow machine, replay, adapters and preferences.
+        unseen = {"evaluation_tokens", "changed", "mask_documents", "rank", "objective"}
+        assert seen >= optional - unseen, name
 
 
 def test_the_metrics_are_those_that_the_page_names(finished: dict[str, list[Path]]) -> None:

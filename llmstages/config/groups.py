@@ -426,7 +426,7 @@ class EvaluateConfig:
     num_samples: int = 2
     """Sampled continuations (pretraining) or answers (instruct) shown at each evaluation."""
     num_generations: int = 64
-    """Held-out answers generated for exact match, chrF, BLEU, ROUGE and the share that stops (instruct)."""
+    """Held-out answers generated for exact match, chrF, BLEU, ROUGE and the share that stops (instruct); 0: none, the loss alone."""
     abilities: list[str] = field(default_factory=list)
     """Files or folders of questions that are asked at each evaluation (pretraining): multiple choice, last words, labelled texts."""
     ability_items: int = 100
@@ -437,6 +437,6 @@ class EvaluateConfig:
             range_problem("evaluate.every_steps", self.every_steps, 1)
             + range_problem("evaluate.max_tokens", self.max_tokens, 1)
             + range_problem("evaluate.num_samples", self.num_samples, 0)
-            + range_problem("evaluate.num_generations", self.num_generations, 1)
+            + range_problem("evaluate.num_generations", self.num_generations, 0)
             + range_problem("evaluate.ability_items", self.ability_items, 1)
         )

@@ -416,7 +416,8 @@ class ExportConfig:
             dtypes = EXPORT_DTYPES[self.format]
             if self.dtype == "auto":
                 self.dtype = dtypes[0]
-            problems = choice_problem("dtype", self.dtype, dtypes)
+            if self.dtype not in dtypes:  # no guess: of several near ones none is meant
+                problems = [f"dtype={self.dtype} is unknown: choose one of {', '.join(dtypes)}"]
             if problems and re.fullmatch(r"i?q\d_\w+", self.dtype) and self.format == "gguf":
                 problems = [
                     f"dtype={self.dtype} is not written here ({', '.join(dtypes)} are): export f32 "

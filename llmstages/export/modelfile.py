@@ -25,8 +25,8 @@ def modelfile(
     """The `Modelfile` of a GGUF file beside it.
 
     stops: texts of the tokens that end an answer. speaks: the model was tuned on conversations;
-    any other continues its prompt. Of a foreign template nothing is said: Ollama takes the one in
-    the GGUF file, where it knows it.
+    any other continues its prompt. Of a foreign template nothing is said: when it reads the GGUF
+    file, Ollama compares the one in there with those that it knows in its own language.
     """
     lines = [f"FROM ./{file}"]
     template = ollama_template(tokenizer, speaks=speaks)

@@ -356,12 +356,12 @@ def is_transposed(name: str, tensor: Tensor, config: TransformerConfig) -> bool:
 def config_to_disk(
     config: TransformerConfig,
     *,
-    end_id: int,
+    end_id: int | list[int],
     pad_id: int,
     labels: list[str] | None,
     begin_id: int | None = None,
 ) -> dict[str, Any]:
-    """The contents of `config.json`."""
+    """The contents of `config.json`; end_id: where a text ends, which may be at several tokens."""
     layout = LAYOUTS[config.layout]
     usual: dict[str, Any] = {
         "model_type": config.layout,

@@ -5,7 +5,7 @@ what it was made of.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,18 +17,20 @@ from llmstages import __version__
 from llmstages.config.uses import ExportConfig
 from llmstages.disk import require_writable
 from llmstages.errors import UserError
-from llmstages.export.modelfile import modelfile
+from llmstages.export.modelfile import modelfile, ollama_template
+from llmstages.model.layouts import config_to_disk
 from llmstages.report.terminal import say, warn
 from llmstages.text.chat import stop_ids
 from llmstages.train.checkpoint import (
     Checkpoint,
-    card_of,
+    CheckpointInfo,
+    Lineage,
     load_checkpoint,
     put_in_place,
     sync,
     write_model,
 )
-from llmstages.train.model_card import CARD_NAME
+from llmstages.train.model_card import CARD_NAME, card_of_export, model_card
 from llmstages.train.records import write_json
 
 RECORD_NAME = "export.json"
@@ -51,12 +53,19 @@ def run(config: ExportConfig) -> None:
     name = name_of(checkpoint.directory)
     directory = Path(config.output or f"exports/{name}-{config.format}-{config.dtype}")
     with whole_directory(directory, overwrite=config.overwrite) as staging:
+        use: list[str] = []
         if config.format == "gguf":
             export_gguf(staging, checkpoint, name, config.dtype)
+            use = ["```sh", "ollama create my-model -f Modelfile"]
+            use += [f"llama-cli -m {name}-{config.dtype}.gguf", "```"]
         elif config.format == "onnx":
             export_onnx(staging, checkpoint)
+            use = ["ONNX Runtime reads `model.onnx`; its ids come from `tokenizer.json`, and"]
+            use += ["`export.json` has the labels and the rule for them."]
         else:
             export_safetensors(staging, checkpoint, config.dtype)
+        card = card_of(checkpoint, config.format, use)
+        (staging / CARD_NAME).write_text(card, encoding="utf-8")
         record: dict[str, Any] = {
             "format": config.format,
             "dtype": config.dtype,
@@ -76,6 +85,31 @@ def name_of(directory: Path) -> str:
     """What a checkpoint is called: by its run where it is in one."""
     resolved = directory.resolve()
     return (resolved.parent.parent if resolved.parent.name == "checkpoints" else resolved).name
+
+
+def card_of(checkpoint: Checkpoint, format: str, use: Sequence[str]) -> str:
+    """The card that lies beside a checkpoint, or one that says what is known of its model; of
+    formats for other engines with these lines on its use."""
+    config, tokenizer, info = checkpoint.model.config, checkpoint.tokenizer, checkpoint.info
+    if info is None:
+        answers = "finetune-instruct" if checkpoint.is_tuned else "pretrain"
+        lineage = Lineage(parent=checkpoint.hash, base=checkpoint.source)
+        info = CheckpointInfo(
+            *("finetune-classify" if checkpoint.labels is not None else answers, 0, 0, {}, lineage),
+            training={"base": checkpoint.name},
+        )
+    beside = checkpoint.directory / CARD_NAME
+    if beside.is_file():
+        card = beside.read_text(encoding="utf-8", errors="replace")
+    else:
+        ids = {"end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
+        entries = config_to_disk(config, **ids, labels=checkpoint.labels)
+        card = model_card(
+            *(config, info, entries),
+            vocabulary=tokenizer.vocab_size,
+            is_foreign=checkpoint.info is None,
+        )
+    return card_of_export(card, info.stage, format, use) if use else card
 
 
 @contextmanager
@@ -134,6 +168,12 @@ def export_gguf(staging: Path, checkpoint: Checkpoint, name: str, dtype: str) ->
         speaks=speaks,
     )
     (staging / "Modelfile").write_text(text, encoding="utf-8")
+    if ollama_template(tokenizer, speaks=speaks) is None:
+        warn(
+            "Modelfile has no TEMPLATE, as the model's own chat template is Jinja and Ollama's are "
+            "not: it takes its own where it knows the one in the GGUF file, and else hands prompts "
+            "on as they are; llama.cpp follows the one in the file"
+        )
 
 
 def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> None:
@@ -149,13 +189,6 @@ def export_safetensors(staging: Path, checkpoint: Checkpoint, dtype: str) -> Non
         answers=checkpoint.is_tuned,
         dtype=kind,
     )
-    if checkpoint.info is not None:
-        card = checkpoint.directory / CARD_NAME
-        if card.is_file():  # it has the figures of the test rows, and what was written into it
-            shutil.copyfile(card, staging / CARD_NAME)
-        else:
-            text = card_of(checkpoint.directory, checkpoint.info)
-            (staging / CARD_NAME).write_text(text, encoding="utf-8")
     if "architectures" not in entries:
         warn("transformers has no class for this classifier's head; llmstages reads it")
 

@@ -160,6 +160,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
             machine,
             clock,
             data=data,
+            num_rows=len(training),
             num_tokens=round(num_tokens * (1 - config.token_dropout)),
             default_epochs=DEFAULT_EPOCHS,
             lr_share=LR_SHARE,

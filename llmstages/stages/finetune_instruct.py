@@ -89,13 +89,13 @@ def run(config: FinetuneInstructConfig) -> float:
         )
         texts = [tokenizer.decode(answer.tokens) for answer in answers]
         references = [question.messages[-1].content for question in questions]
-        measures = {
-            **objective.measures(),
-            **text_metrics(texts, references),
-            "stopped_share": mean([answer.stopped for answer in answers]),
-        }
+        measures = dict(objective.measures())
+        if questions:
+            measures |= text_metrics(texts, references)
+            measures["stopped_share"] = mean([answer.stopped for answer in answers])
         metrics = summarised(measures, config.seed)
-        metrics["bleu_signature"] = bleu_signature(references)
+        if questions:
+            metrics["bleu_signature"] = bleu_signature(references)
         if text is not None:
             metrics["base_bits_per_byte"] = forgotten(text, model, config, machine)
         return metrics, texts
@@ -120,6 +120,7 @@ def run(config: FinetuneInstructConfig) -> float:
         machine,
         clock,
         data=objective.data,
+        num_rows=sizes["train"],
         num_tokens=objective.num_tokens,
         default_epochs=objective.default_epochs,
         lr_share=objective.lr_share,
@@ -140,7 +141,8 @@ def run(config: FinetuneInstructConfig) -> float:
     ]
     the_run.keep_lines("answers.jsonl", (asdict(answer) for answer in answered))
     shown = permutation(len(answered), "answers shown", config.seed)[:SHOWN_ANSWERS]
-    show_answers([answered[index] for index in sorted(shown)])
+    if answered:
+        show_answers([answered[index] for index in sorted(shown)])
     test_paths = [config.test_data] if config.test_data else config.data_paths
     names = ", ".join(Path(path).name for path in test_paths)
     improvement = improvement_percent(metrics_before, metrics)

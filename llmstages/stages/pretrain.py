@@ -264,6 +264,7 @@ def run(config: PretrainConfig) -> float:
             dropout=config.dropout,
             fp8=config.fp8,
             checkpoint_blocks=micro_batch.checkpoint_blocks,
+            made={"data": [Path(config.corpus_dir).name], **({"base": base.name} if base else {})},
             tokens_seen=0 if base is None or base.info is None else base.info.tokens_seen,
             began=clock.began,
             stop_after=config.stop_after,

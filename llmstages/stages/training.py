@@ -239,6 +239,7 @@ def fine_tune(
     clock: Clock,
     *,
     data: PackedData | ReplayedData | PreferenceData | ShuffledData,
+    num_rows: int,
     num_tokens: int,
     default_epochs: int,
     lr_share: float,
@@ -253,8 +254,9 @@ def fine_tune(
 ) -> TrainingResult:
     """Tune the base's model on labelled rows; then it holds the weights of the best checkpoint.
 
-    num_tokens: in one pass over the training rows. lr_share: of the pretraining rate. classifier:
-    more for the section of that name in `llmstages.json`. The others are those of `Training`.
+    num_rows: to train on. num_tokens: in one pass over them. lr_share: of the pretraining rate.
+    classifier: more for the section of that name in `llmstages.json`. The others are those of
+    `Training`.
     """
     model, info = base.model, base.info
     length = choose_length(
@@ -323,6 +325,15 @@ def fine_tune(
             base=base.source or str(base.directory),
             labels=labels,
             classifier=classifier,
+            made={
+                "base": base.name,
+                "data": [Path(path).name for path in config.data_paths],
+                "rows": num_rows,
+                "steps_per_epoch": data.steps_per_epoch,
+                "method": config.method.name,
+                **({"rank": config.method.rank} if config.method.name == "lora" else {}),
+                **({"objective": aim} if (aim := config.method.objective) != "answers" else {}),
+            },
             tokens_seen=info.tokens_seen if info else 0,
             began=clock.began,
             stop_after=config.stop_after,

@@ -38,6 +38,8 @@ CONTEXT_OF_A_SPACE = 4
 """Ids in front that tell a decoder that a text has begun."""
 TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 """Where it lists others."""
+GENERATION_NAME = "generation_config.json"
+"""Of the model beside a tokenizer: how transformers generates where its caller does not say."""
 
 
 class Backend(Protocol):
@@ -84,8 +86,9 @@ class Tokenizer:
     of these and each conversation, in some foreign models), `pad_id` (never the end token),
     `turn_start_id` and `turn_end_id` (of chat turns; both None when the vocabulary lacks one of
     them), `templated_chat` (speaks a foreign template, where there is one), `model_end_ids` (where
-    the model that it was loaded with ends a text, which may be several) and `hash` (sha256, hex:
-    equal when two tokenizers give equal ids for equal reasons, kept by save and load).
+    the model that it was loaded with ends a text, which may be several), `generation` (what the
+    `generation_config.json` beside it says) and `hash` (sha256, hex: equal when two tokenizers give
+    equal ids for equal reasons, kept by save and load).
     """
 
     def __init__(
@@ -97,11 +100,13 @@ class Tokenizer:
         special_tokens: Mapping[str, Any] | None = None,
         templated_chat: TemplatedChat | None = None,
         model_end_ids: Sequence[int] = (),
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a backend; both tokens are in its vocabulary.
 
         `special_tokens` are entries of `tokenizer_config.json` that are kept as they are.
-        `model_end_ids` are where the model beside it ends a text, by its own files.
+        `model_end_ids` are where the model beside it ends a text, by its own files, of which
+        `generation` has the entries of `generation_config.json`.
         """
         self._backend = backend
         self._end_token = end_token
@@ -109,6 +114,7 @@ class Tokenizer:
         self._special_tokens = dict(special_tokens or {})
         self.templated_chat = templated_chat
         self.model_end_ids = tuple(id for id in model_end_ids if 0 <= id < backend.vocab_size)
+        self.generation = dict(generation or {})
         self._control_ids = {backend.vocabulary[name] for name in backend.control_names}
         self.vocab_size = backend.vocab_size
         self.id_dtype = id_dtype(backend.vocab_size)
@@ -184,6 +190,7 @@ class Tokenizer:
             pad_token = choose_pad_token(backend, end_token, named["pad_token"], named["unk_token"])
         except UserError as error:
             raise UserError(f"{json_path}: {error}") from error
+        generation = read_json(directory / GENERATION_NAME)
         special_tokens = kept_special_tokens(config, backend)
         source = find_template(directory, config)
         if source is None or source.stored in own_templates(backend):
@@ -192,6 +199,7 @@ class Tokenizer:
                 *(backend, end_token, pad_token),
                 special_tokens=special_tokens,
                 model_end_ids=end_ids_of_model(directory),
+                generation=generation,
             )
         # What the template calls eos_token may be another token than the one that ends a text.
         names = {"eos_token": end_token} | special_tokens | {"pad_token": pad_token}
@@ -203,6 +211,7 @@ class Tokenizer:
             special_tokens=special_tokens,
             templated_chat=chat,
             model_end_ids=end_ids_of_model(directory),
+            generation=generation,
         )
 
     def save(
@@ -328,7 +337,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 def ids_of_model(directory: Path) -> dict[str, int]:
     """Ids of `eos_token` and `pad_token` in the model's files, for a tokenizer that names none."""
     found: dict[str, int] = {}
-    for file in ("generation_config.json", "config.json"):
+    for file in (GENERATION_NAME, "config.json"):
         content = read_json(directory / file)
         for name in ("eos_token", "pad_token"):
             value = content.get(f"{name}_id")
@@ -340,7 +349,7 @@ def ids_of_model(directory: Path) -> dict[str, int]:
 
 def end_ids_of_model(directory: Path) -> list[int]:
     """All ids that `eos_token_id` names, in the first of the model's files that names any."""
-    for file in ("generation_config.json", "config.json"):
+    for file in (GENERATION_NAME, "config.json"):
         value = read_json(directory / file).get("eos_token_id")
         listed = value if isinstance(value, list) else [value]
         if ids := [id for id in listed if isinstance(id, int) and not isinstance(id, bool)]:

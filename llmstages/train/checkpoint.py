@@ -8,6 +8,7 @@ pickle, and no pickle is ever opened.
 import hashlib
 import os
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -35,7 +36,7 @@ from llmstages.model.lora import Lora, from_peft, merged, peft_config, to_peft
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import warn
 from llmstages.text.chat import stop_ids
-from llmstages.text.tokenizer import Tokenizer
+from llmstages.text.tokenizer import GENERATION_NAME, Tokenizer
 from llmstages.train import parallel
 from llmstages.train.hub import address_of, exact, fetched, is_on_hub
 from llmstages.train.model_card import CARD_NAME, model_card
@@ -55,6 +56,9 @@ HEAD_FILES = ("model.safetensors", f"{ADAPTER_DIR}/adapter_model.safetensors")
 """Files of a checkpoint that have a classifier's head."""
 UNDIVIDED_NAME = "trainer/head.safetensors"
 """Of a classifier whose head a temperature has divided: the head as training left it."""
+LLAMA2C_HEADER = "<7i"
+"""Its shape, in front of the raw numbers: width, inner width, blocks, heads, heads of keys and
+values, vocabulary (below 0 where the output matrix is one of its own), context."""
 REPLACED = ".old"
 """End of the name of a checkpoint while another of the same step takes its place."""
 
@@ -85,6 +89,8 @@ class CheckpointInfo:
     lineage: Lineage
     classifier: dict[str, Any] | None = None
     """Pooling and task type of a classifier, and what was found on the validation rows."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was made, in names without their directories: base, data, method, rate ..."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every file but the model card, by its path in the checkpoint."""
     format_version: int = FORMAT_VERSION
@@ -112,6 +118,14 @@ class Checkpoint:
     info: CheckpointInfo | None
     source: str | None = None
     """Of one that a hub has: `hf://ORG/NAME@COMMIT`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called, wherever it lies: on a hub as there, else by its run or directory."""
+        if self.source is not None:
+            return self.source
+        path = self.directory.resolve()
+        return (path.parent.parent if path.parent.name == "checkpoints" else path).name
 
     @property
     def hash(self) -> str:
@@ -235,7 +249,7 @@ def _write_files(
         folder = staging / ADAPTER_DIR
         folder.mkdir()
         adapters = to_peft(weights, config)
-        save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / "adapter_model.safetensors", adapters, {"format": "pt"})
         base, revision = adapted.base, None
         if is_on_hub(base):
             address = address_of(base)
@@ -244,7 +258,7 @@ def _write_files(
         write_json(folder / "adapter_config.json", settings)
     if trainer_tensors is not None:
         (staging / "trainer").mkdir()
-        save_file(dict(trainer_tensors), staging / "trainer" / "state.safetensors")
+        write_tensors(staging / "trainer" / "state.safetensors", trainer_tensors)
         write_json(staging / "trainer" / "state.json", dict(trainer_state or {}))
     _seal(staging, info)
 
@@ -266,10 +280,13 @@ def write_model(
     the weights on disk.
     """
     on_disk = {name: tensor.to(dtype) for name, tensor in to_disk(weights, config).items()}
-    save_file(on_disk, directory / WEIGHTS_NAME, metadata={"format": "pt"})
+    write_tensors(directory / WEIGHTS_NAME, on_disk, {"format": "pt"})
+    # What only goes on with a text is not stopped where an answer ends, unless its files say so.
+    own = stop_ids(tokenizer) if answers else [tokenizer.end_id, *tokenizer.model_end_ids]
+    stops = list(dict.fromkeys(own))
     entries = config_to_disk(
         config,
-        end_id=tokenizer.end_id,
+        end_id=stops[0] if len(stops) == 1 else stops,
         pad_id=tokenizer.pad_id,
         labels=labels,
         begin_id=next(iter(tokenizer.begin_ids), None),
@@ -277,11 +294,10 @@ def write_model(
     entries["torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", entries)
     tokenizer.save(directory, append_end=labels is not None, model_max_length=config.context_length)
-    stops = stop_ids(tokenizer) if answers else [tokenizer.end_id]
-    write_json(
-        directory / "generation_config.json",
-        {"eos_token_id": stops, "pad_token_id": tokenizer.pad_id, "do_sample": True},
-    )
+    generation = {**tokenizer.generation, "eos_token_id": stops, "pad_token_id": tokenizer.pad_id}
+    # Of a file that says it was made from config.json, transformers may take that one's word.
+    generation.pop("_from_model_config", None)
+    write_json(directory / GENERATION_NAME, generation)
     return entries
 
 
@@ -375,10 +391,10 @@ def _write_divided(directory: Path, staging: Path, temperature: float | None) ->
     for name, tensors in stored.items():
         score = kept["head.weight"] / (temperature or 1.0)
         divided = {key: score if key.endswith(SCORE_NAME) else t for key, t in tensors.items()}
-        save_file(divided, staging / name, metadata={"format": "pt"})
+        write_tensors(staging / name, divided, {"format": "pt"})
     if temperature is not None:
         (staging / UNDIVIDED_NAME).parent.mkdir(exist_ok=True)
-        save_file(kept, staging / UNDIVIDED_NAME)
+        write_tensors(staging / UNDIVIDED_NAME, kept)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -493,14 +509,14 @@ def resolve_checkpoint(name: str) -> Path:
     """The checkpoint directory meant by a name: a run's best, the directory itself, or one that is
     fetched from a model hub (`hf://`).
 
-    Raises `UserError` for a path that leads nowhere, a file (pickles are never opened), a directory
-    that is neither, or what a hub does not give.
+    Raises `UserError` for a path that leads nowhere, a file (which is called what it seems to be;
+    pickles are never opened), a directory that is neither, or what a hub does not give.
     """
     path = fetched(name) if is_on_hub(name) else Path(name).expanduser()
     if path.is_file():
         raise UserError(
             f"{path}: a file, but a checkpoint is a directory with config.json and "
-            "model.safetensors (pickles such as .pt and .bin are never opened)"
+            f"model.safetensors; {path.name} {kind_of_file(path)}"
         )
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -518,14 +534,30 @@ def resolve_checkpoint(name: str) -> Path:
     weights = WEIGHTS_INDEX_NAME if (path / WEIGHTS_INDEX_NAME).is_file() else WEIGHTS_NAME
     missing = [name for name in ("config.json", weights) if not (path / name).is_file()]
     if missing:
-        pickles = sorted(p.name for p in path.glob("*.bin")) + sorted(
-            p.name for p in path.glob("*.pt")
-        )
-        hint = f"; {pickles[0]} is a pickle and is never opened" if pickles else ""
+        others = [p.name for end in ("bin", "pt") for p in sorted(path.glob(f"*.{end}"))]
+        hint = f"; {others[0]} {kind_of_file(path / others[0])}" if others else ""
         if inside := sorted(p for p in path.iterdir() if (p / "checkpoints").is_dir()):
             hint = f"; it holds runs: name one of them, such as {inside[0]}"
         raise UserError(f"{path}: not a checkpoint: it has no {' and no '.join(missing)}{hint}")
     return path
+
+
+def kind_of_file(path: Path) -> str:
+    """What a file of weights is, by its first bytes, where it is not one that is read here."""
+    size, length = path.stat().st_size, struct.calcsize(LLAMA2C_HEADER)
+    with path.open("rb") as file:
+        begin = file.read(length)
+    if begin.startswith((b"\x80", b"PK")):  # pickled, or the ZIP archive that torch.save makes
+        return "is a pickle and is never opened"
+    if len(begin) == length:
+        width, inner, layers, heads, kv_heads, vocab, context = struct.unpack(LLAMA2C_HEADER, begin)
+        if min(width, inner, layers, heads, kv_heads, context) > 0:
+            head_dim, vocab_size = width // heads, abs(vocab)
+            block = 2 * width + 2 * width * (width + kv_heads * head_dim) + 3 * width * inner
+            numbers = vocab_size * width * (1 if vocab > 0 else 2) + layers * block + width
+            if size == length + 4 * (numbers + context * head_dim):
+                return "is a model of llama2.c: scripts/import_llama2c.py makes a directory of it"
+    return "is not safetensors"
 
 
 def best_of_run(run_dir: Path) -> Path:
@@ -602,6 +634,17 @@ def pooling_of(info: CheckpointInfo | None, directory: Path) -> str:
     if pooling not in POOLINGS:
         raise UserError(f"{directory / INFO_NAME}: pooling {pooling!r} is not supported")
     return str(pooling)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, readable to whom the user's other files are (safetensors itself
+    gives it to its owner alone)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmstages.config.stages import POOLINGS
 from llmstages.data.json_files import as_type, parse_json
 from llmstages.errors import UserError
 from llmstages.evaluate.decision import Decision
-from llmstages.train.checkpoint import Checkpoint, CheckpointInfo, Lineage, sync
+from llmstages.train.checkpoint import Checkpoint, CheckpointInfo, Lineage, sync, write_tensors
 
 HEADS_DIR = "heads"
 WEIGHT = "score.weight"
@@ -63,7 +62,7 @@ def save_head(
         "backbone": backbone.hash,
         "made_by": made_by,
     }
-    save_file({WEIGHT: weight.contiguous()}, temporary, metadata=metadata)
+    write_tensors(temporary, {WEIGHT: weight.contiguous()}, metadata)
     sync(temporary)
     temporary.replace(path)
     return path

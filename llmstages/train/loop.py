@@ -129,6 +129,8 @@ class Training:
     """Where the model lies that adapters were put into."""
     labels: list[str] | None = None
     classifier: dict[str, Any] | None = None
+    made: Mapping[str, Any] = field(default_factory=dict)
+    """For `training` in `llmstages.json`: what the loop does not know of it."""
     tokens_seen: int = 0
     """Tokens the starting checkpoint has seen."""
     began: float | None = None
@@ -687,6 +689,7 @@ class Loop:
             metrics=dict(metrics or {}),
             lineage=t.lineage,
             classifier=t.classifier,
+            training={**t.made, "lr": t.lr, "optimizer": t.optim.name},
         )
         reached = replace(self.progress)
         adapted = None

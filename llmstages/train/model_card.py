@@ -5,7 +5,8 @@ whoever passes a model on may write into it.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -36,35 +37,37 @@ def model_card(
     *,
     vocabulary: int,
     test: Mapping[str, float] | None = None,
+    is_foreign: bool = False,
 ) -> str:
     """The card of a checkpoint.
 
     entries: those of its `config.json`. vocabulary: its tokens. test: figures of the test rows.
-    Raises `ValueError` for a classifier's rule that does not fit its labels.
+    is_foreign: another program trained it, and `info` says what it is for. Raises `ValueError` for
+    a classifier's rule that does not fit its labels.
     """
     labels = list((entries.get("id2label") or {}).values())
     opens = "architectures" in entries
     front = {
         "library_name": "transformers" if opens else "llmstages",
         "pipeline_tag": "text-classification" if labels else "text-generation",
-        "tags": ["llmstages", config.layout, info.stage],
+        "tags": ["llmstages", config.layout, *([] if is_foreign else [info.stage])],
     }
     if info.lineage.base is not None:
         front["base_model"] = address_of(info.lineage.base).repository
     lines = ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", ""]
     lines += [f"# {TITLES.get(info.stage, 'A model')}", ""]
-    lines += [f"Written by llmstages {__version__} after step {info.step:,} of `{info.stage}`.", ""]
-    lines += _table(
-        {
-            "parameters": num_parameters(config),
-            "family": config.layout,
-            "layers": config.num_layers,
-            "width": config.hidden_size,
-            "context, tokens": config.context_length,
-            "vocabulary, tokens": vocabulary,
-            "tokens seen": info.tokens_seen,
-        }
-    )
+    after = f"after step {info.step:,} of `{info.stage}`"
+    when = "of a model that another program trained" if is_foreign else after
+    lines += [f"Written by llmstages {__version__} {when}.", ""]
+    size = {
+        "parameters": num_parameters(config),
+        "family": config.layout,
+        "layers": config.num_layers,
+        "width": config.hidden_size,
+        "context, tokens": config.context_length,
+        "vocabulary, tokens": vocabulary,
+    }
+    lines += _table(size if is_foreign else size | {"tokens seen": info.tokens_seen})
     if labels:
         shown = json.dumps(labels[:MOST_LABELS], ensure_ascii=False)
         more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
@@ -85,15 +88,56 @@ def model_card(
     if test:
         of_test = {f"`{name}`": value for name, value in test.items()}
         lines += ["## Figures of the test rows", "", *_table(of_test)]
-    made_from = {
-        "base" if name == "base" else f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
+    made_from = _training(info) | {
+        f"sha256 of the {name.replace('_', ' ')}": f"`{value}`"
         for name, value in vars(info.lineage).items()
-        if value is not None
+        if name != "base" and value is not None
     }
     if made_from:
         lines += ["## Made from", "", *_table(made_from)]
-    lines += ["## Use", "", "With this directory as `model`:", "", *_use(info.stage, opens=opens)]
-    return "\n".join(lines)
+    return "\n".join([*lines, use_section(info.stage, opens=opens)])
+
+
+def card_of_export(card: str, stage: str, format: str, use: Sequence[str]) -> str:
+    """The card of a model in a format (`gguf`, `onnx`) whose use these lines say.
+
+    What llmstages says of its use as a checkpoint makes room, all else stays, also of a card that
+    somebody else wrote.
+    """
+    for opens in (True, False):
+        card = card.replace(use_section(stage, opens=opens), "")
+    if card.startswith("---\n"):
+        card = re.sub(r"(?m)^library_name: .*$", f"library_name: {format}", card, count=1)
+    return "\n".join([card.rstrip(), "", "## Use", "", *use, ""])
+
+
+def use_section(stage: str, *, opens: bool) -> str:
+    """How a checkpoint is used, by the stage that trained last."""
+    return "\n".join(
+        ["## Use", "", "With this directory as `model`:", "", *_use(stage, opens=opens)]
+    )
+
+
+def _training(info: "CheckpointInfo") -> dict[str, object]:
+    """How a checkpoint was made, by what it is called in the card."""
+    said = info.training
+    method = said.get("method")
+    if method is not None:
+        rank = f" of rank {said['rank']}" if "rank" in said else ""
+        aim = f", {said['objective']}" if "objective" in said else ""
+        method = f"`{method}`{rank}{aim}"
+    base = said.get("base", info.lineage.base)
+    facts = {
+        "continued from" if "lr" in said and info.stage == "pretrain" else "base": base
+        and f"`{base}`",
+        "data": ", ".join(f"`{name}`" for name in said.get("data", [])) or None,
+        "training rows": said.get("rows"),
+        "method": method,
+        "optimizer": said.get("optimizer"),
+        "learning rate": said.get("lr"),
+        "epochs": info.step / said["steps_per_epoch"] if "steps_per_epoch" in said else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _table(facts: Mapping[str, object]) -> list[str]:

@@ -18,9 +18,10 @@ from llmstages.export.gguf_vocabulary import PRE_TOKENIZERS, from_tokenizer_json
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import RopeScaling, Transformer
-from llmstages.stages.export import RECORD_NAME, whole_directory
+from llmstages.stages.export import RECORD_NAME, export_gguf, whole_directory
 from llmstages.text.tokenizer import Tokenizer as Ours
 from llmstages.text.tokenizer import train_tokenizer
+from llmstages.train.checkpoint import Checkpoint
 
 gguf = pytest.importorskip("gguf")
 SHAPE = {
@@ -231,8 +232,13 @@ def test_a_tuned_run(
     assert status == 0, err
     folder = tmp_path / "exports" / "pairs-instruct-gguf-f32"
     assert {path.name for path in folder.iterdir()} == {
-        *("pairs-instruct-f32.gguf", "Modelfile", "export.json")
+        *("pairs-instruct-f32.gguf", "Modelfile", "export.json", "README.md")
     }
+    card = (folder / "README.md").read_text()
+    assert "library_name: gguf" in card
+    assert "| base | `pretrain` |" in card
+    assert card.endswith("llama-cli -m pairs-instruct-f32.gguf\n```\n")
+    assert "llmstages chat" not in card
     llama = Llama(folder / "pairs-instruct-f32.gguf")
     prompt, settings = "What is a class?", ["temperature=0", "max_new_tokens=12"]
     for chat, found in (("off", prompt + llama.text(prompt, 12)), ("on", llama.answer(prompt, 12))):
@@ -242,6 +248,26 @@ def test_a_tuned_run(
     assert lines[0] == "FROM ./pairs-instruct-f32.gguf"
     assert 'PARAMETER stop "<|im_end|>"' in lines
     assert "PARAMETER num_ctx 64" in lines
+
+
+def test_a_foreign_chat_template(
+    bpe: Ours, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bpe.save(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    config = tmp_path / "tokenizer_config.json"
+    names = json.loads(config.read_text())
+    turns = (
+        "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}{{ eos_token }}{% endfor %}"
+    )
+    theirs = turns + "{% if add_generation_prompt %}[assistant]{% endif %}"
+    for template, said in ((names["chat_template"], False), (theirs, True)):
+        config.write_text(json.dumps(names | {"chat_template": template}))
+        tokenizer = Ours.load(tmp_path)
+        model = random_model("llama", tokenizer.vocab_size, {})
+        export_gguf(tmp_path, Checkpoint(tmp_path, model, tokenizer, None, None), "m", "f16")
+        lines = (tmp_path / "Modelfile").read_text()
+        assert ("TEMPLATE" in lines, "no TEMPLATE" in capsys.readouterr().err) == (not said, said)
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_1", "q4_0", "q5_1", "q5_0", "bf16", "f16"])
@@ -289,7 +315,7 @@ def test_what_cannot_be_exported(
     for words, why in (
         ([classifier_run], "a classifier"),
         ([instruct_run, "dtype=q4_k_m"], "llama-quantize make Q4_K_M"),
-        ([instruct_run, "dtype=f8"], "dtype=f8 is unknown"),
+        ([instruct_run, "dtype=q4"], "q8_0, q5_1, q5_0, q4_1, q4_0"),
     ):
         status, _, err = cli("export", *words)
         assert (status, why in err) == (2, True), err

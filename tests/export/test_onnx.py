@@ -91,6 +91,7 @@ def test_an_exported_run_predicts_alike(
     tokenizer = Tokenizer.from_file("made/tokenizer.json")
     tokenizer.enable_padding()
     encodings = tokenizer.encode_batch(texts)
+    assert "ONNX Runtime reads `model.onnx`" in Path("made/README.md").read_text()
     made = session(Path("made/model.onnx"))
     (found,) = made.run(
         None,

@@ -7,12 +7,13 @@ import pytest
 
 
 @pytest.mark.skipif("LLMSTAGES_DATA" not in os.environ, reason="LLMSTAGES_DATA names no real data")
-def test_its_story(cli, tmp_path):
+def test_its_story(cli, tmp_path, capfd):
     import import_llama2c
 
     data = Path(os.environ["LLMSTAGES_DATA"]) / "weights/stories260K"
     paths = [data / "stories260K.bin", data / "tok512.bin", tmp_path / "stories"]
     import_llama2c.main(*map(str, paths))
+    assert "stories: 260,032 parameters, vocabulary of 512 tokens" in capfd.readouterr().out
     words = ("generate", "stories", "Once upon a time", "temperature=0", "max_new_tokens=80")
     status, told, _ = cli(*words)
     assert status == 0

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 
 import pytest
 
@@ -21,6 +22,8 @@ from llmstages.train.records import read_sealed, write_sealed
 def test_what_a_checkpoint_holds(tiny_run, tiny_corpus):
     best = (tiny_run / "best").resolve()
     names = {p.relative_to(best).as_posix() for p in best.rglob("*") if p.is_file()}
+    # Whoever may read one may read all: safetensors alone would leave its files to their owner.
+    assert len({path.stat().st_mode for path in best.rglob("*") if path.is_file()}) == 1
     assert names == {
         "README.md",
         "config.json",
@@ -63,12 +66,12 @@ def test_lineage_names_the_parent(tiny_run, classifier_run, instruct_run, labell
 
 def test_only_what_answers_stops_at_an_answers_end(tiny_run, classifier_run, instruct_run):
     tokenizer = load_checkpoint(tiny_run).tokenizer
-    stops = [
-        json.loads((run / "best" / "generation_config.json").read_text())["eos_token_id"]
+    written = [
+        json.loads((run / "best" / "generation_config.json").read_text())
         for run in (tiny_run, classifier_run, instruct_run)
     ]
-    end = [tokenizer.end_id]
-    assert stops == [end, end, [tokenizer.end_id, tokenizer.turn_end_id]]
+    ends = [[tokenizer.end_id]] * 2 + [[tokenizer.end_id, tokenizer.turn_end_id]]
+    assert written == [{"eos_token_id": end, "pad_token_id": tokenizer.pad_id} for end in ends]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,23 @@ def test_pickles_are_never_opened(tmp_path):
     with pytest.raises(UserError, match=r"foreign/config\.json"):
         load_checkpoint(directory)
     assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize("own_output", [False, True])
+def test_what_else_a_file_of_weights_may_be(tmp_path, own_output):
+    file = tmp_path / "stories.bin"
+    numbers = 8 * 4 * (1 + own_output) + 2 * (4 + 16 + 8 + 8 + 16 + 4 + 3 * 4 * 6) + 4 + 16 * 2
+    header = struct.pack("<7i", 4, 6, 2, 2, 1, -8 if own_output else 8, 16)
+    for content, kind in (
+        (header + bytes(4 * numbers), "is a model of llama2.c: scripts/import_llama2c.py"),
+        (header + bytes(4 * numbers + 4), "is not safetensors"),
+        (b"", "is not safetensors"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"stories.bin {kind}"):
+            load_checkpoint(file)
+        with pytest.raises(UserError, match=f"stories.bin {kind}"):
+            load_checkpoint(tmp_path)
 
 
 def test_weights_that_are_no_safetensors_file(run_copy):

@@ -134,7 +134,10 @@ def test_a_base_is_fetched_once_and_recorded(
     lineage = read_info(best).lineage
     assert lineage.base == f"{NAME}@{COMMIT}"
     assert lineage.parent == load_checkpoint(tiny_run).hash
-    assert "base_model: some-org/tiny\n" in (best / "README.md").read_text("utf-8")
+    card = (best / "README.md").read_text("utf-8")
+    assert "base_model: some-org/tiny\n" in card
+    assert f"| base | `{NAME}@{COMMIT}` |" in card
+    assert "| method | `lora` of rank 16 |" in card
     adapters = json.loads((best / "adapter" / "adapter_config.json").read_text("utf-8"))
     assert adapters["base_model_name_or_path"] == "some-org/tiny"
     assert adapters["revision"] == COMMIT

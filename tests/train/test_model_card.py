@@ -43,6 +43,14 @@ def test_a_card(
     for name in ("tokenizer", "parent", "data"):
         value = getattr(info.lineage, name)
         assert (f"| sha256 of the {name} | `{value}` |" in body) == (value is not None)
+    made = [("optimizer", "muon"), ("data", "`tiny`")]
+    if run != "tiny_run":
+        rows, of_all = {"classifier_run": (48, "lines"), "instruct_run": (32, "pairs")}[run]
+        made = [("base", "`pretrain`"), ("data", f"`{of_all}.jsonl`"), ("training rows", rows)]
+        made += [("method", "`full`"), ("learning rate", f"{info.training['lr']:.4g}")]
+        made += [("epochs", f"{info.step / info.training['steps_per_epoch']:.4g}")]
+    for name, value in made:
+        assert f"| {name} | {value} |" in body
 
     (code,) = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
     (tmp_path / "model").symlink_to(best)
