@@ -32,8 +32,10 @@ from llmstages.train.memory import MicroBatch, blank_batch
 from llmstages.train.optimizer import derived_lr
 from llmstages.train.run import Run
 
-TIMED_STEPS = 5
-"""Steps timed, after one that is not."""
+TIMED_STEPS = 15
+"""Steps timed, after one that is not: short ones differ."""
+FEW_TIMED_STEPS, ENOUGH_SECONDS = 5, 6.0
+"""So many do, once they have taken so long."""
 TIMED_SECONDS = 20.0
 """No further step is timed after so many seconds, two at least being done."""
 MAX_TIMED_MICRO_BATCHES = 4
@@ -115,7 +117,10 @@ class Probe:
                 begin = time.monotonic()
                 loop.optimizer_step(step, 0.0)
                 took.append(time.monotonic() - begin)
-                if step > 1 and sum(took[1:]) > TIMED_SECONDS:
+                spent = sum(took[1:])
+                if step > 1 and spent > TIMED_SECONDS:
+                    break
+                if step >= FEW_TIMED_STEPS and spent > ENOUGH_SECONDS:
                     break
         return statistics.median(took[1:]), took[0]
 
