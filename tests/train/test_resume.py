@@ -643,6 +643,8 @@ def test_what_does_not_get_better_ends_early(tmp_path, classify_config, run_kill
     best = ranks.index(min(ranks))
     assert summary["steps"] == len(ranks) == best + 3 < 12
     assert (run / "best").readlink().name == f"step-{best + 1:06d}"
+    state = json.loads((run / "last" / "trainer" / "state.json").read_text(encoding="utf-8"))
+    assert state["progress"]["best_metric"] == looks[best]["val_macro_f1"]
     loaded = checkpoint.load_checkpoint(run / "best")
     rows = [
         json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()
