@@ -64,7 +64,7 @@ def run(config: ExportConfig) -> None:
             use += ["`export.json` has the labels and the rule for them."]
         else:
             export_safetensors(staging, checkpoint, config.dtype)
-        card = card_of(checkpoint, config.format, use)
+        card = card_beside(checkpoint, config.format, use)
         (staging / CARD_NAME).write_text(card, encoding="utf-8")
         record: dict[str, Any] = {
             "format": config.format,
@@ -87,7 +87,7 @@ def name_of(directory: Path) -> str:
     return (resolved.parent.parent if resolved.parent.name == "checkpoints" else resolved).name
 
 
-def card_of(checkpoint: Checkpoint, format: str, use: Sequence[str]) -> str:
+def card_beside(checkpoint: Checkpoint, format: str, use: Sequence[str]) -> str:
     """The card that lies beside a checkpoint, or one that says what is known of its model; of
     formats for other engines with these lines on its use."""
     config, tokenizer, info = checkpoint.model.config, checkpoint.tokenizer, checkpoint.info
