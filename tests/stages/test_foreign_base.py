@@ -56,7 +56,7 @@ def test_a_foreign_base_is_continued_and_then_tuned(
     assert "of a model that another program trained." in card
     assert f"| base | `gemma` |\n| sha256 of the parent | `{before.hash}` |" in card
     (tmp_path / "first" / "README.md").write_text("---\nlicense: mit\n---\nTheirs.\n")
-    card = export.card_of(load_checkpoint(tmp_path / "first"), "gguf", ["So."])
+    card = export.card_beside(load_checkpoint(tmp_path / "first"), "gguf", ["So."])
     assert card == "---\nlicense: mit\n---\nTheirs.\n\n## Use\n\nSo.\n"
     config = pretrain_config(tmp_path, base=str(gemma), model=ModelConfig(), steps=3)
     pretrain.run(config)
