@@ -190,7 +190,79 @@ class PredictConfig:
 
 
 @dataclass
-class EvaluateCheckpointConfig:
+class DataFileConfig:
+    """How a file of texts with labels, or of prompts with answers, is read."""
+
+    text_column: Any = None
+    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
+    label_column: Any = None
+    """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
+    label_separator: str | None = None
+    """What stands between the labels in a cell with any number of them, as ';'."""
+    prompt_column: str | None = None
+    """Column of the prompt; found by its name when null."""
+    answer_column: str | None = None
+    """Column of the answer; found by its name when null."""
+
+    def __post_init__(self) -> None:
+        refuse(self.problems())
+
+    def problems(self) -> list[str]:
+        """What is wrong; a class below adds its own, so that all of it is said at once."""
+        return columns_problem("text_column", self.text_column) + columns_problem(
+            "label_column", self.label_column
+        )
+
+
+@dataclass
+class QuestionsConfig(DataFileConfig):
+    """How the rows of a file are put to a model: what `evaluate` and `compare` share."""
+
+    bad_rows: str = "refuse"
+    """A broken row, or one with a label that a classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
+    shots: int = 0
+    """Of a language model: examples in front of each question, others for each, drawn by the seed."""
+    template: str | None = None
+    """Of a language model: how a text becomes a prompt, with `{text}` in its place and `\\n` for the end of a line; null: by what the file is."""
+    label_words: Any = None
+    """Of a language model: what labels are called in prompts, as `{0: negative, 1: positive}`; others by themselves."""
+    micro_batch_tokens: int | None = None
+    """Tokens that go through a model at once, padding counted; null: 16,384 on cuda, else 4,096."""
+    seed: int = 0
+    """Seed of the examples, of the items that are drawn and of the resamples for the intervals."""
+    device: str = "auto"
+    """`auto` takes cuda, then mps, then cpu."""
+
+    def problems(self) -> list[str]:
+        problems = (
+            super().problems()
+            + choice_problem("device", self.device, DEVICES)
+            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
+            + range_problem("shots", self.shots, 0, 1000)
+        )
+        words: Any = self.label_words
+        if words is not None and not (
+            isinstance(words, dict) and all(isinstance(word, str) for word in words.values())
+        ):
+            problems.append(
+                f"label_words={words}: write what labels are called, as "
+                "{0: negative, 1: positive}; a word such as true in quotes"
+            )
+        return problems
+
+    @property
+    def words_of_labels(self) -> dict[str, str]:
+        """`label_words`, with labels as they are read from files."""
+        words: Any = self.label_words or {}
+        return {
+            str(label).lower() if isinstance(label, bool) else str(label): word
+            for label, word in words.items()
+        }
+
+
+@dataclass
+class EvaluateCheckpointConfig(QuestionsConfig):
     """`llmstages evaluate CHECKPOINT [FILE ...]`: a classifier on a labelled file; what a language model is able to do."""
 
     checkpoint_dir: str | None = None
@@ -203,26 +275,8 @@ class EvaluateCheckpointConfig:
     """What figures must reach, as `macro_f1>=0.95,log_loss<=0.2`, of several files `copa.acc>=0.6`; the exit status is 1 where one does not."""
     head: str | None = None
     """Of a classifier: which of the further heads beside the checkpoint is used; null: its own."""
-    text_column: Any = None
-    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
-    label_column: Any = None
-    """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
-    label_separator: str | None = None
-    """Of a classifier: what stands between the labels in a cell with any number of them."""
-    prompt_column: str | None = None
-    """Of questions to be answered: column of the prompt; found by its name when null."""
-    answer_column: str | None = None
-    """Of questions to be answered: column of the answer; found by its name when null."""
-    bad_rows: str = "refuse"
-    """A broken row, or one with a label that the classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
-    shots: int = 0
-    """Of questions: examples in front of each, others for each, drawn by the seed."""
     shots_data: str | None = None
     """File that the examples are taken from; null: the other questions."""
-    template: str | None = None
-    """How a text becomes a prompt, with `{text}` in its place and `\\n` for the end of a line; null: by what the file is."""
-    label_words: Any = None
-    """What labels are called in prompts, as `{0: negative, 1: positive}`; others by themselves."""
     max_items: int | None = None
     """Questions of each file that are asked, spread over it; null: all."""
     max_tokens: int | None = None
@@ -231,46 +285,18 @@ class EvaluateCheckpointConfig:
     """Longest answer that is written, in tokens."""
     chat: str = "auto"
     """Questions to be answered are a user's turns (`on`) or plain text (`off`); `auto`: as the checkpoint was trained."""
-    micro_batch_tokens: int | None = None
-    """Tokens that go through the model at once, padding counted; null: 16,384 on cuda, else 4,096."""
-    seed: int = 0
-    """Seed of the examples, of the questions that are asked and of the resamples for the intervals."""
-    device: str = "auto"
-    """`auto` takes cuda, then mps, then cpu; figures are computed in float32."""
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
         problems = (
-            choice_problem("device", self.device, DEVICES)
-            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
+            super().problems()
             + choice_problem("chat", self.chat, SWITCH)
-            + columns_problem("text_column", self.text_column)
-            + columns_problem("label_column", self.label_column)
-            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
-            + range_problem("shots", self.shots, 0, 1000)
             + range_problem("max_items", self.max_items, 1)
             + range_problem("max_tokens", self.max_tokens, 1)
             + range_problem("max_new_tokens", self.max_new_tokens, 1)
         )
         if self.shots_data is not None and not self.shots:
             problems.append(f"shots_data={self.shots_data} is given without shots: how many?")
-        words: Any = self.label_words
-        if words is not None and not (
-            isinstance(words, dict) and all(isinstance(word, str) for word in words.values())
-        ):
-            problems.append(
-                f"label_words={words}: write what labels are called, as "
-                "{0: negative, 1: positive}; a word such as true in quotes"
-            )
-        refuse(problems)
-
-    @property
-    def words_of_labels(self) -> dict[str, str]:
-        """`label_words`, with labels as they are read from files."""
-        words: Any = self.label_words or {}
-        return {
-            str(label).lower() if isinstance(label, bool) else str(label): word
-            for label, word in words.items()
-        }
+        return problems
 
     @property
     def data_paths(self) -> list[str]:
@@ -279,7 +305,7 @@ class EvaluateCheckpointConfig:
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(QuestionsConfig):
     """`llmstages compare A B [FILE]`: two checkpoints on the same held-out items."""
 
     checkpoint_a: str | None = None
@@ -287,55 +313,30 @@ class CompareConfig:
     checkpoint_b: str | None = None
     """The other, which is said to be better or worse."""
     data: str | None = None
-    """File of texts with labels for two classifiers; for language models any that `evaluate` takes, or a corpus directory for its validation text; null: that of the corpus on which both were pretrained."""
-    shots: int = 0
-    """Examples in front of each question, of the others in the file; not of prompts with answers."""
+    """File of texts with labels where one is a classifier; for language models any that `evaluate` takes, or a corpus directory for its validation text; null: that of the corpus on which both were pretrained."""
     max_items: int | None = None
     """Most items that are compared, drawn by the seed; null: 200 answers, 500 passages, all else."""
     num_examples: int = 5
     """Items shown side by side."""
-    text_column: Any = None
-    """Column of the text, or a list of those joined; found by its name, or that in training, when null."""
-    label_column: Any = None
-    """Column of the label, or a list of columns with 0 or 1; found by its name when null."""
-    label_separator: str | None = None
-    """What stands between the labels in a cell with any number of them."""
-    prompt_column: str | None = None
-    """Column of the prompt; found by its name when null."""
-    answer_column: str | None = None
-    """Column of the answer; found by its name when null."""
-    bad_rows: str = "refuse"
-    """A broken row, or one with a label that a classifier has not, ends the run (`refuse`) or is skipped and counted (`skip`)."""
     max_new_tokens: int = 128
     """Longest answer or continuation generated, in tokens."""
-    micro_batch_tokens: int | None = None
-    """Tokens that go through a model at once, padding counted; null: 16,384 on cuda, else 4,096."""
-    seed: int = 0
-    """Seed of the items drawn and of the resamples."""
-    device: str = "auto"
-    """`auto` takes cuda, then mps, then cpu."""
     dtype: str = "float32"
     """Type of matrix products; `auto`: bfloat16 where the processor has it. Labels are always given in float32."""
     json: bool = False
     """Print one JSON object, with every item, instead of tables."""
 
-    def __post_init__(self) -> None:
-        refuse(
-            choice_problem("device", self.device, DEVICES)
+    def problems(self) -> list[str]:
+        return (
+            super().problems()
             + choice_problem("dtype", self.dtype, DTYPES)
-            + choice_problem("bad_rows", self.bad_rows, BAD_ROWS)
-            + columns_problem("text_column", self.text_column)
-            + columns_problem("label_column", self.label_column)
             + range_problem("max_items", self.max_items, 2)
-            + range_problem("shots", self.shots, 0)
             + range_problem("num_examples", self.num_examples, 0)
             + range_problem("max_new_tokens", self.max_new_tokens, 1)
-            + range_problem("micro_batch_tokens", self.micro_batch_tokens, 1)
         )
 
 
 @dataclass
-class InspectConfig:
+class InspectConfig(DataFileConfig):
     """`llmstages inspect PATH`: what a corpus, run, checkpoint or labelled file holds."""
 
     path: str | None = None
@@ -346,16 +347,6 @@ class InspectConfig:
     """Documents or rows shown."""
     base: str | None = None
     """Of a file of conversations: checkpoint as which they are read; null takes runs/pretrain where it is."""
-    prompt_column: str | None = None
-    """Of a data file: column of the prompt; found by its name when null."""
-    answer_column: str | None = None
-    """Of a data file: column of the answer; found by its name when null."""
-    text_column: Any = None
-    """Of a data file: column of the text, or a list of columns whose texts are joined; found by its name when null."""
-    label_column: Any = None
-    """Of a data file: column of the label, or a list of columns with 0 or 1; found by its name when null."""
-    label_separator: str | None = None
-    """Of a data file: what stands between the labels in a cell with any number of them, as ';'."""
     prove: bool = False
     """Of a run: do some of its steps again from a kept checkpoint, and compare them bit for bit."""
     prove_steps: int = 20
@@ -367,13 +358,12 @@ class InspectConfig:
     json: bool = False
     """Of a checkpoint: print one JSON object instead of tables."""
 
-    def __post_init__(self) -> None:
-        refuse(
-            choice_problem("check", self.check, SWITCH)
+    def problems(self) -> list[str]:
+        return (
+            super().problems()
+            + choice_problem("check", self.check, SWITCH)
             + range_problem("num_examples", self.num_examples, 0)
             + range_problem("prove_steps", self.prove_steps, 1)
-            + columns_problem("text_column", self.text_column)
-            + columns_problem("label_column", self.label_column)
         )
 
 

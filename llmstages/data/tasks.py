@@ -14,7 +14,7 @@ followed by a blank line. Nothing here imports torch.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ from llmstages.data.columns import (
 from llmstages.data.conversations import conversations_and_bad_rows
 from llmstages.data.file_kind import detect_kinds, kind_of_keys
 from llmstages.data.labelled_files import data_files
-from llmstages.data.labelled_texts import Columns, read_labelled_texts
+from llmstages.data.labelled_texts import Columns, LabelledText, read_labelled_texts
 from llmstages.data.order import generator_for, permutation
 from llmstages.data.rows import BadRows, Row, Unusable, shown
 from llmstages.data.table import Table, table_with_columns
@@ -249,25 +249,34 @@ def _labels(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:
     rows = read_labelled_texts(path, *columns, reading.bad_rows, bad=bad)
     if rows[0].labels is not None:
         raise UserError(f"{path}: several labels a row; choices exclude each other")
-    words = dict(reading.label_words or {})
     known = sorted({row.label for row in rows})
+    return "labels", label_items(rows, known, reading, path), bad.count
+
+
+def label_items(
+    rows: Sequence[LabelledText], known: Sequence[str], reading: Reading, path: Path | str
+) -> list[Item]:
+    """Texts as questions of which label they have, each of the `known` ones a choice.
+
+    Raises:
+        UserError: `label_words` names a label that is not known, or two by one word.
+    """
+    words = dict(reading.label_words or {})
     if unknown := [label for label in words if label not in known]:
         raise UserError(
             f"label_words names {unknown[0]!r}, no label of {path} ({shown(', '.join(known))})"
         )
     choices = tuple(words.get(label, label) for label in known)
+    if len(set(choices)) < len(choices):
+        raise UserError(f"label_words={words}: two labels are called the same")
     numbers = {label: number for number, label in enumerate(known)}
-    return (
-        "labels",
-        [
-            Item(
-                *(_filled(row.text, "labels", reading), choices, numbers[row.label], row.line),
-                row.path,
-            )
-            for row in rows
-        ],
-        bad.count,
-    )
+    return [
+        Item(
+            *(_filled(row.text, "labels", reading), choices, numbers[row.label], row.line),
+            row.path,
+        )
+        for row in rows
+    ]
 
 
 def _answers(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmstages.data.order import permutation
@@ -28,12 +27,11 @@ from llmstages.data.tasks import BETWEEN, Kind, Task
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import Figures, Measure, Proportion, mean, proportion
 from llmstages.evaluate.continuations import Subject, continuation_scores
+from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.text_metrics import text_metrics
-from llmstages.model.generation import Sampling, generate
 from llmstages.report.terminal import warn
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.text.tokenizer import Tokenizer
-from llmstages.train import parallel
 
 FIGURES: dict[Kind, tuple[str, ...]] = {
     "choices": ("acc", "acc_norm"),
@@ -42,7 +40,6 @@ FIGURES: dict[Kind, tuple[str, ...]] = {
     "answers": ("chrf", "exact_match", "bleu", "rouge_1", "rouge_2", "rouge_l"),
 }
 """Of each kind of task; the first one stands for it."""
-GENERATION_BATCH = 16
 ANSWER_TOKENS = 64
 
 
@@ -55,12 +52,7 @@ def measures_of(
     """
     if task.kind == "answers":
         return answer_measures(task, answers_of(subject, task, max_new_tokens, chat=chat))
-    pairs = [
-        (task.prompt(index), BETWEEN + choice)
-        for index, item in enumerate(task.items)
-        for choice in item.choices
-    ]
-    scores = continuation_scores(subject, pairs)
+    scores = choice_scores(subject, task)
     if task.kind == "last_word":
         nats = mean(-scores[:, 0]).statistics
         return {
@@ -68,12 +60,7 @@ def measures_of(
             "perplexity": Measure(nats, lambda sums: math.exp(min(700.0, sums[0] / sums[1]))),
         }
     gold = np.array([item.gold for item in task.items])
-    lengths = np.array([len(choice) for item in task.items for choice in item.choices])
-    borders = np.cumsum([len(item.choices) for item in task.items])[:-1]
-    taken, taken_norm = (
-        np.array([part.argmax() for part in np.split(values, borders)])
-        for values in (scores[:, 0], scores[:, 0] / lengths)
-    )
+    taken, taken_norm = choices_taken(task, scores[:, 0])
     measures: dict[str, Measure] = {
         "acc": proportion(taken == gold),
         "acc_norm": proportion(taken_norm == gold),
@@ -81,6 +68,26 @@ def measures_of(
     if task.kind == "labels":
         measures["macro_f1"] = macro_f1(gold, taken, len(task.labels))
     return measures
+
+
+def choice_scores(subject: Subject, task: Task) -> NDArray[np.float64]:
+    """[n, 2] of every choice of every question, as `continuation_scores` says."""
+    pairs = [
+        (task.prompt(index), BETWEEN + choice)
+        for index, item in enumerate(task.items)
+        for choice in item.choices
+    ]
+    return continuation_scores(subject, pairs)
+
+
+def choices_taken(task: Task, scores: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """The likeliest choice of each question by `scores` of all, and the likeliest a character."""
+    lengths = np.array([len(choice) for item in task.items for choice in item.choices])
+    borders = np.cumsum([len(item.choices) for item in task.items])[:-1]
+    return [
+        np.array([part.argmax() for part in np.split(values, borders)])
+        for values in (scores, scores / lengths)
+    ]
 
 
 def fitting(task: Task, tokenizer: Tokenizer, context_length: int, bad_rows: str) -> Task:
@@ -166,23 +173,15 @@ def answers_of(
         _conversation(subject, task, index) if chat else tokenizer.opening(task.prompt(index))
         for index in range(len(task.items))
     ]
-    dtype = subject.dtype if subject.device.type == "cuda" else torch.float32
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers = [""] * len(prompts)
-    for begin in range(0, len(order), GENERATION_BATCH):
-        group = order[begin : begin + GENERATION_BATCH]
-        found = generate(
-            subject.model,
-            [prompts[index] for index in group],
-            max_new_tokens=min(max_new_tokens, subject.model.config.context_length // 2),
-            stop_ids=[answer_end_id(tokenizer), tokenizer.end_id] if chat else [tokenizer.end_id],
-            sampling=Sampling(temperature=0.0),
-            dtype=parallel.product_dtype(subject.model, dtype),
-        )
-        for index, answer in zip(group, found, strict=True):
-            text = tokenizer.decode(answer.tokens).strip()
-            answers[index] = text if chat else text.partition("\n")[0].rstrip()
-    return answers
+    found = greedy_answers(
+        subject.model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop_ids=[answer_end_id(tokenizer), tokenizer.end_id] if chat else [tokenizer.end_id],
+        dtype=subject.dtype,
+    )
+    texts = [tokenizer.decode(answer.tokens).strip() for answer in found]
+    return texts if chat else [text.partition("\n")[0].rstrip() for text in texts]
 
 
 def _conversation(subject: Subject, task: Task, index: int) -> list[int]:

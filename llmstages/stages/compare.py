@@ -15,7 +15,7 @@ from typing import Any
 from llmstages.config.uses import CompareConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus
 from llmstages.data.file_kind import KEYS_OF_KINDS, detect_kinds, kind_of_keys
-from llmstages.data.tasks import Reading, read_task
+from llmstages.data.tasks import read_task
 from llmstages.errors import UserError
 from llmstages.evaluate.paired import differences, mcnemar
 from llmstages.evaluate.text_metrics import require_text_metrics
@@ -33,6 +33,7 @@ from llmstages.stages.compare_items import (
     text_items,
 )
 from llmstages.stages.compare_tables import show_comparison
+from llmstages.stages.evaluate_abilities import reading_of
 from llmstages.stages.training import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
@@ -92,21 +93,19 @@ def items_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> tuple[
     """What both are measured on, and where that lies."""
     classifiers = [checkpoint.labels is not None for checkpoint in checkpoints]
     names = (config.checkpoint_a, config.checkpoint_b)
-    if len(set(classifiers)) > 1:
-        which, other = names if classifiers[0] else names[::-1]
-        raise UserError(f"{which} is a classifier and {other} is none: nothing to compare")
     if config.data is None or (Path(config.data) / MANIFEST_FILE).is_file():
-        if classifiers[0]:
-            raise UserError("two classifiers are compared on a file of texts with labels: give one")
+        if any(classifiers):
+            which = names[classifiers.index(True)]
+            raise UserError(f"{which} is a classifier: give a file of texts with labels")
         corpus = corpus_of(config, checkpoints)
         return text_items(config, checkpoints, corpus), str(corpus.directory)
-    if classifiers[0]:
+    if any(classifiers):
         kind = kind_of_keys([key for key in KEYS_OF_KINDS if getattr(config, key) is not None])
         if ({kind} if kind else detect_kinds(config.data)) != {"classify"}:
-            raise UserError(f"{config.data}: prompts with answers, and both models are classifiers")
+            which = names[classifiers.index(True)]
+            raise UserError(f"{config.data}: prompts with answers, and {which} is a classifier")
         return labelled_items(config, checkpoints), config.data
-    columns = (config.text_column, config.label_column, config.prompt_column, config.answer_column)
-    task = read_task(config.data, Reading(*columns, config.bad_rows), seed=config.seed)
+    task = read_task(config.data, reading_of(config), seed=config.seed)
     if task.kind != "answers":
         return task_items(config, checkpoints, task), config.data
     require_text_metrics()

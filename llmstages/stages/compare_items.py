@@ -7,6 +7,7 @@ item. Figures never depend on how a tokenizer cuts text: labels, generated text,
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,20 @@ from llmstages.data.labelled_files import data_files
 from llmstages.data.labelled_texts import LabelledText, read_known_labels
 from llmstages.data.order import permutation
 from llmstages.data.streams import stack_rows
-from llmstages.data.tasks import Task, with_shots
+from llmstages.data.tasks import Task, label_items, with_shots
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
-from llmstages.evaluate.abilities import fitting, measures_of
+from llmstages.evaluate.abilities import choice_scores, choices_taken, fitting, measures_of
 from llmstages.evaluate.bootstrap import Measure, mean
 from llmstages.evaluate.class_figures import label_figures, multi_label_figures
 from llmstages.evaluate.continuations import Subject
+from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.evaluate.paired import Weighted, weighted
 from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import text_metrics
-from llmstages.model.generation import Sampling, generate
 from llmstages.stages.classifying import LabelSets, decision_of, examples_of, probabilities
+from llmstages.stages.evaluate_abilities import reading_of
 from llmstages.stages.finetune_instruct import answer_all
 from llmstages.stages.objectives import EVALUATION_BATCH, cut_example, rendered_ids
 from llmstages.stages.training import Machine
@@ -80,13 +82,19 @@ def drawn(count: int, config: CompareConfig, kind: str) -> list[int]:
 
 
 def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> Items:
-    """The rows of a file that both classifiers can be asked, each as it reads them."""
+    """The rows of a file that all classifiers among the two can be asked, each as it reads them.
+
+    A language model reads a row as the classifier does, and takes the likeliest of its labels.
+    """
     assert config.data is not None
-    several = {checkpoint.model.config.multi_label for checkpoint in checkpoints}
+    classifiers = [checkpoint for checkpoint in checkpoints if checkpoint.labels is not None]
+    several = {checkpoint.model.config.multi_label for checkpoint in classifiers}
     if len(several) > 1:
         raise UserError("one classifier gives one label, the other any number: not comparable")
+    if len(classifiers) < 2 and several == {True}:
+        raise UserError("a language model gives one label of a text, the classifier any number")
     by_place: list[dict[tuple[str, int, int], LabelledText]] = []
-    for checkpoint in checkpoints:
+    for checkpoint in classifiers:
         rows, _ = read_known_labels(
             *(config.data, checkpoint.labels or [], config.text_column, config.label_column),
             config.bad_rows,
@@ -102,7 +110,7 @@ def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> 
             seen[row.path, row.line] += 1
             found[row.path, row.line, seen[row.path, row.line]] = row
         by_place.append(found)
-    both = [place for place in by_place[0] if place in by_place[1]]
+    both = [place for place in by_place[0] if place in by_place[-1]]
     if not both:
         raise UserError(f"{config.data}: no row that both classifiers can be asked")
     chosen = [both[index] for index in drawn(len(both), config, "classify")]
@@ -116,9 +124,17 @@ def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> 
         }
         for first in rows_of[0]
     ]
+    labels = classifiers[0].labels or []
+    own_rows = iter(rows_of)
+    models = [
+        prompted(config, checkpoint, rows_of[0], labels)
+        if checkpoint.labels is None
+        else partial(measure_labels, checkpoint, next(own_rows))
+        for checkpoint in checkpoints
+    ]
 
     def measure(which: int, machine: Machine) -> Measured:
-        return measure_labels(checkpoints[which], rows_of[which], machine)
+        return models[which](machine)
 
     return Items("classify", entries, measure)
 
@@ -148,17 +164,52 @@ def measure_labels(
             (truth == given).all(axis=1).tolist(),
         )
     predicted = decision_of(checkpoint).labels(found)
+    return label_measures(targets, predicted, labels, found[np.arange(len(found)), predicted])
+
+
+def label_measures(
+    targets: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    labels: Sequence[str],
+    shares: NDArray[np.float64] | None = None,
+) -> Measured:
+    """Of one label a text, of which a classifier gives the probability too (`shares`)."""
 
     def of_labels(name: str) -> Weighted:
         return lambda counts: label_figures(targets, predicted, len(labels), counts)[name]
 
-    return Measured(
-        {name: of_labels(name) for name in ("accuracy", "macro_f1")},
-        [
-            {"label": labels[best], "probability": float(shares[best])}
-            for best, shares in zip(predicted.tolist(), found, strict=True)
-        ],
-        (targets == predicted).tolist(),
+    entries: list[dict[str, Any]] = [{"label": labels[best]} for best in predicted.tolist()]
+    for entry, share in zip(entries, () if shares is None else shares.tolist(), strict=False):
+        entry["probability"] = share
+    figures = {name: of_labels(name) for name in ("accuracy", "macro_f1")}
+    return Measured(figures, entries, (targets == predicted).tolist())
+
+
+def prompted(
+    config: CompareConfig,
+    checkpoint: Checkpoint,
+    rows: Sequence[LabelledText],
+    labels: Sequence[str],
+) -> Callable[[Machine], Measured]:
+    """How a language model is asked for the labels that a classifier has learnt."""
+    assert config.data is not None
+    items = label_items(rows, labels, reading_of(config), config.data)
+    task = with_shots(Task(config.data, "labels", tuple(items), seed=config.seed), config.shots)
+    fitting(task, checkpoint.tokenizer, checkpoint.model.config.context_length, "refuse")
+
+    def measure(machine: Machine) -> Measured:
+        scores = choice_scores(subject_of(checkpoint, machine), task)
+        targets = np.array([item.gold for item in items])
+        return label_measures(targets, choices_taken(task, scores[:, 0])[0], labels)
+
+    return measure
+
+
+def subject_of(checkpoint: Checkpoint, machine: Machine) -> Subject:
+    """A language model that is asked on a machine."""
+    return Subject(
+        *(checkpoint.model.eval(), checkpoint.tokenizer, machine.device),
+        *(machine.dtype, machine.micro_batch_tokens),
     )
 
 
@@ -280,12 +331,7 @@ def task_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], task: T
     ]
 
     def measure(which: int, machine: Machine) -> Measured:
-        asked = checkpoints[which]
-        subject = Subject(
-            *(asked.model.eval(), asked.tokenizer, machine.device),
-            *(machine.dtype, machine.micro_batch_tokens),
-        )
-        measures = measures_of(subject, task)
+        measures = measures_of(subject_of(checkpoints[which], machine), task)
         right = [bool(hits) for hits, *_ in measures["acc"].statistics]
         figures = {key: weighted(found) for key, found in measures.items()}
         return Measured(figures, [{"right": hit} for hit in right], right)
@@ -381,16 +427,13 @@ def continuations(
     checkpoint: Checkpoint, openings: Sequence[str], machine: Machine, max_new_tokens: int
 ) -> list[str]:
     """How a model likeliest goes on."""
-    if not openings:
-        return []
     tokenizer: Tokenizer = checkpoint.tokenizer
     prompts = [tokenizer.opening(opening) for opening in openings]
-    found = generate(
+    found = greedy_answers(
         checkpoint.model,
         prompts,
-        max_new_tokens=min(max_new_tokens, checkpoint.model.config.context_length // 2),
+        max_new_tokens=max_new_tokens,
         stop_ids=[tokenizer.end_id],
-        sampling=Sampling(temperature=0.0),
         dtype=machine.dtype,
     )
     return [

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llmstages.config.uses import EvaluateCheckpointConfig
+from llmstages.config.uses import EvaluateCheckpointConfig, QuestionsConfig
 from llmstages.data.tasks import Reading, Task, as_template, read_task, with_shots
 from llmstages.errors import UserError
 from llmstages.evaluate.abilities import FIGURES, chances_of, fitting, measures_of
@@ -129,15 +129,7 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
                 f"questions, or a corpus: llmstages evaluate {config.checkpoint_dir} FILE"
             )
         texts[text.corpus.name] = text
-    reading = Reading(
-        text_column=config.text_column,
-        label_column=config.label_column,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-        bad_rows=config.bad_rows,
-        template=None if config.template is None else as_template(config.template),
-        label_words=config.words_of_labels,
-    )
+    reading = reading_of(config)
     pool = None
     if config.shots_data is not None:
         pool = read_task(config.shots_data, reading, seed=config.seed)
@@ -159,6 +151,19 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
         for path, task in zip(files, tasks, strict=True)
     }
     return Asked(named, texts)
+
+
+def reading_of(config: QuestionsConfig) -> Reading:
+    """How a config wants files of questions read."""
+    return Reading(
+        text_column=config.text_column,
+        label_column=config.label_column,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+        bad_rows=config.bad_rows,
+        template=None if config.template is None else as_template(config.template),
+        label_words=config.words_of_labels,
+    )
 
 
 def _figure_names(asked: Asked) -> list[str]:

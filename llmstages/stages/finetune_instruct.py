@@ -5,21 +5,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.conversations import Conversation
 from llmstages.data.order import permutation
 from llmstages.data.shards import token_shards_dir
 from llmstages.errors import UserError
 from llmstages.evaluate.bootstrap import mean, summarised
+from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
 from llmstages.evaluate.improvement import improvement_percent
 from llmstages.evaluate.text_metrics import bleu_signature, require_text_metrics, text_metrics
-from llmstages.model.generation import Generated, Sampling, generate
+from llmstages.model.generation import Generated
 from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
-from llmstages.report.terminal import clipped, progress, say
+from llmstages.report.terminal import clipped, say
 from llmstages.report.trackers import ended_trackers
 from llmstages.stages.base_run import BaseText, base_text
 from llmstages.stages.methods import choose_weights
@@ -38,10 +37,8 @@ from llmstages.stages.training import (
 )
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.tokenizer import Tokenizer
-from llmstages.train import parallel
 from llmstages.train.run import Run
 
-GENERATION_BATCH = 16
 MAX_TEXT_CONTEXT = 4096
 """Longest windows of corpus text that are measured, of a base that may be able to read far more."""
 SHOWN_ANSWERS = 10
@@ -206,33 +203,14 @@ def answer_all(
     description: str | None,
 ) -> list[Generated]:
     """The likeliest answer to the last question of each conversation."""
-    prompts = [
-        render(conversation.messages[:-1], tokenizer, open_answer=True)[0]
-        for conversation in conversations
-    ]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers: dict[int, Generated] = {}
-
-    def answer(indices: list[int]) -> None:
-        batch = generate(
-            model,
-            [prompts[index] for index in indices],
-            max_new_tokens=min(max_new_tokens, model.config.context_length // 2),
-            stop_ids=[answer_end_id(tokenizer), tokenizer.end_id],
-            sampling=Sampling(temperature=0.0),
-            dtype=parallel.product_dtype(
-                model, machine.dtype if machine.device.type == "cuda" else torch.float32
-            ),
-        )
-        answers.update(zip(indices, batch, strict=True))
-
-    groups = [order[i : i + GENERATION_BATCH] for i in range(0, len(order), GENERATION_BATCH)]
-    if description is None:
-        for group in groups:
-            answer(group)
-    else:
-        with progress(description, total=len(order), unit="answers") as advance:
-            for group in groups:
-                answer(group)
-                advance(len(group))
-    return [answers[index] for index in range(len(prompts))]
+    return greedy_answers(
+        model,
+        [
+            render(conversation.messages[:-1], tokenizer, open_answer=True)[0]
+            for conversation in conversations
+        ],
+        max_new_tokens=max_new_tokens,
+        stop_ids=[answer_end_id(tokenizer), tokenizer.end_id],
+        dtype=machine.dtype,
+        description=description,
+    )

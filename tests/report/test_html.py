@@ -74,6 +74,16 @@ def test_the_steps_the_comparison_and_the_lineage(cli, tiny_corpus, classifier_r
     assert parents.pop("pretrain") == ""
     assert all(parent.startswith("pretrain (") for parent in parents.values())
     assert len(parents) == 2
+    (section,) = (s for s in tree.css("section") if s.css_first("h2").text() == "Lineage")
+    ways = [texts(way, "th, td") for way in section.css("table")[1:]]
+    assert texts(section, "h3") == ["The way to pairs-instruct", "The way to lines-classify"]
+    made_from = "; ".join(
+        f"{source.name} ({source.license or 'licence not recorded'})" for source in manifest.sources
+    )
+    for way, summary in zip(ways, reversed(summaries), strict=True):
+        for told in (str(tiny_corpus), made_from, summary["command"]):
+            assert any(told in cell for cell in way), told
+        assert [cell for cell in way if cell in ("collect", "pretrain")] == ["collect", "pretrain"]
 
     # Every chart has a title, a description and its numbers; every row of the runs leads to one.
     charts = tree.css("svg.chart")

@@ -57,6 +57,29 @@ def test_classifiers(classifier_run, labelled_file, record, cli, capfd):
     assert "p = 1" in out
 
 
+def test_a_base_is_asked_by_prompts_for_what_a_classifier_has_learnt(
+    tiny_run, classifier_run, labelled_file, record, cli, capfd
+):
+    asked = {"data": str(labelled_file), "shots": 1, "label_words": {"integers": "numbers"}}
+    found = record(tiny_run, classifier_run, **asked)
+    other_way = record(classifier_run, tiny_run, **asked)
+    capfd.readouterr()
+    evaluate.run(
+        EvaluateCheckpointConfig(checkpoint_dir=str(tiny_run), device="cpu", **asked),
+    )
+    report = json.loads(capfd.readouterr().out)["tasks"][labelled_file.stem]
+    figures = found["figures"]["accuracy"]
+    assert figures["a"] == pytest.approx(report["acc"])
+    assert figures["a"] < figures["b"]
+    swapped = other_way["figures"]["accuracy"]
+    assert (swapped["b"], swapped["a"]) == (figures["a"], figures["b"])
+    right = [item["a"]["label"] == item["label"] for item in found["items"]]
+    assert sum(right) / len(right) == pytest.approx(figures["a"])
+    status, out, err = cli("compare", tiny_run, classifier_run, labelled_file)
+    assert status == 0, err
+    assert "B is better" in out
+
+
 def test_held_out_text_by_hand(tiny_run, tiny_corpus, record):
     checkpoint = load_checkpoint(tiny_run)
     text = next(iter(passages(next(Corpus.open(tiny_corpus).documents("validation")).text)))
@@ -114,7 +137,7 @@ def test_questions_with_choices(tiny_run, tmp_path, record, capfd):
 def test_what_cannot_be_compared(classifier_run, tiny_run, instruct_file):
     for a, b, data, told in (
         (classifier_run, tiny_run, None, "is a classifier"),
-        (classifier_run, classifier_run, None, "give one"),
+        (tiny_run, classifier_run, instruct_file, "is a classifier"),
         (classifier_run, classifier_run, instruct_file, "prompts with answers"),
         (None, tiny_run, None, "two checkpoints"),
     ):

@@ -116,12 +116,14 @@ class Page:
     corpora: list[Section]
     sections: list[Section]
     lineage: Table
+    ways: Sequence[Table] = ()
+    """From raw text to a model, step by step."""
     notes: list[str] = field(default_factory=list)
 
 
-def page_of(records: Records) -> Page:
-    """The page of what was read."""
-    base, tuned, corpus = _story(records)
+def page_of(records: Records, ways: Sequence[Table] = ()) -> Page:
+    """The page of what was read, and of the ways that led to its models."""
+    base, tuned, corpus = story(records)
     first = [run for run in (base, *tuned) if run is not None]
     in_full = [*first, *(run for run in records.runs if run not in first)][:MAX_RUNS_IN_FULL]
     anchors = {id(run): f"run-{index}" for index, run in enumerate(in_full, 1)}
@@ -144,6 +146,7 @@ def page_of(records: Records) -> Page:
             for index, run in enumerate(in_full)
         ],
         lineage=_lineage(records),
+        ways=ways,
         notes=notes,
     )
 
@@ -156,7 +159,7 @@ def _title(records: Records, tuned: Sequence[RunRecord]) -> str:
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-def _story(
+def story(
     records: Records,
 ) -> tuple[RunRecord | None, list[RunRecord], CorpusRecord | None]:
     """A base, what was made of it, and its corpus: the first run of each kind that is finished."""
@@ -357,7 +360,7 @@ def _all_runs(runs: Sequence[RunRecord]) -> Table:
             ]
         )
     columns = ("run", "stage", "figure", "value", "95 % of resamples", "best baseline", "status")
-    return _without_empty(Table((*columns, "steps", "tokens", "time"), rows))
+    return without_empty(Table((*columns, "steps", "tokens", "time"), rows))
 
 
 def _spread(records: Records) -> Table:
@@ -373,7 +376,7 @@ def _spread(records: Records) -> Table:
         for spread in records.spreads
     ]
     columns = ("runs in", "trainings", "figure", "mean", "standard deviation")
-    return _without_empty(Table((*columns, "95 % interval of the mean"), rows))
+    return without_empty(Table((*columns, "95 % interval of the mean"), rows))
 
 
 def _lineage(records: Records) -> Table:
@@ -398,7 +401,7 @@ def _lineage(records: Records) -> Table:
             ]
         )
     columns = ("run", "best step", "weights", "made from", "corpus", "tokenizer", "labelled rows")
-    return _without_empty(Table((*columns, "replayed corpus"), rows))
+    return without_empty(Table((*columns, "replayed corpus"), rows))
 
 
 def _hash(value: str | None, names: Mapping[str, str]) -> str | None:
@@ -409,7 +412,7 @@ def _hash(value: str | None, names: Mapping[str, str]) -> str | None:
     return f"{names[value]} ({short})" if value in names else short
 
 
-def _without_empty(table: Table) -> Table:
+def without_empty(table: Table) -> Table:
     """A table without the columns that hold nothing."""
     kept = [
         index
@@ -529,7 +532,7 @@ def _mixture_chart(corpus: CorpusRecord, base: RunRecord | None) -> Chart | None
         "Mixture: share of the training text drawn from each source",
         "Bars: share drawn. Line across: share of the text by its size.",
         bars,
-        _without_empty(Table((*columns, "times read"), rows)),
+        without_empty(Table((*columns, "times read"), rows)),
     )
 
 
@@ -739,7 +742,7 @@ def _figures_table(run: RunRecord) -> Table:
         )
     after = "after" if before else "value"
     columns = ("figure", "before", *compared, after, "95 % of resamples")
-    return _without_empty(Table(columns, rows, "Figures"))
+    return without_empty(Table(columns, rows, "Figures"))
 
 
 def _scores(
