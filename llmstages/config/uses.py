@@ -391,8 +391,8 @@ class ExportConfig:
 
     checkpoint_dir: str | None = None
     """Run directory (its best checkpoint) or checkpoint directory."""
-    format: str = "gguf"
-    """`gguf`: a language model for llama.cpp and Ollama; `safetensors`: a Hugging Face directory; `onnx`: a classifier, for ONNX Runtime."""
+    format: str = "auto"
+    """`auto`: `onnx` of a classifier, else `gguf`. `gguf`: a language model for llama.cpp and Ollama; `safetensors`: a Hugging Face directory; `onnx`: a classifier, for ONNX Runtime."""
     dtype: str = "auto"
     """Type of the weights. `gguf`: `f16` (`auto`), `f32`, `bf16`, or quantised `q8_0`, `q5_1`, `q5_0`, `q4_1`, `q4_0`. `safetensors`: `bf16` (`auto`), `fp16`, `fp32`. `onnx`: `fp32`."""
     output: str | None = None
@@ -401,8 +401,8 @@ class ExportConfig:
     """Replace an export in that directory."""
 
     def __post_init__(self) -> None:
-        problems = choice_problem("format", self.format, tuple(EXPORT_DTYPES))
-        if not problems:
+        problems = choice_problem("format", self.format, ("auto", *EXPORT_DTYPES))
+        if not problems and self.format != "auto":
             dtypes = EXPORT_DTYPES[self.format]
             if self.dtype == "auto":
                 self.dtype = dtypes[0]

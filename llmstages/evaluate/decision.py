@@ -32,6 +32,11 @@ class Decision:
     min_probability: float | None = None
     """Texts whose likeliest label is less likely are out of scope (Hendrycks and Gimpel 2017)."""
 
+    @property
+    def has_rule(self) -> bool:
+        """Whether another label than the likeliest may be given."""
+        return self.threshold is not None or self.costs is not None
+
     def labels(self, probabilities: Figures) -> Indices:
         """[n] index of the label of each text; probabilities are [n, k]."""
         found: Indices = probabilities.argmax(axis=1)

@@ -18,7 +18,7 @@ from llmstages.evaluate.baselines import (
 from llmstages.evaluate.classification import FIGURES
 from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
 from llmstages.model.transformer import Transformer
-from llmstages.report.terminal import progress, table
+from llmstages.report.terminal import progress, say, table
 from llmstages.stages.class_rows import ClassRows
 from llmstages.stages.classifying import Report, features
 from llmstages.stages.training import Machine
@@ -117,3 +117,10 @@ def show_comparison(report: Report, baselines: Mapping[str, Figures]) -> None:
     heads = [(MULTI_LABEL_FIGURES if multi_label else FIGURES)[name] for name in shown]
     rows = [(name, *(figures[each] for each in shown)) for name, figures in compared.items()]
     table("on the test rows", ("", *heads), rows)
+    own, tfidf = report.figures["macro_f1"], baselines.get("tfidf", {}).get("macro_f1", 0.0)
+    if tfidf > own:
+        say(
+            f"{NAMES['tfidf']} is better on these rows: macro F1 {tfidf:.4g} beside {own:.4g}. A "
+            "base that has read more, or text like this, helps most; experiment=thorough trains "
+            "longer"
+        )

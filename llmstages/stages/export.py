@@ -7,6 +7,7 @@ what it was made of.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,15 @@ def run(config: ExportConfig) -> None:
     """Write the export that a config asks for, and say where it is."""
     if config.checkpoint_dir is None:
         raise UserError("export needs a checkpoint: llmstages export RUN format=gguf")
+    checkpoint = load_checkpoint(config.checkpoint_dir)
+    if config.format == "auto":  # and with a format its dtype is checked
+        config = replace(config, format="gguf" if checkpoint.labels is None else "onnx")
     missing = [name for name in PACKAGES.get(config.format, ()) if find_spec(name) is None]
     if missing:
         raise UserError(
             f"format={config.format} needs {', '.join(missing)}: install it with "
             "pip install 'llmstages[export]'"
         )
-    checkpoint = load_checkpoint(config.checkpoint_dir)
     name = name_of(checkpoint.directory)
     directory = Path(config.output or f"exports/{name}-{config.format}-{config.dtype}")
     with whole_directory(directory, overwrite=config.overwrite) as staging:

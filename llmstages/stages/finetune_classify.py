@@ -206,7 +206,7 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
         calibration |= {
             f"{name}_before": uncalibrated.figures[name] for name in ("log_loss", "ece")
         }
-        show_calibration(report, uncalibrated.figures)
+        show_calibration(report, uncalibrated.figures, of_likeliest=decided.decision.has_rule)
     decision = None
     if isinstance(report, ClassificationReport):
         decision = decision_record(the_run, rule, labels, decided, report.confusion)
@@ -358,7 +358,11 @@ def draw(
         warn(f"no pictures of the test rows: {type(error).__name__}: {error}")
 
 
-def show_calibration(report: Report, before: Mapping[str, float]) -> None:
-    """Log loss and calibration error, without the temperature and with it."""
+def show_calibration(report: Report, before: Mapping[str, float], *, of_likeliest: bool) -> None:
+    """Log loss and calibration error, without the temperature and with it.
+
+    of_likeliest: say that they are of the likeliest label, where a rule gives another one.
+    """
     rows = [(FIGURES[name], before[name], report.figures[name]) for name in ("log_loss", "ece")]
-    table("temperature, on the test rows", ("", "before", "after"), rows)
+    of = "the likeliest label, on the test rows" if of_likeliest else "on the test rows"
+    table(f"temperature, {of}", ("", "before", "after"), rows)

@@ -83,7 +83,7 @@ def test_an_exported_run_predicts_alike(
     texts = ["An integer is a number.", "x", "A string literal is text between quotes " * 2, ""]
     rows = [json.dumps({"text": text}) + "\n" for text in texts]
     (tmp_path / "texts.jsonl").write_text("".join(rows))
-    status, _, err = cli("export", classifier_run, "format=onnx", "output=made")
+    status, _, err = cli("export", classifier_run, "output=made")
     assert status == 0, err
     status, out, err = cli("predict", classifier_run, "texts.jsonl")
     assert status == 0, err

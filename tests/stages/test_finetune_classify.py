@@ -5,6 +5,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from llmstages.config.groups import CheckpointConfig, MethodConfig
 from llmstages.data.examples import labelled_windows, make_batch
 from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
+from llmstages.stages.class_baselines import show_comparison
 from llmstages.stages.classifying import features, probabilities
 from llmstages.stages.predict import scores_of
 from llmstages.stages.prove import prove
@@ -241,6 +243,15 @@ def test_a_second_head_beside_a_classifier(tmp_path, classifier_run, classify_co
     assert weights != (run / "best" / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="trained on other weights"):
         with_head(load_checkpoint(own), "other-1")
+
+
+@pytest.mark.parametrize(("tfidf", "told"), [(0.8, True), (0.7, False), (None, False)])
+def test_a_better_baseline_is_said(capsys, tfidf, told):
+    figures = {"accuracy": 0.9, "macro_f1": 0.75}
+    baselines = {} if tfidf is None else {"tfidf": figures | {"macro_f1": tfidf}}
+    show_comparison(SimpleNamespace(figures=figures), baselines)
+    out = " ".join(capsys.readouterr().err.split())
+    assert ("is better on these rows: macro F1 0.8 beside 0.75" in out) == told
 
 
 def test_the_same_training_from_random_weights_is_a_baseline(
