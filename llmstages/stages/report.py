@@ -5,9 +5,10 @@ from pathlib import Path
 from llmstages.config.uses import PageConfig
 from llmstages.errors import UserError
 from llmstages.report.html.charts import Table
-from llmstages.report.html.contents import duration, page_of, story, without_empty
+from llmstages.report.html.contents import page_of, story
 from llmstages.report.html.records import Records, RunRecord, read_records
 from llmstages.report.html.render import render
+from llmstages.report.html.words import duration
 from llmstages.report.terminal import say
 from llmstages.stages.chain import Cost, Step, chain_of
 from llmstages.stages.output import output_file
@@ -46,7 +47,7 @@ def way_to(model: RunRecord) -> Table:
         for step in chain_of(model.directory / "best", check="off").steps
     ]
     columns = ("step", "what", "sources and licences", "when", "command", "cost")
-    return without_empty(Table(columns, rows, f"The way to {model.name}"))
+    return Table(columns, rows, f"The way to {model.name}").without_empty()
 
 
 def sources_of(step: Step) -> str:

@@ -49,6 +49,16 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     title: str = ""
 
+    def without_empty(self) -> "Table":
+        """Without the columns that hold nothing."""
+        kept = [
+            index
+            for index in range(len(self.columns))
+            if any(row[index] not in (None, "") for row in self.rows)
+        ]
+        rows = [[row[index] for index in kept] for row in self.rows]
+        return Table([self.columns[index] for index in kept], rows, self.title)
+
 
 @dataclass(frozen=True)
 class Tick:
