@@ -1,5 +1,6 @@
 """`llmstages report [RUN ...]`: what runs came to, as one HTML page that needs no network."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from llmstages.config.uses import PageConfig
@@ -34,7 +35,12 @@ def ways_of(records: Records) -> list[Table]:
     """The steps that led to each specialist that the page tells of, or else to its base."""
     base, tuned, _ = story(records)
     models = tuned or ([base] if base else [])
-    return [way_to(model) for model in models if model.checkpoint]
+    ways = []
+    for model in models:
+        if model.checkpoint:
+            with suppress(UserError):  # a damaged run ends no page
+                ways.append(way_to(model))
+    return ways
 
 
 def way_to(model: RunRecord) -> Table:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from llmstages.config.uses import PageConfig
 from llmstages.data.corpus import Counts, Manifest, SourceManifest
 from llmstages.report.html.charts import Line, line_chart, spread, ticks
 from llmstages.report.html.contents import page_of
 from llmstages.report.html.records import read_records
 from llmstages.report.html.render import render
 from llmstages.report.plain import visible
+from llmstages.stages import report
 
 PHONE = {"width": 360, "height": 640}
 MARKUP = "</svg></style></script><script>stolen=1</script><img src=x onerror='stolen=1'>"
@@ -198,7 +200,7 @@ def hostile_page(tmp_path_factory):
         lines = record if isinstance(record, list) else [record]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     page = folder / "page.html"
-    page.write_text(render(page_of(read_records([run]))), encoding="utf-8")
+    report.run(PageConfig(runs=[str(run)], output=str(page)))
     return page
 
 
