@@ -30,7 +30,7 @@ from llmstages.config.groups import MethodConfig
 from llmstages.model.counts import num_parameters
 from llmstages.model.lora import Lora, add_lora, is_adapter
 from llmstages.report.terminal import output_console, table
-from llmstages.stages.methods import lora_targets
+from llmstages.stages.shared.methods import lora_targets
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.device import choose_device
 from llmstages.train.optimizer import derived_lr

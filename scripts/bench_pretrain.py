@@ -47,7 +47,7 @@ from llmstages.errors import UserError
 from llmstages.model.transformer import TransformerConfig
 from llmstages.report.terminal import say, table, warn
 from llmstages.stages.pretrain import transformer_config
-from llmstages.stages.training import choose_machine
+from llmstages.stages.shared.setup import choose_machine
 from llmstages.train.device import (
     choose_device,
     choose_dtype,

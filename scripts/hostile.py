@@ -58,7 +58,7 @@ from llmstages.stages.inspect import (
     inspect_corpus,
     inspect_run,
 )
-from llmstages.stages.see_data_file import inspect_data_file
+from llmstages.stages.seeing.data_file import inspect_data_file
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.tokenizer import Tokenizer, train_tokenizer
 from llmstages.train.checkpoint import (

@@ -18,7 +18,7 @@ from llmstages.errors import UserError
 from llmstages.model.generation import fit_prompt, seeded, stream
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import say
-from llmstages.stages.speaker import Speaker, open_speaker
+from llmstages.stages.shared.speaker import Speaker, open_speaker
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.streaming import TextStream
 

@@ -22,9 +22,8 @@ from llmstages.evaluate.text_metrics import require_text_metrics
 from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import warn
-from llmstages.stages.base_run import pretraining_of
-from llmstages.stages.chain import chain_of
-from llmstages.stages.compare_items import (
+from llmstages.stages.asking.abilities import reading_of
+from llmstages.stages.comparing.items import (
     Items,
     Measured,
     instruct_items,
@@ -32,9 +31,10 @@ from llmstages.stages.compare_items import (
     task_items,
     text_items,
 )
-from llmstages.stages.compare_tables import show_comparison
-from llmstages.stages.evaluate_abilities import reading_of
-from llmstages.stages.training import Machine, default_micro_batch_tokens
+from llmstages.stages.comparing.tables import show_comparison
+from llmstages.stages.lineage.chain import chain_of
+from llmstages.stages.shared.base_run import pretraining_of
+from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 

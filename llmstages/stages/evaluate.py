@@ -15,10 +15,10 @@ from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES
 from llmstages.evaluate.requirements import read_requirement
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import say
-from llmstages.stages.classifying import LabelSets, assess, decision_of, examples_of
-from llmstages.stages.evaluate_abilities import Evaluated, evaluate
-from llmstages.stages.output import output_file
-from llmstages.stages.training import Machine, default_micro_batch_tokens
+from llmstages.stages.asking.abilities import Evaluated, evaluate
+from llmstages.stages.classifying.probabilities import LabelSets, assess, decision_of, examples_of
+from llmstages.stages.shared.output import output_file
+from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head

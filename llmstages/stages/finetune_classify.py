@@ -16,15 +16,13 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.class_pictures import draw_classification
 from llmstages.report.terminal import say, table, warn
 from llmstages.report.trackers import ended_trackers
-from llmstages.stages.class_baselines import (
+from llmstages.stages.classifying.baselines import (
     HEADLINES,
     MULTI_LABEL_HEADLINES,
     compare,
     show_comparison,
 )
-from llmstages.stages.class_rows import ClassRows, class_rows
-from llmstages.stages.classifying import LabelSets, Report, assess, examples_of, measure
-from llmstages.stages.deciding import (
+from llmstages.stages.classifying.deciding import (
     Decided,
     check_decision,
     decide,
@@ -33,9 +31,17 @@ from llmstages.stages.deciding import (
     named_as_labels,
     undivided,
 )
-from llmstages.stages.members import members_of, run_members
-from llmstages.stages.methods import choose_weights
-from llmstages.stages.training import (
+from llmstages.stages.classifying.members import members_of, run_members
+from llmstages.stages.classifying.probabilities import (
+    LabelSets,
+    Report,
+    assess,
+    examples_of,
+    measure,
+)
+from llmstages.stages.classifying.rows import ClassRows, class_rows
+from llmstages.stages.shared.methods import choose_weights
+from llmstages.stages.shared.setup import (
     Clock,
     Machine,
     choose_machine,

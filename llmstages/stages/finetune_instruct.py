@@ -20,10 +20,10 @@ from llmstages.model.transformer import Transformer
 from llmstages.report.answers import AnsweredQuestion, show_answers, show_improvement
 from llmstages.report.terminal import clipped, say
 from llmstages.report.trackers import ended_trackers
-from llmstages.stages.base_run import BaseText, base_text
-from llmstages.stages.methods import choose_weights
-from llmstages.stages.objectives import objective_of, read_rows, without_refused
-from llmstages.stages.training import (
+from llmstages.stages.shared.base_run import BaseText, base_text
+from llmstages.stages.shared.methods import choose_weights
+from llmstages.stages.shared.objectives import objective_of, read_rows, without_refused
+from llmstages.stages.shared.setup import (
     Clock,
     Machine,
     choose_machine,

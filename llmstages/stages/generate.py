@@ -13,8 +13,8 @@ from llmstages.evaluate.next_words import next_words
 from llmstages.model.generation import Generated, Pace, fit_prompt, generate, seeded
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, table
-from llmstages.stages.output import output_file
-from llmstages.stages.speaker import Speaker, open_speaker
+from llmstages.stages.shared.output import output_file
+from llmstages.stages.shared.speaker import Speaker, open_speaker
 from llmstages.text.chat import Message, render, stop_ids
 
 WINDOW_BATCHES = 64

@@ -25,7 +25,7 @@ from llmstages.report.corpus import show_corpus
 from llmstages.report.facts import PASSAGE_CHARACTERS, show_facts, show_passage
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import output_console, plain, table
-from llmstages.stages.see_data_file import (
+from llmstages.stages.seeing.data_file import (
     MAX_LABELS_SHOWN,
     inspect_data_file,
     inspect_documents,
@@ -72,7 +72,7 @@ def run(config: InspectConfig) -> None:
         raise UserError(f"{path}: base={config.base} is for a file of conversations")
     if is_run:
         if config.prove:
-            from llmstages.stages.prove import prove
+            from llmstages.stages.lineage.prove import prove
 
             prove(path, config.prove_steps)
         else:
@@ -266,7 +266,7 @@ def inspect_run(path: Path) -> None:
 
 def inspect_members(path: Path, summary: Mapping[str, Any]) -> None:
     """Print the figures of several trainings (`seeds`, `folds`), and what they have in common."""
-    from llmstages.stages.members import show
+    from llmstages.stages.classifying.members import show
 
     try:
         spread, members = summary["spread"], summary["members"]
@@ -284,8 +284,8 @@ def inspect_members(path: Path, summary: Mapping[str, Any]) -> None:
 def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
     """Print what a checkpoint is, the chain from raw text to it, and whether test items occur in
     the text; as one JSON object where that is asked for."""
-    from llmstages.stages.chain import chain_of
-    from llmstages.stages.see_chain import look_for_items, show_chain, show_overlap
+    from llmstages.stages.lineage.chain import chain_of
+    from llmstages.stages.lineage.tables import look_for_items, show_chain, show_overlap
 
     if config.data is not None and not Path(config.data).expanduser().exists():
         raise UserError(f"{config.data}: no such file of test items")

@@ -24,19 +24,19 @@ from llmstages.model.scaling import (
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import warn
-from llmstages.stages.base_run import inherited
-from llmstages.stages.model_size import asked_tokens, pick_size, usual_tokens
-from llmstages.stages.plan_machine import Fit, Target, fit_model, planned_target, target_of
-from llmstages.stages.plan_probe import Probe
-from llmstages.stages.plan_tables import show_plan
-from llmstages.stages.plan_text import PlannedText, planned_text
+from llmstages.stages.planning.machine import Fit, Target, fit_model, planned_target, target_of
+from llmstages.stages.planning.probe import Probe
+from llmstages.stages.planning.tables import show_plan
+from llmstages.stages.planning.text import PlannedText, planned_text
 from llmstages.stages.pretrain import (
     base_model,
     continued_context,
     rows_of_step,
     transformer_config,
 )
-from llmstages.stages.training import CURVES_SECONDS, Clock, choose_compile, choose_length
+from llmstages.stages.shared.base_run import inherited
+from llmstages.stages.shared.model_size import asked_tokens, pick_size, usual_tokens
+from llmstages.stages.shared.setup import CURVES_SECONDS, Clock, choose_compile, choose_length
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.gpus import ASSUMED_UTILISATION, GPUS
 from llmstages.train.pace import NUM_EVALUATIONS

@@ -18,8 +18,8 @@ from llmstages.evaluate.decision import Decision
 from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
-from llmstages.stages.classifying import above_threshold, decision_of
-from llmstages.stages.output import output_file
+from llmstages.stages.classifying.probabilities import above_threshold, decision_of
+from llmstages.stages.shared.output import output_file
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head

@@ -30,16 +30,27 @@ from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.held_out import show_sources
 from llmstages.report.terminal import clipped, say, warn
 from llmstages.report.trackers import ended_trackers
-from llmstages.stages.base_run import inherited, pretraining_lr
-from llmstages.stages.mixture import asked_weights, open_shards, show_epochs, warn_of_repeats
-from llmstages.stages.model_size import asked_tokens, pick_size, usual_tokens
-from llmstages.stages.pace import (
+from llmstages.stages.asking.watched import (
+    ability_metrics,
+    affordable_tasks,
+    show_abilities,
+    watched_tasks,
+)
+from llmstages.stages.shared.base_run import inherited, pretraining_lr
+from llmstages.stages.shared.mixture import (
+    asked_weights,
+    open_shards,
+    show_epochs,
+    warn_of_repeats,
+)
+from llmstages.stages.shared.model_size import asked_tokens, pick_size, usual_tokens
+from llmstages.stages.shared.pace import (
     LAST_EVALUATION_SHARE,
     TimedEvaluation,
     affordable_evaluation,
     seconds_per_token,
 )
-from llmstages.stages.training import (
+from llmstages.stages.shared.setup import (
     Clock,
     Machine,
     choose_compile,
@@ -50,12 +61,6 @@ from llmstages.stages.training import (
     tokens_begun_with,
     with_weight_decay,
     write_summary,
-)
-from llmstages.stages.watched_abilities import (
-    ability_metrics,
-    affordable_tasks,
-    show_abilities,
-    watched_tasks,
 )
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel

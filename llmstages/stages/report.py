@@ -11,8 +11,8 @@ from llmstages.report.html.records import Records, RunRecord, read_records
 from llmstages.report.html.render import render
 from llmstages.report.html.words import duration
 from llmstages.report.terminal import say
-from llmstages.stages.chain import Cost, Step, chain_of
-from llmstages.stages.output import output_file
+from llmstages.stages.lineage.chain import Cost, Step, chain_of
+from llmstages.stages.shared.output import output_file
 
 
 def run(config: PageConfig) -> None:

@@ -49,7 +49,7 @@ def open_service(config: ServeConfig) -> "Language | Classifier":
     from llmstages.serve.http import Limits, is_local
     from llmstages.serve.language import Defaults, Language
     from llmstages.stages.predict import classifier_of
-    from llmstages.stages.speaker import speaker_of
+    from llmstages.stages.shared.speaker import speaker_of
     from llmstages.train.checkpoint import load_checkpoint
 
     if config.checkpoint_dir is None:

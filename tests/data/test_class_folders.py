@@ -10,7 +10,7 @@ from llmstages.data.file_kind import detect_kinds
 from llmstages.data.labelled_files import data_files
 from llmstages.data.labelled_texts import read_known_labels, read_labelled_texts, read_texts
 from llmstages.errors import UserError
-from llmstages.stages.finetune_rows import data_hash
+from llmstages.stages.shared.rows import data_hash
 
 HTML = (
     "From: a@example.org\nSubject: =?utf-8?b?R2V3aW5u?=\nMIME-Version: 1.0\n"

@@ -10,7 +10,7 @@ from llmstages.data.streams import validation_windows
 from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.held_out_words import held_out_words
 from llmstages.evaluate.next_words import continues_word
-from llmstages.stages.mixture import open_shards
+from llmstages.stages.shared.mixture import open_shards
 from llmstages.train.checkpoint import load_checkpoint
 
 

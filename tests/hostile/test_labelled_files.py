@@ -18,7 +18,7 @@ from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.rows import DEEPEST, KEPT_BAD_ROWS, BadRows, fault_of
 from llmstages.data.table import read_rows
 from llmstages.errors import UserError
-from llmstages.stages.see_data_file import inspect_data_file
+from llmstages.stages.seeing.data_file import inspect_data_file
 
 REAL = os.environ.get("LLMSTAGES_DATA")
 real_data = pytest.mark.skipif(REAL is None, reason="LLMSTAGES_DATA names no real data")
@@ -115,7 +115,7 @@ def test_many_columns_make_a_short_message(tmp_path: Path) -> None:
 def test_objects_with_keys_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("llmstages.stages.see_data_file.MAX_COLUMNS", 5)
+    monkeypatch.setattr("llmstages.stages.seeing.data_file.MAX_COLUMNS", 5)
     rows = "".join(json.dumps({f"key {n}": n}) + "\n" for n in range(50))
     inspect_data_file(write(tmp_path / "a.jsonl", rows), InspectConfig(num_examples=1))
     printed = capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 
 from llmstages.config.groups import OptimConfig
 from llmstages.errors import UserError
-from llmstages.stages.base_run import inherited, pretraining_lr
+from llmstages.stages.shared.base_run import inherited, pretraining_lr
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.optimizer import derived_lr
 

@@ -12,8 +12,8 @@ from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.stages import inspect
-from llmstages.stages.chain import Cost, chain_of, cost_of
-from llmstages.stages.overlap import find_overlap
+from llmstages.stages.lineage.chain import Cost, chain_of, cost_of
+from llmstages.stages.lineage.overlap import find_overlap
 
 
 @pytest.fixture

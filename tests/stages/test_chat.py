@@ -18,7 +18,7 @@ from llmstages.data.conversations import read_conversations
 from llmstages.model.generation import Sampling, generate
 from llmstages.stages import chat as stage
 from llmstages.stages.chat import Chat
-from llmstages.stages.speaker import open_speaker
+from llmstages.stages.shared.speaker import open_speaker
 from llmstages.text.chat import Message, render, stop_ids
 from llmstages.text.streaming import TextStream
 from llmstages.text.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
 from llmstages.evaluate.text_metrics import text_metrics
 from llmstages.stages import compare, evaluate
-from llmstages.stages.compare_items import passage_nats, passages
-from llmstages.stages.training import Machine
+from llmstages.stages.comparing.items import passage_nats, passages
+from llmstages.stages.shared.setup import Machine
 from llmstages.train.checkpoint import checkpoint_dirs, load_checkpoint
 
 

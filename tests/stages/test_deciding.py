@@ -9,8 +9,9 @@ import torch
 
 from llmstages.config.groups import CheckpointConfig, DecideConfig, MethodConfig
 from llmstages.errors import UserError
-from llmstages.stages import deciding, finetune_classify
-from llmstages.stages.prove import prove
+from llmstages.stages import finetune_classify
+from llmstages.stages.classifying import deciding
+from llmstages.stages.lineage.prove import prove
 from llmstages.train.checkpoint import (
     load_checkpoint,
     read_info,

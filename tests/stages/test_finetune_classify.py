@@ -15,11 +15,11 @@ from llmstages.config.groups import CheckpointConfig, MethodConfig
 from llmstages.data.examples import labelled_windows, make_batch
 from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
-from llmstages.stages.class_baselines import show_comparison
-from llmstages.stages.classifying import features, probabilities
+from llmstages.stages.classifying.baselines import show_comparison
+from llmstages.stages.classifying.probabilities import features, probabilities
+from llmstages.stages.lineage.prove import prove
 from llmstages.stages.predict import scores_of
-from llmstages.stages.prove import prove
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.setup import Machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.heads import head_path, with_head
 from llmstages.train.losses import label_probabilities

@@ -11,8 +11,8 @@ from llmstages.errors import UserError
 from llmstages.model.generation import Generated
 from llmstages.stages import finetune_instruct
 from llmstages.stages.finetune_instruct import answer_all
-from llmstages.stages.objectives import to_examples
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.objectives import to_examples
+from llmstages.stages.shared.setup import Machine
 from llmstages.text.chat import Message, render
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import load_checkpoint

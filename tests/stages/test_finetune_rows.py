@@ -10,7 +10,7 @@ import pytest
 from llmstages.config.stages import FinetuneClassifyConfig, FinetuneInstructConfig
 from llmstages.data.conversations import Conversation, read_conversations
 from llmstages.errors import UserError
-from llmstages.stages.finetune_rows import Rows, data_hash, finetune_rows
+from llmstages.stages.shared.rows import Rows, data_hash, finetune_rows
 from llmstages.train.checkpoint import file_hash
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"

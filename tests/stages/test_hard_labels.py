@@ -7,8 +7,8 @@ import pytest
 
 from llmstages.data.labelled_texts import LabelledText
 from llmstages.stages import finetune_classify
-from llmstages.stages.class_rows import warn_of_rare
-from llmstages.stages.finetune_rows import Rows
+from llmstages.stages.classifying.rows import warn_of_rare
+from llmstages.stages.shared.rows import Rows
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "owl", "pig", "ram", "yak"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from llmstages.errors import UserError
 from llmstages.stages import finetune_classify
-from llmstages.stages.members import spread, t_quantile
+from llmstages.stages.classifying.members import spread, t_quantile
 from llmstages.train.checkpoint import resolve_checkpoint
 
 

@@ -15,8 +15,8 @@ from llmstages.model.counts import trained_flops_share
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer
 from llmstages.stages import finetune_classify, finetune_instruct
-from llmstages.stages.methods import choose_weights, lora_targets
-from llmstages.stages.training import choose_machine
+from llmstages.stages.shared.methods import choose_weights, lora_targets
+from llmstages.stages.shared.setup import choose_machine
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.records import read_sealed, write_sealed
 

@@ -10,7 +10,8 @@ from llmstages.data.corpus import Corpus
 from llmstages.model.counts import flops_per_token, num_parameters
 from llmstages.model.scaling import shape_flops_per_token
 from llmstages.model.transformer import TransformerConfig
-from llmstages.stages import model_size, pretrain
+from llmstages.stages import pretrain
+from llmstages.stages.shared import model_size
 from llmstages.train.checkpoint import load_checkpoint
 
 UNPICKED = dict.fromkeys((*PICKED_KEYS, "context_length"), 0)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmstages.stages import pace
-from llmstages.stages.pace import TimedEvaluation, affordable_evaluation
+from llmstages.stages.shared import pace
+from llmstages.stages.shared.pace import TimedEvaluation, affordable_evaluation
 
 
 def test_an_evaluation_on_the_way_takes_a_hundredth_of_the_time():

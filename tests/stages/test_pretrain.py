@@ -15,8 +15,8 @@ from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
 from llmstages.evaluate.held_out import held_out_metrics
 from llmstages.stages import pretrain
-from llmstages.stages.mixture import warn_of_repeats
 from llmstages.stages.pretrain import CONTINUED_LR_SHARE
+from llmstages.stages.shared.mixture import warn_of_repeats
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.optimizer import derived_lr

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from llmstages.errors import CheckFailed, UserError
-from llmstages.stages.lineage import MISSING, check_lineage
-from llmstages.stages.prove import prove
+from llmstages.stages.lineage.links import MISSING, check_lineage
+from llmstages.stages.lineage.prove import prove
 from llmstages.train.checkpoint import file_hash
 
 

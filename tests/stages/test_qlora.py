@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from llmstages.config.groups import MethodConfig, OptimConfig
 from llmstages.model.counts import trained_flops_share
 from llmstages.stages import finetune_instruct
-from llmstages.stages.methods import choose_weights
-from llmstages.stages.training import choose_machine
+from llmstages.stages.shared.methods import choose_weights
+from llmstages.stages.shared.setup import choose_machine
 from llmstages.train.checkpoint import load_checkpoint
 
 METHOD = MethodConfig(name="lora", quantised=True, rank=4, alpha=8.0)

@@ -13,8 +13,8 @@ from llmstages.data.examples import Example, PackedData
 from llmstages.data.replay import ReplayedData
 from llmstages.errors import CheckFailed, UserError
 from llmstages.stages import finetune_instruct
-from llmstages.stages.lineage import check_lineage
-from llmstages.stages.prove import prove
+from llmstages.stages.lineage.links import check_lineage
+from llmstages.stages.lineage.prove import prove
 from llmstages.train.losses import sparse_loss
 
 

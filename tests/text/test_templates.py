@@ -552,7 +552,7 @@ def test_refused_conversations(
 
 def test_a_refused_row_is_named(loaded: Callable[[str], Tokenizer]) -> None:
     from llmstages.data.conversations import Conversation
-    from llmstages.stages.objectives import to_examples
+    from llmstages.stages.shared.objectives import to_examples
 
     rows = [Conversation(PAIR, 1), Conversation([PAIR[0], *PAIR], 7)]
     assert len(to_examples(rows[:1], loaded("gemma"), 64, "rows.jsonl")) == 1
@@ -565,8 +565,8 @@ def test_a_refused_row_is_skipped_and_counted(
 ) -> None:
     from llmstages.config.stages import FinetuneInstructConfig
     from llmstages.data.conversations import Conversation
-    from llmstages.stages.finetune_rows import Rows
-    from llmstages.stages.objectives import Row, without_refused
+    from llmstages.stages.shared.objectives import Row, without_refused
+    from llmstages.stages.shared.rows import Rows
 
     turns = ([PAIR[0], *PAIR], PAIR, PAIR * 3)
     rows = [Row(Conversation(messages, line)) for line, messages in enumerate(turns, 7)]

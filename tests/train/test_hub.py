@@ -18,7 +18,7 @@ from llmstages.cli import main
 from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.errors import UserError
 from llmstages.stages import finetune_instruct
-from llmstages.stages.lineage import MISSING, check_lineage
+from llmstages.stages.lineage.links import MISSING, check_lineage
 from llmstages.train.checkpoint import load_checkpoint, read_info, weights_files
 from llmstages.train.hub import fetched
 

@@ -27,7 +27,7 @@ from llmstages.config.groups import (
 from llmstages.errors import UserError
 from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
-from llmstages.stages.lineage import check_lineage
+from llmstages.stages.lineage.links import check_lineage
 from llmstages.stages.predict import scores_of
 from llmstages.train import checkpoint
 from llmstages.train.loop import LOWEST_LOSS, Goal, Loop

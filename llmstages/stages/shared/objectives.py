@@ -33,9 +33,9 @@ from llmstages.evaluate.perplexity import row_likelihoods, row_values
 from llmstages.model.scaling import derived_batch_tokens
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
-from llmstages.stages.base_run import BaseText
-from llmstages.stages.finetune_rows import Rows, described, finetune_rows
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.base_run import BaseText
+from llmstages.stages.shared.rows import Rows, described, finetune_rows
+from llmstages.stages.shared.setup import Machine
 from llmstages.text.chat import answer_end_id, render
 from llmstages.text.templates import ConversationRefused
 from llmstages.text.tokenizer import Tokenizer

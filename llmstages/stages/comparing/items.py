@@ -33,11 +33,16 @@ from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.evaluate.paired import Weighted, weighted
 from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import text_metrics
-from llmstages.stages.classifying import LabelSets, decision_of, examples_of, probabilities
-from llmstages.stages.evaluate_abilities import reading_of
+from llmstages.stages.asking.abilities import reading_of
+from llmstages.stages.classifying.probabilities import (
+    LabelSets,
+    decision_of,
+    examples_of,
+    probabilities,
+)
 from llmstages.stages.finetune_instruct import answer_all
-from llmstages.stages.objectives import EVALUATION_BATCH, cut_example, rendered_ids
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.objectives import EVALUATION_BATCH, cut_example, rendered_ids
+from llmstages.stages.shared.setup import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint
 

@@ -15,7 +15,7 @@ from typing import Any
 from llmstages.config.stages import FinetuneClassifyConfig
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, table
-from llmstages.stages.class_baselines import NAMES as BASELINES
+from llmstages.stages.classifying.baselines import NAMES as BASELINES
 from llmstages.train import parallel
 from llmstages.train.records import read_record, write_sealed
 from llmstages.train.run import FORMAT_VERSION

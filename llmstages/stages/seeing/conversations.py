@@ -137,7 +137,7 @@ def pieces(ids: Sequence[int], learnt: Sequence[bool], reader: Reader) -> Iterat
 
 def show_packing(rendered: Rendered, reader: Reader) -> None:
     """Print how the first rows of an epoch are put together: which lines, and where they end."""
-    from llmstages.stages.objectives import MIN_ROW_TOKENS
+    from llmstages.stages.shared.objectives import MIN_ROW_TOKENS
 
     made = [
         conversation_example(ids, learnt, reader.context_length, place(conversation.line))

@@ -23,7 +23,7 @@ from llmstages.report.classification import (
     render_multi_label,
 )
 from llmstages.report.terminal import error_console
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.setup import Machine
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train import parallel
 from llmstages.train.checkpoint import INFO_NAME, Checkpoint

@@ -18,8 +18,8 @@ from llmstages.evaluate.held_out_words import held_out_words
 from llmstages.evaluate.requirements import read_requirement
 from llmstages.evaluate.text_metrics import require_text_metrics
 from llmstages.report.terminal import cell_text, say, table
-from llmstages.stages.base_run import BaseText, text_of
-from llmstages.stages.training import default_micro_batch_tokens
+from llmstages.stages.shared.base_run import BaseText, text_of
+from llmstages.stages.shared.setup import default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 

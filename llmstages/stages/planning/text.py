@@ -9,7 +9,7 @@ from llmstages.data.corpus import MANIFEST_FILE, Corpus
 from llmstages.data.shards import Shard
 from llmstages.data.streams import mixture_shares
 from llmstages.errors import UserError
-from llmstages.stages.mixture import asked_weights, open_shards
+from llmstages.stages.shared.mixture import asked_weights, open_shards
 from llmstages.text.tokenizer import Tokenizer
 
 

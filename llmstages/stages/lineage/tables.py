@@ -9,8 +9,8 @@ from llmstages.config.uses import InspectConfig
 from llmstages.errors import UserError
 from llmstages.report.facts import show_facts, show_line, show_passage
 from llmstages.report.terminal import cell_text, progress, table
-from llmstages.stages.chain import Chain, Cost, Step, is_checked, state_of
-from llmstages.stages.overlap import Overlap, find_overlap, test_rows
+from llmstages.stages.lineage.chain import Chain, Cost, Step, is_checked, state_of
+from llmstages.stages.lineage.overlap import Overlap, find_overlap, test_rows
 
 SHOWN_HASH = 12
 """Digits of a hash in a table."""

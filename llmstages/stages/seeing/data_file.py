@@ -1,6 +1,6 @@
 """What a data file holds: its format, columns and rows, and what fine-tuning would take it for.
 
-torch is imported only where a base reads conversations (`llmstages.stages.see_conversations`).
+torch is imported only where a base reads conversations (`llmstages.stages.seeing.conversations`).
 """
 
 import json
@@ -31,7 +31,7 @@ from llmstages.report.facts import show_facts, show_line, show_passage
 from llmstages.report.terminal import progress, table
 
 if TYPE_CHECKING:
-    from llmstages.stages.see_conversations import Reader, Rendered
+    from llmstages.stages.seeing.conversations import Reader, Rendered
 
 MAX_LABELS_SHOWN = 30
 MAX_COLUMNS_SHOWN = 30
@@ -247,7 +247,7 @@ def _reader(base: str | None) -> "Reader | None":
     """How the base named reads conversations, or the usual one where it is there."""
     if base is None and not Path(DEFAULT_BASE).is_dir():
         return None
-    from llmstages.stages.see_conversations import reader_of
+    from llmstages.stages.seeing.conversations import reader_of
 
     try:
         return reader_of(base or DEFAULT_BASE)
@@ -301,7 +301,7 @@ def _show_conversations(
     chosen = [(place(row.line), row) for row in _spread(conversations, num_examples)]
     rendered = _show_as_read("conversations", facts, conversations, chosen, reader)
     if rendered is not None and reader is not None:
-        from llmstages.stages.see_conversations import show_packing
+        from llmstages.stages.seeing.conversations import show_packing
 
         show_packing(rendered, reader)
 
@@ -355,7 +355,7 @@ def _show_as_read(
             text = "\n".join(f"{turn.role}: {turn.content}" for turn in conversation.messages)
             show_passage(heading, text)
         return None
-    from llmstages.stages import see_conversations as see
+    from llmstages.stages.seeing import conversations as see
 
     rendered = see.rendered_rows(conversations, reader)
     show_facts(title, facts | see.supervision_facts(rendered, reader))

@@ -23,8 +23,8 @@ from llmstages.model.scaling import (
 )
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
-from llmstages.stages.pace import PROBE_SHARE, seconds_per_token
-from llmstages.stages.training import Clock, Machine
+from llmstages.stages.shared.pace import PROBE_SHARE, seconds_per_token
+from llmstages.stages.shared.setup import Clock, Machine
 from llmstages.train import parallel
 
 BYTES_PER_PARAMETER = 16

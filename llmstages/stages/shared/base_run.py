@@ -14,7 +14,7 @@ from llmstages.data.corpus import Corpus
 from llmstages.data.shards import Shard, token_shards_dir
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, warn
-from llmstages.stages.mixture import open_shards
+from llmstages.stages.shared.mixture import open_shards
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Checkpoint, read_info, resolve_checkpoint
 from llmstages.train.hub import is_on_hub

@@ -6,7 +6,7 @@ from typing import Any
 from llmstages.config.stages import PlanConfig
 from llmstages.report.facts import show_facts, show_line
 from llmstages.report.terminal import table
-from llmstages.stages.plan_machine import Target
+from llmstages.stages.planning.machine import Target
 from llmstages.train.gpus import ASSUMED_UTILISATION
 
 MEMORY_PARTS = {

@@ -7,7 +7,7 @@ import torch
 
 from llmstages.data.streams import PretrainingData
 from llmstages.model.transformer import Transformer
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.setup import Machine
 from llmstages.train import parallel
 from llmstages.train.losses import dense_loss
 

@@ -23,9 +23,9 @@ from llmstages.data.json_files import as_dataclass, read_object
 from llmstages.errors import CheckFailed, UserError
 from llmstages.model.counts import flops_per_token
 from llmstages.model.transformer import TransformerConfig
-from llmstages.stages.base_run import MAX_ANCESTORS, config_of_run
-from llmstages.stages.finetune_rows import data_hash
-from llmstages.stages.lineage import Link, corpus_links, replayed_dir
+from llmstages.stages.lineage.links import Link, corpus_links, replayed_dir
+from llmstages.stages.shared.base_run import MAX_ANCESTORS, config_of_run
+from llmstages.stages.shared.rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
     INFO_NAME,

@@ -1,7 +1,7 @@
 """`llmstages inspect RUN prove=true`: is this run what its files say, to the last bit?
 
 Every file of every checkpoint is compared with its hash, and so is all that the run was made from,
-as far as it is there (llmstages/stages/lineage.py). Then some steps are done again in a directory
+as far as it is there (`lineage/links.py`). Then some steps are done again in a directory
 of their own, from a kept checkpoint and the inputs that the run names: the stage refuses inputs
 whose hashes are others, and what it records must equal what the run recorded.
 """
@@ -18,7 +18,7 @@ from llmstages.data.json_files import as_type, parse_json
 from llmstages.errors import CheckFailed, UserError
 from llmstages.report.terminal import say, table, warn
 from llmstages.report.trackers import flatten
-from llmstages.stages.lineage import MISSING, check_lineage
+from llmstages.stages.lineage.links import MISSING, check_lineage
 from llmstages.train.checkpoint import complete_checkpoints, read_info, verify_files
 from llmstages.train.records import SEAL, read_record, read_sealed
 from llmstages.train.run import OtherRun, read_plan

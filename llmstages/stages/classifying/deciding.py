@@ -33,8 +33,8 @@ from llmstages.evaluate.temperature import (
 )
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
-from llmstages.stages.classifying import probabilities
-from llmstages.stages.training import Machine
+from llmstages.stages.classifying.probabilities import probabilities
+from llmstages.stages.shared.setup import Machine
 from llmstages.train import parallel
 from llmstages.train.checkpoint import best_of_run, revise_classifier, undivided_head
 from llmstages.train.run import Run

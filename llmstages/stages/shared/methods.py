@@ -10,7 +10,7 @@ from llmstages.model.layouts import rows_together
 from llmstages.model.lora import EMBEDDING, EMBEDDING_SHARE, Lora, add_lora, is_adapter
 from llmstages.model.transformer import Transformer, TransformerConfig
 from llmstages.report.terminal import say
-from llmstages.stages.training import Machine
+from llmstages.stages.shared.setup import Machine
 from llmstages.train import parallel
 
 

@@ -7,8 +7,8 @@ import torch
 from llmstages.config.stages import PlanConfig
 from llmstages.errors import UserError
 from llmstages.model.transformer import TransformerConfig
-from llmstages.stages.model_size import memory_bytes
-from llmstages.stages.training import Machine, choose_machine, default_micro_batch_tokens
+from llmstages.stages.shared.model_size import memory_bytes
+from llmstages.stages.shared.setup import Machine, choose_machine, default_micro_batch_tokens
 from llmstages.train.gpus import GPUS, Gpu, find_gpu
 from llmstages.train.memory import (
     MAX_MICRO_BATCH_TOKENS,

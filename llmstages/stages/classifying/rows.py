@@ -17,8 +17,8 @@ from llmstages.data.rows import located
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, some_of, warn
-from llmstages.stages.classifying import LabelSets
-from llmstages.stages.finetune_rows import Rows, finetune_rows
+from llmstages.stages.classifying.probabilities import LabelSets
+from llmstages.stages.shared.rows import Rows, finetune_rows
 
 LABELS_LISTED = 8
 FEW_ROWS = 5

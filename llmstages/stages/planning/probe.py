@@ -19,10 +19,10 @@ from llmstages.data.batch import Batch
 from llmstages.data.streams import PretrainingData
 from llmstages.model.generation import Sampling, generate
 from llmstages.model.transformer import Transformer
-from llmstages.stages.pace import FORWARD_SHARE, affordable_evaluation
-from llmstages.stages.plan_text import PlannedText
+from llmstages.stages.planning.text import PlannedText
 from llmstages.stages.pretrain import SHORT_BUDGET_SECONDS, evaluator
-from llmstages.stages.training import Machine, with_weight_decay
+from llmstages.stages.shared.pace import FORWARD_SHARE, affordable_evaluation
+from llmstages.stages.shared.setup import Machine, with_weight_decay
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import Lineage
 from llmstages.train.device import training_kernels

@@ -23,8 +23,8 @@ from llmstages.model.lora import EMBEDDING, is_adapter
 from llmstages.model.scaling import derived_weight_decay
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import say, warn
-from llmstages.stages.base_run import inherited, pretraining_lr, say_optimizer
-from llmstages.stages.finetune_rows import data_hash
+from llmstages.stages.shared.base_run import inherited, pretraining_lr, say_optimizer
+from llmstages.stages.shared.rows import data_hash
 from llmstages.train import parallel
 from llmstages.train.checkpoint import (
     Checkpoint,

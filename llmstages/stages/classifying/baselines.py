@@ -19,9 +19,9 @@ from llmstages.evaluate.classification import FIGURES
 from llmstages.evaluate.multi_label import MULTI_LABEL_FIGURES, MultiLabelReport
 from llmstages.model.transformer import Transformer
 from llmstages.report.terminal import progress, say, table
-from llmstages.stages.class_rows import ClassRows
-from llmstages.stages.classifying import Report, features
-from llmstages.stages.training import Machine
+from llmstages.stages.classifying.probabilities import Report, features
+from llmstages.stages.classifying.rows import ClassRows
+from llmstages.stages.shared.setup import Machine
 
 HEADLINES = ("accuracy", "macro_f1")
 MULTI_LABEL_HEADLINES = ("micro_f1", "macro_f1")

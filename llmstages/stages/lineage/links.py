@@ -16,8 +16,8 @@ from llmstages.config.stages import FinetuneInstructConfig
 from llmstages.data.corpus import Corpus
 from llmstages.data.shards import open_token_shards, token_shards_dir, tokens_sha256
 from llmstages.errors import CheckFailed, UserError
-from llmstages.stages.base_run import pretraining_of
-from llmstages.stages.finetune_rows import data_hash
+from llmstages.stages.shared.base_run import pretraining_of
+from llmstages.stages.shared.rows import data_hash
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.checkpoint import (
     WEIGHTS_NAME,

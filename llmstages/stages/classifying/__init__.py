@@ -1,0 +1,1 @@
+"""What the making and the use of a classifier need."""

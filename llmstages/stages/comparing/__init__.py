@@ -1,0 +1,1 @@
+"""What `compare` needs: items that both models are asked, and tables."""

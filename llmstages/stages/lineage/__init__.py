@@ -1,0 +1,1 @@
+"""From a checkpoint back to the raw text: the chain, its hashes, and proofs."""

@@ -1,0 +1,1 @@
+"""What `plan` needs: what a run reads, takes, and costs."""
