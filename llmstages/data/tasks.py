@@ -38,6 +38,7 @@ from llmstages.data.order import generator_for, permutation
 from llmstages.data.rows import BadRows, Row, Unusable, shown
 from llmstages.data.table import Table, table_with_columns
 from llmstages.errors import UserError
+from llmstages.text.chat import Message
 
 Kind = Literal["choices", "last_word", "labels", "answers"]
 
@@ -81,13 +82,19 @@ class Item:
     gold: int
     line: int
     path: str
-    asked: str = ""
-    """What is asked without the template, where an answer is written."""
+    turns: tuple[Message, ...] = ()
+    """Where an answer is written: what stands before it in a conversation, without the template."""
 
     @property
     def answer(self) -> str:
         """The text that is right."""
         return self.choices[self.gold]
+
+    def asks_the_same(self, other: "Item") -> bool:
+        """Whether another question would give this one away."""
+        return self.prompt == other.prompt and (
+            bool(self.prompt) or set(self.choices) == set(other.choices)
+        )
 
 
 @dataclass(frozen=True)
@@ -104,17 +111,25 @@ class Task:
     """Examples in front of each question."""
     pool: tuple[Item, ...] | None = None
     """What they are taken from; None: the other questions."""
+    known: tuple[str, ...] = ()
+    """The labels as the files have them, in the order of the choices."""
     seed: int = 0
 
     def examples(self, index: int) -> list[Item]:
-        """The examples in front of question `index`: drawn by seed and place, never itself."""
+        """The examples in front of question `index`, drawn by the seed and the question's line:
+        never the same question, wherever it stands; fewer only where there are no others."""
         if not self.shots:
             return []
         pool = self.items if self.pool is None else self.pool
-        count = min(len(pool), self.shots + 1)
-        drawn = generator_for("shots", self.seed, index).choice(len(pool), count, replace=False)
-        others = [pool[number] for number in drawn if pool[number] != self.items[index]]
-        return others[: self.shots]
+        asked = self.items[index]
+        count = self.shots
+        while True:
+            count = min(len(pool), count + self.shots + 1)
+            generator = generator_for("shots", self.seed, asked.line)
+            drawn = generator.choice(len(pool), count, replace=False, shuffle=False)
+            others = [pool[number] for number in drawn if not asked.asks_the_same(pool[number])]
+            if len(others) >= self.shots or count == len(pool):
+                return others[: self.shots]
 
     def prompt(self, index: int) -> str:
         """The prompt of question `index`, examples in front of it; no white space at its end."""
@@ -137,8 +152,27 @@ class Task:
         return replace(self, items=tuple(self.items[index] for index in chosen), pool=pool)
 
 
-def read_task(path: Path | str, reading: Reading | None = None, *, seed: int = 0) -> Task:
+@dataclass(frozen=True)
+class _Part:
+    """What a file gives: questions, or rows with labels, of which questions are made."""
+
+    kind: Kind
+    items: Sequence[Item] = ()
+    num_skipped: int = 0
+    rows: Sequence[LabelledText] = ()
+
+
+def read_task(
+    path: Path | str,
+    reading: Reading | None = None,
+    *,
+    seed: int = 0,
+    pool: Task | None = None,
+    one_label: bool = False,
+) -> Task:
     """Read a file of questions, or all files of a folder, which must be of one kind.
+
+    pool: questions whose labels can be given too. one_label: all rows may have the same.
 
     Raises:
         UserError: it is none; a row is bad (with `bad_rows="refuse"`); no row is left.
@@ -149,14 +183,24 @@ def read_task(path: Path | str, reading: Reading | None = None, *, seed: int = 0
     if where.is_dir() and class_files(where):
         files = [where]
     parts = [_read_file(file, reading) for file in files]
-    kinds = {kind for kind, _, _ in parts}
+    kinds = {part.kind for part in parts}
     if len(kinds) > 1:
         raise UserError(f"{path}: files of different kinds ({', '.join(sorted(kinds))})")
-    items = tuple(item for _, found, _ in parts for item in found)
+    items = [item for part in parts for item in part.items]
+    rows = [row for part in parts for row in part.rows]
+    known = tuple(sorted({row.label for row in rows} | set(() if pool is None else pool.known)))
+    if rows:
+        if len(known) < 2 and not one_label:
+            raise UserError(
+                f"{path}: all {len(rows):,} rows have the label {shown(repr(known[0]))}: none "
+                "other to choose (is label_column right? shots_data= brings its labels)"
+            )
+        items = label_items(rows, known, reading, path)
     if not items:
         raise UserError(f"{path}: no question in it")
     name = where.name if where.is_dir() else where.name.partition(".")[0]
-    return Task(name, kinds.pop(), items, sum(skipped for _, _, skipped in parts), seed=seed)
+    num_skipped = sum(part.num_skipped for part in parts)
+    return Task(name, kinds.pop(), tuple(items), num_skipped, known=known, seed=seed)
 
 
 def with_shots(task: Task, shots: int, pool: Task | None = None) -> Task:
@@ -167,15 +211,13 @@ def with_shots(task: Task, shots: int, pool: Task | None = None) -> Task:
     """
     if pool is not None and pool.kind != task.kind:
         raise UserError(f"examples of {pool.kind} for a task of {task.kind} ({task.name})")
-    found = None if pool is None else pool.items
-    available = len(task.items) - 1 if found is None else len(found)
+    available = len(task.items) - 1 if pool is None else len(pool.items)
     if shots > available:
         raise UserError(f"shots={shots}: {task.name} has {available:,} examples to take")
-    return replace(task, shots=shots, pool=found)
+    return replace(task, shots=shots, pool=task.items if pool is None else pool.items)
 
 
-def _read_file(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:
-    """Kind and questions of a file, and how many rows were left out."""
+def _read_file(path: Path, reading: Reading) -> _Part:
     keys = ("prompt_column", "answer_column", "text_column", "label_column")
     kind = kind_of_keys([key for key in keys if getattr(reading, key) is not None])
     if kind is None and not path.is_dir():
@@ -197,9 +239,9 @@ def _read_file(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:
     return _labels(path, reading) if kind == "classify" else _answers(path, reading)
 
 
-def _usable(kind: Kind, table: Table, read: Callable[[Row], Item]) -> tuple[Kind, list[Item], int]:
-    items = list(table.usable(read))
-    return kind, items, table.bad.count
+def _usable(kind: Kind, table: Table, read: Callable[[Row], Item]) -> _Part:
+    items = list(table.usable(read))  # which counts the rows that are left out
+    return _Part(kind, items, table.bad.count)
 
 
 def _choices(row: Row, path: Path, reading: Reading) -> Item:
@@ -237,20 +279,20 @@ def _continuation(row: Row, path: Path, reading: Reading) -> Item:
 
 
 def _last_word(row: Row, text: str, path: Path, reading: Reading) -> Item:
-    context, _, word = required_text(row.values, text).strip().rpartition(" ")
+    *before, word = required_text(row.values, text).rsplit(maxsplit=1) or [""]
+    context = before[0] if before else ""
     if not context.strip() or not word:
         raise Unusable(f"{text!r} has fewer than two words: there is no last one to guess")
     return Item(_filled(context, "last_word", reading), (word,), 0, row.line, str(path))
 
 
-def _labels(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:
+def _labels(path: Path, reading: Reading) -> _Part:
     bad = BadRows(path, "skip")
     columns = (reading.text_column, reading.label_column)
-    rows = read_labelled_texts(path, *columns, reading.bad_rows, bad=bad)
+    rows = read_labelled_texts(path, *columns, reading.bad_rows, bad=bad, one_label=True)
     if rows[0].labels is not None:
         raise UserError(f"{path}: several labels a row; choices exclude each other")
-    known = sorted({row.label for row in rows})
-    return "labels", label_items(rows, known, reading, path), bad.count
+    return _Part("labels", (), bad.count, rows)
 
 
 def label_items(
@@ -279,16 +321,21 @@ def label_items(
     ]
 
 
-def _answers(path: Path, reading: Reading) -> tuple[Kind, list[Item], int]:
+def _answers(path: Path, reading: Reading) -> _Part:
     columns = (reading.prompt_column, reading.answer_column)
     conversations, bad = conversations_and_bad_rows(path, *columns, reading.bad_rows)
     items = []
     for conversation in conversations:
-        *before, answer = (message.content.strip() for message in conversation.messages)
-        asked = BETWEEN_EXAMPLES.join(before)
+        *before, answer = conversation.messages
+        asked = BETWEEN_EXAMPLES.join(message.content.strip() for message in before)
         prompt = _filled(asked, "answers", reading)
-        items.append(Item(prompt, (answer,), 0, conversation.line, conversation.path, asked))
-    return "answers", items, bad.count
+        items.append(
+            Item(
+                *(prompt, (answer.content.strip(),), 0, conversation.line, conversation.path),
+                tuple(before),
+            )
+        )
+    return _Part("answers", items, bad.count)
 
 
 def _filled(text: str, kind: Kind, reading: Reading) -> str:

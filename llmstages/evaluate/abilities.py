@@ -29,6 +29,7 @@ from llmstages.evaluate.bootstrap import Figures, Measure, Proportion, mean, pro
 from llmstages.evaluate.continuations import Subject, continuation_scores
 from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.model.generation import fit_prompt
 from llmstages.report.terminal import warn
 from llmstages.text.chat import Message, answer_end_id, render
 from llmstages.text.tokenizer import Tokenizer
@@ -72,11 +73,10 @@ def measures_of(
 
 def choice_scores(subject: Subject, task: Task) -> NDArray[np.float64]:
     """[n, 2] of every choice of every question, as `continuation_scores` says."""
-    pairs = [
-        (task.prompt(index), BETWEEN + choice)
-        for index, item in enumerate(task.items)
-        for choice in item.choices
-    ]
+    pairs = []
+    for index, item in enumerate(task.items):
+        prompt = task.prompt(index)
+        pairs += [(prompt, BETWEEN + choice) for choice in item.choices]
     return continuation_scores(subject, pairs)
 
 
@@ -122,11 +122,13 @@ def chances_of(task: Task) -> dict[str, float]:
     """What the figures come to without reading the questions.
 
     Of choices a random one; of labels and words always the commonest; of answers those of another
-    question. A perplexity has none.
+    question, where there is one. A perplexity has none.
     """
     if task.kind == "choices":
         share = float(np.mean([1 / len(item.choices) for item in task.items]))
         return {"acc": share, "acc_norm": share}
+    if task.kind == "answers" and len(task.items) < 2:
+        return {}
     if task.kind == "answers":
         order = permutation(len(task.items), "chance", task.seed)
         others = np.empty_like(order)
@@ -170,9 +172,17 @@ def answers_of(
     """
     tokenizer = subject.tokenizer
     prompts = [
-        _conversation(subject, task, index) if chat else tokenizer.opening(task.prompt(index))
+        chat_prompt(tokenizer, task, index) if chat else tokenizer.opening(task.prompt(index))
         for index in range(len(task.items))
     ]
+    context_length = subject.model.config.context_length
+    new_tokens = min(max_new_tokens, context_length // 2)
+    num_cut = sum(fit_prompt(ids, new_tokens, context_length) != ids for ids in prompts)
+    if num_cut and not subject.quiet:
+        warn(
+            f"{task.name}: {num_cut:,} of {len(prompts):,} prompts leave no room for an answer in "
+            f"the model's context of {context_length:,} tokens: their beginnings are left out"
+        )
     found = greedy_answers(
         subject.model,
         prompts,
@@ -184,10 +194,13 @@ def answers_of(
     return texts if chat else [text.partition("\n")[0].rstrip() for text in texts]
 
 
-def _conversation(subject: Subject, task: Task, index: int) -> list[int]:
-    """Ids of a question as a user's turn, after its examples, open for the answer."""
+def chat_prompt(tokenizer: Tokenizer, task: Task, index: int) -> list[int]:
+    """Ids of a question as the turns that it is, after its examples', open for the answer."""
     turns: list[Message] = []
-    for item in task.examples(index):
-        turns += [Message("user", item.asked), Message("assistant", item.answer)]
-    turns.append(Message("user", task.items[index].asked))
-    return render(turns, subject.tokenizer, open_answer=True)[0]
+    own = task.items[index].turns
+    for item in task.examples(index):  # what the system says stands in front of all turns
+        turns += [turn for turn in item.turns if turn.role != "system"]
+        turns.append(Message("assistant", item.answer))
+    system = [turn for turn in own if turn.role == "system"]
+    turns = [*system, *turns, *(turn for turn in own if turn.role != "system")]
+    return render(turns, tokenizer, open_answer=True)[0]

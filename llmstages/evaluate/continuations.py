@@ -104,8 +104,10 @@ def encoded_pairs(
     """Ids of each context and of what follows it."""
     contexts = [context.rstrip() for context, _ in pairs]
     wholes = [context + following for context, following in pairs]
-    ids = iter(tokenizer.encode_batch([*contexts, *wholes]))
-    heads = [next(ids) for _ in pairs]
+    different = list(dict.fromkeys(contexts))
+    ids = iter(tokenizer.encode_batch([*different, *wholes]))
+    by_context = {context: next(ids) for context in different}
+    heads = [by_context[context] for context in contexts]
     found = []
     for context, head, whole in zip(contexts, heads, ids, strict=True):
         if context:

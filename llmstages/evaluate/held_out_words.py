@@ -8,7 +8,7 @@ those before it. What a window's borders cut is not counted. Windows are what is
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from llmstages.data.shards import Shard
 from llmstages.data.streams import validation_batches, validation_windows
 from llmstages.evaluate.bootstrap import Figures, Measure
 from llmstages.evaluate.continuations import Subject, counted, token_scores
-from llmstages.evaluate.next_words import continues_word
+from llmstages.evaluate.next_words import continues_word, ends_in_word
 from llmstages.evaluate.perplexity import row_values
 from llmstages.model.transformer import Transformer
 from llmstages.text.tokenizer import Tokenizer
@@ -56,7 +56,7 @@ class WordTokens(NamedTuple):
         texts += [""] * (vocab_size - len(texts))  # rows that pad the embedding
         return cls(
             torch.tensor([continues_word(text) for text in texts]),
-            torch.tensor([continues_word(text[-1:]) for text in texts]),
+            torch.tensor([ends_in_word(text) for text in texts]),
             torch.tensor([not text.strip() for text in texts]),
         )
 
@@ -84,12 +84,10 @@ def held_out_words(
     parts: dict[str, tuple[Figures, Counter[bytes], float]] = {}
     windows = validation_windows(shards, context_length=context_length, max_tokens=max_tokens)
     for shard, own in zip(shards, windows, strict=True):
-        batches = list(validation_batches(own, rows, mask_documents=mask_documents))
-        with counted(batches, len(own), quiet=subject.quiet) as seen:
-            scores = row_values(subject.model, compute, seen, subject.device, subject.dtype)
         words: Counter[bytes] = Counter()
-        for batch in batches:
-            words.update(words_of(batch, tokens))
+        batches = validation_batches(own, rows, mask_documents=mask_documents)
+        with counted(counting(batches, words, tokens), len(own), quiet=subject.quiet) as seen:
+            scores = row_values(subject.model, compute, seen, subject.device, subject.dtype)
         # Of all tokens the first is not predicted, nor are end tokens.
         bytes_per_token = shard.info.bytes / max(1, shard.info.tokens - 1 - shard.info.documents)
         nats, targets, known, num_words = scores.T
@@ -146,6 +144,15 @@ def word_places(batch: Batch, words: WordTokens) -> tuple[Tensor, Tensor]:
     blank = words.blank[targets] | ~targeted
     last = (number * targeted).amax(dim=1, keepdim=True)  # its word may go on after the window
     return begins & ~blank & (number < last), number
+
+
+def counting(
+    batches: Iterable[Batch], words: Counter[bytes], tokens: WordTokens
+) -> Iterator[Batch]:
+    """The same batches, whose words are counted as they go by."""
+    for batch in batches:
+        words.update(words_of(batch, tokens))
+        yield batch
 
 
 def words_of(batch: Batch, words: WordTokens) -> list[bytes]:

@@ -9,6 +9,8 @@ bounds what could be missing.
 """
 
 import heapq
+import re
+import unicodedata
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,9 @@ from llmstages.text.tokenizer import Tokenizer
 MAX_WORD_TOKENS = 12
 MAX_EXPANSIONS = 400
 BATCH = 16
+WORD_SIGNS = tuple("'’-_")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""How vocabularies of SentencePiece write a byte of a character that they have not."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,26 @@ class NextWord:
 
 
 def continues_word(text: str) -> bool:
-    """Whether a token that begins like this goes on with the word before it."""
-    return text[:1].isalnum() or text.startswith(("'", "’", "-", "_"))
+    """Whether a token that begins like this goes on with the word before it.
+
+    So does a token that is a part of a character, which a vocabulary does not have whole, and an
+    accent that is a character of its own.
+    """
+    if is_part_of_character(text):
+        return True
+    first = text[:1]
+    return first.isalnum() or first in WORD_SIGNS or unicodedata.category(first or " ")[0] == "M"
+
+
+def ends_in_word(text: str) -> bool:
+    """Whether the word at the end of a token can be gone on with."""
+    return continues_word(text if is_part_of_character(text) else text[-1:])
+
+
+def is_part_of_character(text: str) -> bool:
+    """Whether a token is bytes of UTF-8 beyond ASCII that are no whole character."""
+    byte = BYTE_TOKEN.fullmatch(text)
+    return int(byte[1], 16) >= 0x80 if byte else text.startswith("\N{REPLACEMENT CHARACTER}")
 
 
 @torch.no_grad()
@@ -47,7 +70,7 @@ def next_words(
     room = model.config.context_length - MAX_WORD_TOKENS
     prompt = prompt_ids[-room:] if room > 0 else prompt_ids[-model.config.context_length :]
 
-    prompt_ends_in_word = continues_word(tokenizer.decode(prompt)[-1:])
+    prompt_ends_in_word = ends_in_word(tokenizer.decode(prompt))
 
     def probabilities(beginnings: list[list[int]]) -> torch.Tensor:
         longest = max(map(len, beginnings))
@@ -90,12 +113,12 @@ def next_words(
             text = tokenizer.decode(tokens)
             goes_on = float(row[inside].sum())
             if text.strip():
-                ends = 1.0 - goes_on if continues_word(text.strip()[-1]) else 1.0
+                ends = 1.0 - goes_on if ends_in_word(text.strip()) else 1.0
                 word = text.strip()
                 found[word] = found.get(word, 0.0) - negative * ends
             else:
                 goes_on = 1.0
-            grows = not text.strip() or continues_word(text.strip()[-1])
+            grows = not text.strip() or ends_in_word(text.strip())
             if grows and len(tokens) < MAX_WORD_TOKENS:
                 add(tokens, row, -negative)
     best = sorted(found.items(), key=lambda item: -item[1])[:count]

@@ -38,6 +38,7 @@ from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
 
+OF_PROMPTS = ("shots", "template", "label_words")
 HEADLINES = ("accuracy", "subset_accuracy", "acc", "chrf", "bits_per_byte")
 """Figures of which the first that there is stands for the comparison."""
 
@@ -93,12 +94,15 @@ def items_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> tuple[
     """What both are measured on, and where that lies."""
     classifiers = [checkpoint.labels is not None for checkpoint in checkpoints]
     names = (config.checkpoint_a, config.checkpoint_b)
-    if config.data is None or (Path(config.data) / MANIFEST_FILE).is_file():
+    if config.data is None or (Path(config.data).expanduser() / MANIFEST_FILE).is_file():
         if any(classifiers):
             which = names[classifiers.index(True)]
             raise UserError(f"{which} is a classifier: give a file of texts with labels")
         corpus = corpus_of(config, checkpoints)
         return text_items(config, checkpoints, corpus), str(corpus.directory)
+    for key in OF_PROMPTS if all(classifiers) else ():
+        if getattr(config, key):
+            raise UserError(f"{key} is for language models, and both are classifiers")
     if any(classifiers):
         kind = kind_of_keys([key for key in KEYS_OF_KINDS if getattr(config, key) is not None])
         if ({kind} if kind else detect_kinds(config.data)) != {"classify"}:
@@ -122,7 +126,7 @@ def corpus_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> Corpu
         for checkpoint in checkpoints
     ]
     if config.data is not None:
-        corpus = Corpus.open(Path(config.data))
+        corpus = Corpus.open(Path(config.data).expanduser())
         names = (config.checkpoint_a, config.checkpoint_b)
         for name, own in zip(names, recorded, strict=True):
             if own != corpus.manifest_hash:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,17 @@ import torch
 
 from llmstages.data.tasks import Reading, as_template, read_task, with_shots
 from llmstages.errors import UserError
-from llmstages.evaluate.abilities import FIGURES, chances_of, fitting, measures_of
+from llmstages.evaluate.abilities import (
+    FIGURES,
+    answers_of,
+    chances_of,
+    chat_prompt,
+    fitting,
+    measures_of,
+)
 from llmstages.evaluate.bootstrap import proportion
 from llmstages.evaluate.continuations import Subject
+from llmstages.text.chat import Message, render
 from llmstages.train.checkpoint import load_checkpoint
 
 CHOICES = [
@@ -57,6 +66,7 @@ def test_what_chance_comes_to(tmp_path: Path) -> None:
     assert chances_of(labels) == pytest.approx({"acc": 3 / 4, "acc_norm": 3 / 4, "macro_f1": 3 / 7})
     pairs = [{"prompt": f"p {number}", "completion": f"{number}"} for number in range(4)]
     answers = chances_of(read_task(written(tmp_path / "pairs.jsonl", pairs)))
+    assert chances_of(read_task(written(tmp_path / "one.jsonl", pairs[:1]))) == {}
     assert answers["exact_match"] == 0
     assert tuple(answers) == FIGURES["answers"]
     assert proportion([False] * 96).interval(0) == pytest.approx((0, 0.0385), abs=1e-4)
@@ -92,6 +102,58 @@ def test_examples_stand_in_front_and_are_never_the_question(tmp_path: Path) -> N
         with_shots(task, 5)
 
 
+def test_a_question_is_no_example_of_itself_wherever_it_stands(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number % 3}", "completion": f"c{number}"} for number in range(9)]
+    path = written(tmp_path / "pairs.jsonl", rows)
+    for pool in (None, read_task(path.parent / ".." / path.parent.name / path.name)):
+        task = with_shots(read_task(path), 6, pool)
+        for index, item in enumerate(task.items):
+            examples = task.examples(index)
+            assert len(examples) == 6
+            assert item.prompt not in {example.prompt for example in examples}
+
+
+def test_examples_depend_on_the_seed_and_the_line_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "completion": f"c{number}"} for number in range(40)]
+    task = with_shots(read_task(written(tmp_path / "pairs.jsonl", rows)), 3)
+    some = task.sample(7)
+    for index, item in enumerate(some.items):
+        assert some.examples(index) == task.examples(item.line - 1)
+
+
+def test_files_of_a_folder_have_all_their_labels(subject: Subject, tmp_path: Path) -> None:
+    for name, labels in (("a", "xy"), ("b", "yz"), ("c", "z")):
+        rows = [{"text": f"{name} {label}", "label": label} for label in labels]
+        written(tmp_path / f"{name}.jsonl", rows)
+    task = read_task(tmp_path)
+    assert task.labels == ("x", "y", "z")
+    assert [item.answer for item in task.items] == ["x", "y", "y", "z", "z"]
+    assert measures_of(subject, task)["macro_f1"].value <= 1
+    with pytest.raises(UserError, match="all 1 rows have the label 'z': none other to choose"):
+        read_task(tmp_path / "c.jsonl")
+    assert read_task(tmp_path / "c.jsonl", pool=task).labels == ("x", "y", "z")
+
+
+def test_a_conversation_is_asked_turn_by_turn(subject: Subject, tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Age?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    rows = [{"messages": [*messages, {"role": "assistant", "content": str(age)}]} for age in (2, 3)]
+    task = with_shots(read_task(written(tmp_path / "chats.jsonl", rows)), 0)
+    asked = [Message(role, content) for role, content in turns]
+    expected = render(asked, subject.tokenizer, open_answer=True)[0]
+    assert chat_prompt(subject.tokenizer, task, 0) == expected
+    assert task.items[0].prompt.startswith("Question: Be brief.\n\nHi")
+
+
+def test_prompts_that_are_cut_are_said(
+    subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "the lion " * size, "completion": "x"} for size in (1, 99)]
+    task = read_task(written(tmp_path / "pairs.jsonl", rows))
+    answers_of(replace(subject, quiet=False), task, 4)
+    assert "pairs: 1 of 2 prompts leave no room" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -110,11 +172,12 @@ def test_a_broken_question_is_named(tmp_path: Path, row: dict[str, Any], said: s
 
 def test_the_last_word_of_a_text_is_guessed(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
-    path.write_text("The lion is in the garden\nNobody is\n", encoding="utf-8")
+    path.write_text("The lion is in the garden\nNobody\tis\n", encoding="utf-8")
     task = read_task(path)
     assert (task.kind, task.prompt(0), task.items[0].answer) == (
         *("last_word", "The lion is in the", "garden"),
     )
+    assert (task.prompt(1), task.items[1].answer) == ("Nobody", "is")
 
 
 def test_a_choice_longer_than_the_context_is_left_out(subject: Subject, tmp_path: Path) -> None:

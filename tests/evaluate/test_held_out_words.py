@@ -9,7 +9,7 @@ from llmstages.data.corpus import Corpus
 from llmstages.data.streams import validation_windows
 from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.held_out_words import held_out_words
-from llmstages.evaluate.next_words import continues_word
+from llmstages.evaluate.next_words import continues_word, ends_in_word
 from llmstages.stages.shared.mixture import open_shards
 from llmstages.train.checkpoint import load_checkpoint
 
@@ -31,8 +31,8 @@ def test_words_are_counted_one_by_one(tiny_run: Path, tiny_corpus: Path) -> None
             open_word: list[int] | None = None  # places of the word that has begun in the window
             for place, token in enumerate(ids[1:].tolist()):
                 text = tokenizer.token_text(token)
-                goes_on = continues_word(text) and continues_word(
-                    tokenizer.token_text(int(ids[place]))[-1:]
+                goes_on = continues_word(text) and ends_in_word(
+                    tokenizer.token_text(int(ids[place]))
                 )
                 if goes_on and token != tokenizer.end_id:
                     if open_word is not None:

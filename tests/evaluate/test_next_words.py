@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from llmstages.evaluate.next_words import continues_word, next_words
+from llmstages.evaluate.next_words import continues_word, ends_in_word, next_words
 from llmstages.model.transformer import Transformer, TransformerConfig
 
 TOKENS = ["<end>", " ", "a", "b", "ab", " a", " b", ".", "\n"]
@@ -104,6 +104,10 @@ def test_a_prompt_longer_than_the_context(model):
         ("'s", True),
         ("-x", True),
         ("한", True),
+        ("<0xEC>", True),
+        ("�x", True),
+        ("\u0301", True),
+        ("<0x0A>", False),
         (" a", False),
         (".", False),
         ("", False),
@@ -111,6 +115,7 @@ def test_a_prompt_longer_than_the_context(model):
 )
 def test_what_goes_on_with_a_word(text, expected):
     assert continues_word(text) is expected
+    assert ends_in_word(text.strip()) is (expected or text == " a")
 
 
 def test_no_text_is_no_word():

@@ -8,9 +8,11 @@ import torch
 from llmstages.config.uses import CompareConfig, EvaluateCheckpointConfig
 from llmstages.data.corpus import Corpus
 from llmstages.errors import UserError
+from llmstages.evaluate.paired import Difference
 from llmstages.evaluate.text_metrics import text_metrics
 from llmstages.stages import compare, evaluate
 from llmstages.stages.comparing.items import passage_nats, passages
+from llmstages.stages.comparing.tables import verdict
 from llmstages.stages.shared.setup import Machine
 from llmstages.train.checkpoint import checkpoint_dirs, load_checkpoint
 
@@ -70,14 +72,36 @@ def test_a_base_is_asked_by_prompts_for_what_a_classifier_has_learnt(
     report = json.loads(capfd.readouterr().out)["tasks"][labelled_file.stem]
     figures = found["figures"]["accuracy"]
     assert figures["a"] == pytest.approx(report["acc"])
-    assert figures["a"] < figures["b"]
     swapped = other_way["figures"]["accuracy"]
     assert (swapped["b"], swapped["a"]) == (figures["a"], figures["b"])
-    right = [item["a"]["label"] == item["label"] for item in found["items"]]
-    assert sum(right) / len(right) == pytest.approx(figures["a"])
+    for name in "ab":
+        right = [item[name]["label"] == item["label"] for item in found["items"]]
+        assert sum(right) / len(right) == pytest.approx(figures[name])
     status, out, err = cli("compare", tiny_run, classifier_run, labelled_file)
     assert status == 0, err
-    assert "B is better" in out
+    assert "McNemar's" in out
+
+
+@pytest.mark.parametrize(
+    ("headline", "num_items", "p_value", "said"),
+    [
+        ("accuracy", 40, 0.06, "within chance, by McNemar's test"),
+        ("accuracy", 6, 0.03, "B is better, beyond chance"),
+        ("chrf", 3, None, "3 items are too few to tell"),
+        ("chrf", 40, None, "B is better, beyond chance"),
+    ],
+)
+def test_what_is_called_beyond_chance(headline, num_items, p_value, said):
+    record = {"headline": headline, "num_items": num_items}
+    if p_value is not None:
+        record["mcnemar"] = {"p_value": p_value}
+    assert said in verdict(record, Difference(0.1, 0.2, 0.1, (0.1, 0.1), 100.0, (90.0, 110.0)))
+
+
+def test_what_is_asked_by_prompts_is_not_of_classifiers(classifier_run, labelled_file, cli):
+    status, out, err = cli("compare", classifier_run, classifier_run, labelled_file, "shots=2")
+    assert (status, out) == (2, "")
+    assert "shots is for language models, and both are classifiers" in err
 
 
 def test_held_out_text_by_hand(tiny_run, tiny_corpus, record):

@@ -1,6 +1,7 @@
 """Language models in `evaluate`, and what pretraining asks them on its way."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_each_file_has_its_figures(cli, tiny_run, choices_file, instruct_file, l
 def test_a_folder_is_one_task(cli, tiny_run, choices_file, tmp_path):
     folder = tmp_path / "lions"
     folder.mkdir()
-    for part, rows in (("a", QUESTIONS[:3]), ("b", QUESTIONS[3:])):
+    for part, rows in (("a", QUESTIONS[:3]), ("b.1", QUESTIONS[3:6]), ("b.2", QUESTIONS[6:])):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{part}.jsonl").write_text(text, encoding="utf-8")
     status, out, err = cli("evaluate", tiny_run, folder)
@@ -75,7 +76,7 @@ def test_a_folder_is_one_task(cli, tiny_run, choices_file, tmp_path):
     (entry,) = json.loads(out)["tasks"].values()
     assert entry["num_items"] == 9
     # One answer is always the likeliest, and each is right in a third of the questions.
-    assert entry["files"] == {"a": pytest.approx(1 / 3), "b": pytest.approx(1 / 3)}
+    assert entry["files"] == dict.fromkeys(("a", "b.1", "b.2"), pytest.approx(1 / 3))
     assert entry["acc"] == entry["mean_of_files"] == pytest.approx(1 / 3)
 
 
@@ -84,11 +85,13 @@ def test_a_folder_is_one_task(cli, tiny_run, choices_file, tmp_path):
     [
         (["shots=9"], "shots=9: lions has 8 examples to take"),
         (["head=x"], "head=x is for classifiers"),
+        (["other.csv", 'template="{text}:"'], "files of several kinds (choices, labels)"),
         (["require=acd>=0.1"], "did you mean acc"),
         (["shots_data=x.jsonl"], "is given without shots"),
     ],
 )
 def test_what_cannot_be_asked(cli, tiny_run, choices_file, arguments, said):
+    Path("other.csv").write_text("text,label\na,x\nb,y\n", encoding="utf-8")
     status, out, err = cli("evaluate", tiny_run, choices_file, *arguments)
     assert (status, out) == (2, "")
     assert said in err

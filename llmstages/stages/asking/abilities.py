@@ -1,5 +1,6 @@
 """`llmstages evaluate` of a language model: what it is able to do that it was not tuned for."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
     if config.data is not None and not paths:
         raise UserError(f"data={config.data}: paths are needed")
     corpora = {path for path in paths if (Path(path).expanduser() / "manifest.json").is_file()}
-    texts: dict[str, BaseText] = {}
+    found: list[BaseText] = []
     for directory in [path for path in paths if path in corpora] if paths else [None]:
         text = text_of(checkpoint, directory)
         if not isinstance(text, BaseText):
@@ -128,21 +129,33 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
                 f"{config.checkpoint_dir}: its own corpus is not read ({text}): name files of "
                 f"questions, or a corpus: llmstages evaluate {config.checkpoint_dir} FILE"
             )
-        texts[text.corpus.name] = text
+        found.append(text)
+    counts = Counter(text.corpus.name for text in found)
+    texts = {
+        (text.corpus.name if counts[text.corpus.name] == 1 else str(text.corpus.directory)): text
+        for text in found
+    }
     reading = reading_of(config)
     pool = None
     if config.shots_data is not None:
-        pool = read_task(config.shots_data, reading, seed=config.seed)
+        pool = read_task(config.shots_data, reading, seed=config.seed, one_label=True)
     files = [path for path in paths if path not in corpora]
     tasks = []
     for path in files:
+        task = read_task(path, reading, seed=config.seed, pool=pool)
         task = fitting(
-            read_task(path, reading, seed=config.seed),
+            with_shots(task, config.shots, pool),
             checkpoint.tokenizer,
             checkpoint.model.config.context_length,
             config.bad_rows,
         )
-        tasks.append(with_shots(task, config.shots, pool).sample(config.max_items))
+        tasks.append(task.sample(config.max_items))
+    kinds = sorted({task.kind for task in tasks})
+    if config.template is not None and len(kinds) > 1:
+        raise UserError(
+            f"template={config.template!r} would be of files of several kinds "
+            f"({', '.join(kinds)}): ask them one kind at a time"
+        )
     if any(task.kind == "answers" for task in tasks):
         require_text_metrics()
     counts = Counter(task.name for task in tasks)
@@ -183,11 +196,14 @@ def _by_file(task: Task, measures: Mapping[str, Measure]) -> dict[str, Any]:
     if len(paths) == 1:
         return {}
     measure = measures[FIGURES[task.kind][0]]
+    folder = os.path.commonpath([str(Path(path).parent) for path in paths])
+    names = {path: Path(path).relative_to(folder) for path in paths}
+    stems = Counter(name.with_suffix("") for name in names.values())
     found = {
-        Path(path).name.partition(".")[0]: measure.score(
+        str(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")): measure.score(
             measure.statistics[[item.path == path for item in task.items]].sum(axis=0)
         )
-        for path in paths
+        for path, name in names.items()
     }
     return {"mean_of_files": sum(found.values()) / len(found), "files": found}
 

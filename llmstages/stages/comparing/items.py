@@ -33,6 +33,7 @@ from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.evaluate.paired import Weighted, weighted
 from llmstages.evaluate.perplexity import row_likelihoods
 from llmstages.evaluate.text_metrics import text_metrics
+from llmstages.report.terminal import warn
 from llmstages.stages.asking.abilities import reading_of
 from llmstages.stages.classifying.probabilities import (
     LabelSets,
@@ -118,8 +119,8 @@ def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> 
     both = [place for place in by_place[0] if place in by_place[-1]]
     if not both:
         raise UserError(f"{config.data}: no row that both classifiers can be asked")
-    chosen = [both[index] for index in drawn(len(both), config, "classify")]
-    rows_of = [[rows[place] for place in chosen] for rows in by_place]
+    chosen = drawn(len(both), config, "classify")
+    rows_of = [[rows[both[index]] for index in chosen] for rows in by_place]
     entries = [
         {
             "file": first.path,
@@ -132,7 +133,7 @@ def labelled_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> 
     labels = classifiers[0].labels or []
     own_rows = iter(rows_of)
     models = [
-        prompted(config, checkpoint, rows_of[0], labels)
+        prompted(config, checkpoint, [by_place[0][place] for place in both], chosen, labels)
         if checkpoint.labels is None
         else partial(measure_labels, checkpoint, next(own_rows))
         for checkpoint in checkpoints
@@ -194,12 +195,19 @@ def prompted(
     config: CompareConfig,
     checkpoint: Checkpoint,
     rows: Sequence[LabelledText],
+    chosen: Sequence[int],
     labels: Sequence[str],
 ) -> Callable[[Machine], Measured]:
-    """How a language model is asked for the labels that a classifier has learnt."""
+    """How a language model is asked for the labels that a classifier has learnt.
+
+    rows: of the file; those `chosen` are asked, the others are examples too.
+    """
     assert config.data is not None
-    items = label_items(rows, labels, reading_of(config), config.data)
-    task = with_shots(Task(config.data, "labels", tuple(items), seed=config.seed), config.shots)
+    reading = reading_of(config)
+    items = label_items([rows[index] for index in chosen], labels, reading, config.data)
+    pool = Task(config.data, "labels", tuple(label_items(rows, labels, reading, config.data)))
+    task = Task(config.data, "labels", tuple(items), seed=config.seed)
+    task = with_shots(task, config.shots, pool if config.shots else None)
     fitting(task, checkpoint.tokenizer, checkpoint.model.config.context_length, "refuse")
 
     def measure(machine: Machine) -> Measured:
@@ -243,6 +251,11 @@ def instruct_items(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> 
     ]
     references = [reference_examples(checkpoint, chosen) for checkpoint in checkpoints]
     fits = [None not in both for both in zip(*references, strict=True)]
+    if num_left_out := fits.count(False):
+        warn(
+            f"{num_left_out:,} of {len(fits):,} references do not fit the context of a model: "
+            "bits a byte are of the others"
+        )
     references = [
         [example if fit else None for example, fit in zip(own, fits, strict=True)]
         for own in references
@@ -272,8 +285,9 @@ def measure_answers(
         f"answers of {name}",
     )
     texts = [checkpoint.tokenizer.decode(answer.tokens) for answer in answers]
+    bits = reference_bits(checkpoint, rows, references, machine)
     measures = {
-        "answer_bits_per_byte": reference_bits(checkpoint, rows, references, machine),
+        **({} if bits is None else {"answer_bits_per_byte": bits}),
         **text_metrics(texts, [row.messages[-1].content for row in rows]),
         "stopped_share": mean([answer.stopped for answer in answers]),
     }
@@ -303,19 +317,23 @@ def reference_bits(
     rows: Sequence[Conversation],
     references: Sequence[Example | None],
     machine: Machine,
-) -> Measure:
-    """Bits a byte of the answers in the file; the token that ends an answer is counted with it."""
-    statistics = np.zeros((len(rows), 2))
+) -> Measure | None:
+    """Bits a byte of the answers in the file; the token that ends an answer is counted with it.
+
+    None where no reference fits.
+    """
     kept = [(index, example) for index, example in enumerate(references) if example is not None]
-    if kept:
-        batches = (
-            make_batch([[example] for _, example in kept[i : i + EVALUATION_BATCH]])
-            for i in range(0, len(kept), EVALUATION_BATCH)
-        )
-        nats = row_likelihoods(checkpoint.model, batches, machine.device, machine.dtype)[:, 0]
-        for (index, _), own in zip(kept, nats, strict=True):
-            answers = [m.content for m in rows[index].messages if m.role == "assistant"]
-            statistics[index] = own / np.log(2), sum(len(answer.encode()) for answer in answers)
+    if not kept:
+        return None
+    statistics = np.zeros((len(rows), 2))
+    batches = (
+        make_batch([[example] for _, example in kept[i : i + EVALUATION_BATCH]])
+        for i in range(0, len(kept), EVALUATION_BATCH)
+    )
+    nats = row_likelihoods(checkpoint.model, batches, machine.device, machine.dtype)[:, 0]
+    for (index, _), own in zip(kept, nats, strict=True):
+        answers = [m.content for m in rows[index].messages if m.role == "assistant"]
+        statistics[index] = own / np.log(2), sum(len(answer.encode()) for answer in answers)
     return Measure(statistics)
 
 
@@ -325,11 +343,12 @@ def reference_bits(
 
 def task_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], task: Task) -> Items:
     """Questions that language models are asked without having been tuned for them."""
+    task = with_shots(task, config.shots)
     for checkpoint in checkpoints:
         model = checkpoint.model.config
         task = fitting(task, checkpoint.tokenizer, model.context_length, config.bad_rows)
     chosen = [task.items[index] for index in drawn(len(task.items), config, task.kind)]
-    task = with_shots(replace(task, items=tuple(chosen)), config.shots)
+    task = replace(task, items=tuple(chosen))
     entries = [
         {"file": item.path, "line": item.line, "prompt": item.prompt, "answer": item.answer}
         for item in chosen
@@ -350,14 +369,17 @@ def task_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], task: T
 
 def text_items(config: CompareConfig, checkpoints: Sequence[Checkpoint], corpus: Corpus) -> Items:
     """Passages of the validation text of a corpus."""
-    found = [
-        {"document": document.id, "source": document.source, "text": text}
-        for document in corpus.documents("validation", columns=["id", "text", "source"])
-        for text in passages(document.text)
-    ]
-    if len(found) < 2:
+
+    def found() -> Iterator[dict[str, Any]]:
+        for document in corpus.documents("validation", columns=["id", "text", "source"]):
+            for text in passages(document.text):
+                yield {"document": document.id, "source": document.source, "text": text}
+
+    count = sum(1 for _ in found())
+    if count < 2:
         raise UserError(f"{corpus.directory}: too little validation text to compare on")
-    entries = [found[index] for index in drawn(len(found), config, "text")]
+    chosen = set(drawn(count, config, "text"))  # of a great corpus the text does not fit memory
+    entries = [entry for index, entry in enumerate(found()) if index in chosen]
     texts = [entry["text"] for entry in entries]
     shown = [opening_of(text) for text in texts[: config.num_examples]]
     for entry, opening in zip(entries, shown, strict=False):

@@ -21,6 +21,10 @@ LABELS = ANSWER_LABELS | {
     "answer_bits_per_byte": "references, bits a byte",
 }
 SHOWN_CHARACTERS = 160
+MAX_P_VALUE = 0.05
+"""Of what is called beyond chance."""
+MIN_ITEMS = 20
+"""Resamples of fewer say nothing: of three items that all differ one way no resample differs."""
 COSTS = {
     "seconds": "seconds",
     "tokens": "tokens",
@@ -57,16 +61,22 @@ def show_comparison(
             f"right in A alone: {test['only_a']:,}, in B alone: {test['only_b']:,}; McNemar's "
             f"exact test: p = {test['p_value']:.3g}"
         )
-    show_line(verdict(record["headline"], found[record["headline"]]))
+    show_line(verdict(record, found[record["headline"]]))
     show_samples(record["kind"], record["items"], num_examples)
     show_costs(record)
 
 
-def verdict(name: str, found: Difference) -> str:
+def verdict(record: Mapping[str, Any], found: Difference) -> str:
     """One line of what the headline figure says."""
+    name = record["headline"]
     label = LABELS.get(name, name)
     change = "" if found.improvement_percent is None else f" {found.improvement_percent:+.1f} %"
-    if not found.is_clear:
+    if "mcnemar" in record:  # exact, also of few items
+        if record["mcnemar"]["p_value"] >= MAX_P_VALUE:
+            return f"{label}{change}: within chance, by McNemar's test"
+    elif record["num_items"] < MIN_ITEMS:
+        return f"{label}{change}: {record['num_items']} items are too few to tell it from chance"
+    elif not found.is_clear:
         return f"{label}{change}: within chance, as 0 lies in the interval of the difference"
     better = (found.improvement_percent or found.difference) > 0
     return f"{label}{change}: B is {'better' if better else 'worse'}, beyond chance"
