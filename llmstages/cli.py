@@ -180,13 +180,14 @@ def _finetune_stage(arguments: Arguments) -> str:
 def _run_hydra(subcommand: str, arguments: Arguments) -> int:
     """Hand a subcommand to Hydra, which composes the config and starts the stage, once or often."""
     from llmstages.config.folders import conf_dir
-    from llmstages.config.overrides import for_hydra
+    from llmstages.config.overrides import for_hydra, one_length
     from llmstages.config.schema import no_such_key
     from llmstages.config.subcommands import SUBCOMMANDS
 
     schema = SUBCOMMANDS[subcommand]
     words = words_to_overrides(subcommand, arguments)
     overrides = [for_hydra(subcommand, override) for override in arguments.overrides] + words
+    overrides = one_length(subcommand, overrides)
     folders = [conf_dir()]
     if (extra := arguments.flag_value("--config-dir")) is not None:
         folders.append(Path(extra))

@@ -378,11 +378,7 @@ MISTAKES = [
         "pretrain model=auto model.num_layers=2 steps=1 budget.flops=1e9 budget.cost=2",
         "model.num_layers=2 is given with model=auto, which picks it; "
         "steps=1 and budget.flops=1000000000.0 and budget.cost=2.0 are given: keep one of "
-        "them; budget.cost is given without budget.price_per_hour: give both, or neither",
-    ),
-    (
-        "finetune-instruct x budget.price_per_hour=2",
-        "budget.price_per_hour is given without budget.cost: give both, or neither",
+        "them; budget.cost is given without budget.price_per_hour: give both",
     ),
     (
         "pretrain budget.cost=0.0001 budget.price_per_hour=2",

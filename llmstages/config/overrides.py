@@ -12,6 +12,12 @@ from llmstages.config.schema import find_key
 from llmstages.config.subcommands import SUBCOMMANDS
 from llmstages.config.words import experiments_of, override_key, quote
 
+LENGTHS = (
+    *("steps", "epochs", "budget.seconds", "budget.minutes", "budget.tokens", "budget.flops"),
+    "budget.cost",
+)
+"""By which the length of a run is given, one at most."""
+
 # A number with a point or an exponent; digits may be grouped by underscores as in Python.
 _FLOAT = re.compile(r"[+-]?\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d{1,2})?")
 
@@ -34,6 +40,18 @@ def for_hydra(subcommand: str, override: str) -> str:
     override = _text(schema, key, _whole_numbers(schema, key, override))
     override = _bounds(key, override)
     return _dict_entry(schema, key, override)
+
+
+def one_length(subcommand: str, overrides: list[str]) -> list[str]:
+    """With the other lengths of a run set to null where one is given beside an experiment, which
+    may have another: what is typed counts."""
+    schema = SUBCOMMANDS[subcommand]
+    keys = [override_key(override) for override in overrides]
+    typed = [key for key in keys if key in LENGTHS]
+    if not typed or not any((key or "").startswith("experiment") for key in keys):
+        return overrides
+    known = [key for key in LENGTHS if key not in keys and find_key(schema, key) is not None]
+    return [*overrides, *(f"{key}=null" for key in known)]
 
 
 def _whole_numbers(schema: type, dotted: str, override: str) -> str:

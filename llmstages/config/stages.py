@@ -171,9 +171,8 @@ class TrainingConfig:
         if len(given) > 1:
             problems.append(f"{' and '.join(given)} are given: keep one of them")
         cost, price = self.budget.cost, self.budget.price_per_hour
-        if (cost is None) != (price is None):
-            one, other = ("cost", "price_per_hour") if price is None else ("price_per_hour", "cost")
-            problems.append(f"budget.{one} is given without budget.{other}: give both, or neither")
+        if cost is not None and price is None:
+            problems.append("budget.cost is given without budget.price_per_hour: give both")
         elif (seconds := self.budget.wall_seconds) is not None and cost is not None and seconds < 1:
             problems.append(
                 f"budget.cost={cost:g} at budget.price_per_hour={price:g} buys {seconds:.2g} s: "

@@ -321,7 +321,7 @@ class CompareConfig(QuestionsConfig):
     max_new_tokens: int = 128
     """Longest answer or continuation generated, in tokens."""
     dtype: str = "float32"
-    """Type of matrix products; `auto`: bfloat16 where the processor has it. Labels are always given in float32."""
+    """Type of matrix products; `auto`: bfloat16 where the processor has it. A classifier's labels are always given in float32."""
     json: bool = False
     """Print one JSON object, with every item, instead of tables."""
 

@@ -195,7 +195,8 @@ def delimited_rows(
         if isinstance(fields, str):
             bad.add(line, fields)
             continue
-        if not any(cell.strip() for cell in fields):
+        # In a file of one column `""` is a text, which is empty; a blank line is none.
+        if not any(cell.strip() for cell in fields) and not (len(columns) == 1 and fields == [""]):
             continue
         if header_pending:
             header_pending = False

@@ -58,6 +58,8 @@ from llmstages.train.saving import CheckpointWriter, require_room
 from llmstages.train.spikes import SpikeWatch
 
 NAMED_DOCUMENTS = 8
+FEW_STEPS = 10
+"""A run with a time budget that took fewer was eaten by what comes before them."""
 """Documents that are named of a step whose loss is broken or a spike."""
 MAX_SKIPPED_IN_A_ROW = 3
 """Steps whose loss or gradient is not a number: one is skipped, so many in a row end the run."""
@@ -409,6 +411,12 @@ class Loop:
             )
         self.writer.wait()
         parallel.wait_for_all()  # the others may look for the best checkpoint now
+        if t.seconds is not None and self.progress.step < FEW_STEPS and self.seconds_to_first_step:
+            t.run.log(
+                f"warning: the time budget had room for {self.progress.step} steps alone: the first "
+                f"was done after {self.seconds_to_first_step:.0f} s, imports, the reading of data "
+                "and baselines with them; take a longer budget, or `steps=`"
+            )
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()
         return TrainingResult(

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from llmstages.config.compose import to_dataclass
 from llmstages.config.groups import BudgetConfig, MethodConfig
-from llmstages.config.overrides import for_hydra
+from llmstages.config.overrides import for_hydra, one_length
 from llmstages.config.schema import all_keys, find_key, key_doc, nearest_key, no_such_key
 from llmstages.config.stages import CollectConfig, FinetuneClassifyConfig, PretrainConfig
 from llmstages.config.subcommands import SUBCOMMANDS
@@ -184,3 +184,14 @@ def test_seconds_of_a_budget(budget: BudgetConfig, seconds: float | None) -> Non
 def test_what_makes_no_sense_for_a_classifier(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         FinetuneClassifyConfig(**settings)
+
+
+def test_a_length_that_is_typed_takes_the_place_of_an_experiments() -> None:
+    lengths = ["experiment/finetune-classify=spam-filter", "budget.seconds=100"]
+    found = one_length("finetune-classify", lengths)
+    assert found[:2] == lengths
+    assert {"epochs=null", "steps=null", "budget.cost=null"} < set(found[2:])
+    assert "budget.seconds=null" not in found
+    for alone in (["budget.seconds=100"], ["experiment/finetune-classify=spam-filter", "seed=1"]):
+        assert one_length("finetune-classify", alone) == alone
+    assert one_length("evaluate", ["experiment/evaluate=x", "seed=1"])[2:] == []

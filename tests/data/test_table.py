@@ -327,3 +327,9 @@ class TestRealData:
                 assert not accepted, path.name
             elif path.name.startswith("y_") and value.lstrip().startswith(b"[{"):
                 assert accepted, path.name
+
+
+def test_an_empty_text_in_quotes_is_a_row_and_a_blank_line_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text('text\n"Win now"\n""\n\nsee you\n', encoding="utf-8")
+    assert rows_of(path) == [(2, {"text": "Win now"}), (3, {"text": ""}), (5, {"text": "see you"})]
