@@ -169,14 +169,17 @@ def test_what_fits_and_what_does_not(planned: Callable[..., dict[str, Any]]) -> 
     assert {row["gpus"]: row["working_gpus"] for row in some["numbers_of_gpus"]}[512] == 64
     fewest = {row["gpu"]: row["fewest_gpus"] for row in some["other_gpus"]}
     assert fewest["H200"] <= fewest["H100"] <= fewest["RTX 4090"]
-    card = next(row for row in some["other_gpus"] if row["gpu"] == "RTX 5090")
     enough, too_few = (
         planned(huge, gpu="RTX 5090", gpus=gpus)["memory"]
-        for gpus in (card["fewest_gpus"], card["fewest_gpus"] - 1)
+        for gpus in (fewest["RTX 5090"], fewest["RTX 5090"] - 1)
     )
     assert (enough["fits"], too_few["fits"]) == (True, False)
-    assert enough["activation_checkpointing"]
-    assert card["share_of_peak"] == pytest.approx(0.3)
+    shares = {row["gpu"]: row["share_of_peak"] for row in some["other_gpus"]}
+    assert not enough["activation_checkpointing"]
+    assert shares["RTX 5090"] == 0.4
+    tight = planned(huge, gpu="RTX 4090", gpus=fewest["RTX 4090"])["memory"]
+    assert tight["activation_checkpointing"]
+    assert shares["RTX 4090"] == pytest.approx(0.3)
     assert planned({**huge, "parallel": "ddp"}, gpu="A100", gpus=8)["problems"] != []
 
 
