@@ -355,7 +355,7 @@ class BudgetConfig:
     cost: float | None = None
     """Money, in the currency of `budget.price_per_hour`: buys `3600 * cost / price_per_hour` seconds."""
     price_per_hour: float | None = None
-    """What an hour of this machine costs; given with `budget.cost`, and only with it."""
+    """What an hour of this machine, all its GPUs together, costs; given with `budget.cost`, and only with it."""
 
     def __post_init__(self) -> None:
         refuse(

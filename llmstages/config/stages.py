@@ -255,7 +255,7 @@ class PlanConfig(PretrainConfig):
     vocab_size: int | None = None
     """Vocabulary where there is no corpus yet; null: as published of the model, or that of `collect`."""
     price_per_hour: float | None = None
-    """What an hour of one GPU, or of this machine, costs; null: `budget.price_per_hour`, or no money is counted."""
+    """What an hour of one GPU costs, or of this machine without one; null: its part of `budget.price_per_hour`, which is for all `gpus` together, or no money is counted."""
     watts: float | None = None
     """What one GPU, or this machine, draws; null: the data sheet's, without the machine around the GPU."""
     price_per_kwh: float | None = None

@@ -17,7 +17,6 @@ from llmstages.model.scaling import (
     MAX_USEFUL_EPOCHS,
     TOKENS_PER_PARAMETER,
     data_constrained_loss,
-    ladder,
     optimal_for_flops,
     size_for_flops,
 )
@@ -35,7 +34,7 @@ from llmstages.stages.pretrain import (
     transformer_config,
 )
 from llmstages.stages.shared.base_run import inherited
-from llmstages.stages.shared.model_size import asked_tokens, pick_size, usual_tokens
+from llmstages.stages.shared.model_size import asked_tokens, auto_shapes, pick_size, usual_tokens
 from llmstages.stages.shared.setup import CURVES_SECONDS, Clock, choose_compile, choose_length
 from llmstages.train.checkpoint import load_checkpoint
 from llmstages.train.gpus import ASSUMED_UTILISATION, GPUS
@@ -81,6 +80,8 @@ class Cost:
     gpus: int
     working_gpus: int
     """A step has no more rows to share out."""
+    busiest_rows: int
+    """Of a step, on the GPU that has most; the others wait for it."""
     seconds: float | None
     kwh: float | None
     money: float | None
@@ -113,7 +114,7 @@ def run(config: PlanConfig) -> float | None:
         speed = speed_of(config, text, shape, model, target, fit, None, length, clock)
         work = work_within(config, text, shape, length, speed)
         fit = fit_of(config, shape, target, work.rows_per_step, length)
-    cost = cost_of(config, target, speed, work, config.gpus)
+    cost = planned_cost(config, target, speed, work, config.gpus)
     failures = problems(config, text, shape, target, fit, work)
     record = as_record(config, text, shape, target, fit, speed, work, cost)
     record["problems"] = failures
@@ -201,7 +202,8 @@ def work_within(
     left = max(1.0, config.budget.wall_seconds - speed.around_seconds)
     one = left * speed.tokens_per_second
     rows = rows_of_step(config, one * config.gpus, length, text.tokens)
-    steps = max(1, int(one * min(config.gpus, rows) / (rows * length)))
+    busiest = -(-rows // min(config.gpus, rows))
+    steps = max(1, int(one / (busiest * length)))
     tokens = steps * rows * length
     return Work(tokens, steps, rows, length, tokens * flops_per_token(shape, length))
 
@@ -314,11 +316,7 @@ def sheet_speed(
     """Tokens a second at a share of a data sheet's peak; None without a data sheet."""
     if target.gpu is None:
         return None
-    share = config.utilisation
-    if share is None:
-        share = ASSUMED_UTILISATION
-        if fit.micro_batch.checkpoint_blocks:
-            share *= RECOMPUTING_SHARE
+    share = share_of_peak(config, fit)
     peak = target.gpu.peak_flops(target.dtype)
     return Speed(
         share * peak / flops_per_token(shape, length),
@@ -326,35 +324,55 @@ def sheet_speed(
     )
 
 
-def cost_of(config: PlanConfig, target: Target, speed: Speed | None, work: Work, gpus: int) -> Cost:
-    """Time, energy and money of the run; twice the devices are taken to be twice as fast."""
+def share_of_peak(config: PlanConfig, fit: Fit) -> float:
+    """What training reaches of a data sheet's peak: as set, or as assumed."""
+    if config.utilisation is not None:
+        return config.utilisation
+    recomputes = fit.micro_batch.checkpoint_blocks
+    return ASSUMED_UTILISATION * (RECOMPUTING_SHARE if recomputes else 1)
+
+
+def planned_cost(
+    config: PlanConfig, target: Target, speed: Speed | None, work: Work, gpus: int
+) -> Cost:
+    """Time, energy and money of the run; a step takes as long as the rows of its busiest device.
+
+    What an hour of all `config.gpus` together costs is shared among them.
+    """
     working = min(gpus, work.rows_per_step)
+    busiest = -(-work.rows_per_step // working)
     if speed is None:
-        return Cost(gpus, working, None, None, None)
-    seconds = speed.around_seconds + work.tokens / (speed.tokens_per_second * working)
+        return Cost(gpus, working, busiest, None, None, None)
+    tokens = work.tokens * busiest / work.rows_per_step
+    seconds = speed.around_seconds + tokens / speed.tokens_per_second
     device_hours = gpus * seconds / 3600
     watts = config.watts
     if watts is None and target.gpu is not None:
         watts = target.gpu.watts
     kwh = None if watts is None else device_hours * watts / 1000
     price = config.price_per_hour
-    if price is None:
-        price = config.budget.price_per_hour
+    if price is None and config.budget.price_per_hour is not None:
+        price = config.budget.price_per_hour / config.gpus
     rent = None if price is None else device_hours * price
     power = None if kwh is None or config.price_per_kwh is None else kwh * config.price_per_kwh
     money = None if rent is None and power is None else (rent or 0.0) + (power or 0.0)
-    return Cost(gpus, working, seconds, kwh, money)
+    return Cost(gpus, working, busiest, seconds, kwh, money)
 
 
 # ---- beside it
 
 
-def alternatives(text: PlannedText, shape: TransformerConfig, work: Work) -> list[dict[str, Any]]:
-    """Other sizes for the same FLOPs, with the loss that the law predicts of each."""
+def alternatives(
+    config: PlanConfig, text: PlannedText, shape: TransformerConfig, work: Work
+) -> list[dict[str, Any]]:
+    """Other sizes for the same FLOPs, with the loss that the law predicts of each.
+
+    Where no shape says what attention takes, the same FLOPs are the same 6 N D.
+    """
     parameters = num_parameters(shape)
-    by_ratio = (work.flops / (6 * TOKENS_PER_PARAMETER)) ** 0.5
-    best, best_tokens = optimal_for_flops(work.flops)
-    shapes = ladder(shape.vocab_size, LARGEST_SHAPE, text.tokens)
+    by_ratio = (parameters * work.tokens / TOKENS_PER_PARAMETER) ** 0.5
+    best, best_tokens = optimal_for_flops(6.0 * parameters * work.tokens)
+    shapes = auto_shapes(config, shape.vocab_size, LARGEST_SHAPE, text.tokens)
     picked = size_for_flops(shapes, lambda _: work.flops, text.tokens)
     rows = [
         ("this plan", parameters, work.tokens),
@@ -400,7 +418,7 @@ def numbers_of_gpus(
         usual = speed
         if speed is None or speed.around_seconds == 0:  # not measured
             usual = sheet_speed(config, shape, target, fit, work.context_length)
-        cost = cost_of(config, target, usual if fit.fits else None, work, gpus)
+        cost = planned_cost(config, target, usual if fit.fits else None, work, gpus)
         found.append({**asdict(cost), "gib": fit.memory.total / 2**30, "parallel": fit.parallel})
         found[-1]["fits"] = fit.fits
     return found
@@ -412,21 +430,10 @@ def other_gpus(config: PlanConfig, shape: TransformerConfig, work: Work) -> list
     for gpu in GPUS:
         if config.dtype == "bfloat16" and gpu.bfloat16_flops is None:
             continue
-        target, gpus = target_of(gpu, config), 1
-        while True:
-            fit = fit_model(
-                config,
-                shape,
-                target,
-                length=work.context_length,
-                rows_per_step=work.rows_per_step,
-                gpus=gpus,
-            )
-            if fit.fits or gpus >= min(MOST_GPUS, work.rows_per_step):
-                break
-            gpus *= 2
+        target = target_of(gpu, config)
+        gpus, fit = fewest_gpus(config, shape, target, work)
         speed = sheet_speed(config, shape, target, fit, work.context_length)
-        cost = cost_of(config, target, speed if fit.fits else None, work, gpus)
+        cost = planned_cost(config, target, speed if fit.fits else None, work, gpus)
         hours = None if cost.seconds is None else gpus * cost.seconds / 3600
         found.append(
             {
@@ -434,12 +441,35 @@ def other_gpus(config: PlanConfig, shape: TransformerConfig, work: Work) -> list
                 "dtype": str(target.dtype).removeprefix("torch."),
                 "memory_gib": gpu.memory_bytes / 2**30,
                 "fewest_gpus": gpus if fit.fits else None,
+                "share_of_peak": share_of_peak(config, fit) if fit.fits else None,
                 "gpu_hours": hours,
                 "kwh": None if hours is None else hours * gpu.watts / 1000,
                 "source": gpu.source,
             }
         )
     return found
+
+
+def fewest_gpus(
+    config: PlanConfig, shape: TransformerConfig, target: Target, work: Work
+) -> tuple[int, Fit]:
+    """The fewest that hold the model, by doubling and then halving what is between; as many as a
+    step has rows for where none do."""
+    rows, length = work.rows_per_step, work.context_length
+
+    def fit_on(gpus: int) -> Fit:
+        return fit_model(config, shape, target, length=length, rows_per_step=rows, gpus=gpus)
+
+    too_few, gpus, most = 0, 1, min(MOST_GPUS, rows)
+    while not (fit := fit_on(gpus)).fits and gpus < most:
+        too_few, gpus = gpus, min(2 * gpus, most)
+    while fit.fits and gpus - too_few > 1:
+        between = (too_few + gpus) // 2
+        if (found := fit_on(between)).fits:
+            gpus, fit = between, found
+        else:
+            too_few = between
+    return gpus, fit
 
 
 def published(config: PlanConfig, shape: TransformerConfig, work: Work) -> dict[str, Any] | None:
@@ -511,7 +541,10 @@ def as_record(
             "is_collected": text.collected is not None,
             "tokens": text.tokens,
             "sources": [
-                {**asdict(source), "epochs": source.share * work.tokens / source.tokens}
+                {
+                    **asdict(source),
+                    "epochs": source.share * work.tokens / source.tokens if source.tokens else None,
+                }
                 for source in text.sources
             ],
         },
@@ -549,11 +582,12 @@ def as_record(
             "seconds": cost.seconds,
             "hours": hours,
             "working_gpus": cost.working_gpus,
+            "busiest_rows": cost.busiest_rows,
         },
         "kwh": cost.kwh,
         "money": cost.money,
         "numbers_of_gpus": numbers_of_gpus(config, shape, target, speed, work),
-        "alternatives": alternatives(text, shape, work),
+        "alternatives": alternatives(config, text, shape, work),
         "other_gpus": other_gpus(config, shape, work),
         "published": published(config, shape, work),
     }

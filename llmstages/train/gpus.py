@@ -4,7 +4,9 @@ Speeds are dense: data sheets often give twice as much, for matrices half of who
 For bf16 it is the speed with sums in float32, which training uses.
 """
 
+import re
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 
@@ -18,7 +20,7 @@ class Gpu:
     """One GPU."""
 
     name: str
-    """As part of what torch calls it."""
+    """Words of what torch calls it."""
     bfloat16_flops: float | None
     """Peak FLOP/s of dense matrix products; None: it has none in bf16."""
     float32_flops: float
@@ -35,6 +37,7 @@ class Gpu:
         return self.float32_flops
 
 
+WORD = re.compile(r"[a-z0-9]+")
 GB = 2**30
 """What a data sheet's GB of GPU memory is."""
 GPUS = (
@@ -47,23 +50,27 @@ GPUS = (
     Gpu("RTX 5090", 209.5e12, 104.8e12, 32 * GB, 575, "NVIDIA RTX Blackwell white paper"),
     Gpu("RTX 6000 Ada", 364.2e12, 91.1e12, 48 * GB, 300, "NVIDIA RTX 6000 Ada data sheet"),
     Gpu("L4", 121e12, 30.3e12, 24 * GB, 72, "NVIDIA L4 data sheet"),
+    Gpu("L40", 181e12, 90.5e12, 48 * GB, 300, "NVIDIA L40 data sheet"),
     Gpu("L40S", 362e12, 91.6e12, 48 * GB, 350, "NVIDIA L40S data sheet"),
     Gpu("H100 PCIe", 756e12, 51e12, 80 * GB, 350, "NVIDIA H100 data sheet, PCIe"),
     Gpu("H100", 989e12, 67e12, 80 * GB, 700, "NVIDIA H100 data sheet, SXM"),
     Gpu("H200", 989e12, 67e12, 141 * GB, 700, "NVIDIA H200 data sheet, SXM"),
 )
+OTHER_MODELS = {"laptop", "ti", "super", "d", "nvl", "mig"}
+"""Words that make another GPU of a name, or a part of one."""
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """The GPU that torch or a user calls so: of those whose name is in it, the longest one."""
-    written = plain(name)
+    """The GPU that torch or a user calls so: of those whose words are in it, the longest name.
+
+    Whole words, written together or apart: `rtx4090`, `RTX-4090`; an `A10G` is no A10.
+    """
+    words = WORD.findall(name.lower())
+    if OTHER_MODELS.intersection(words):
+        return None
+    written = {"".join(words[i:j]) for i, j in combinations(range(len(words) + 1), 2)}
     return max(
-        (gpu for gpu in GPUS if plain(gpu.name) in written),
+        (gpu for gpu in GPUS if "".join(WORD.findall(gpu.name.lower())) in written),
         key=lambda gpu: len(gpu.name),
         default=None,
     )
-
-
-def plain(name: str) -> str:
-    """A name without spaces, dashes and capitals: `rtx4090`."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -413,9 +413,9 @@ class Loop:
         parallel.wait_for_all()  # the others may look for the best checkpoint now
         if t.seconds is not None and self.progress.step < FEW_STEPS and self.seconds_to_first_step:
             t.run.log(
-                f"warning: the time budget had room for {self.progress.step} steps alone: the first "
-                f"was done after {self.seconds_to_first_step:.0f} s, imports, the reading of data "
-                "and baselines with them; take a longer budget, or `steps=`"
+                f"warning: the time budget had room for {self.progress.step} steps: the first was "
+                f"done after {self.seconds_to_first_step:.0f} s, imports, the reading of data and "
+                "baselines with them; take a longer budget, or `steps=`"
             )
         if not self.last_metrics:  # resumed after the last step, before the summary was written
             self.last_metrics = t.evaluate()

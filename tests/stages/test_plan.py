@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from llmstages.config.collect_groups import CorpusConfig, SourceConfig
-from llmstages.config.groups import BudgetConfig, ModelConfig
+from llmstages.config.groups import PICKED_KEYS, BudgetConfig, ModelConfig
 from llmstages.config.stages import PlanConfig, PretrainConfig
 from llmstages.errors import CheckFailed, UserError
 from llmstages.model.counts import flops_per_token
 from llmstages.model.layouts import make_config
 from llmstages.model.scaling import MAX_USEFUL_EPOCHS
 from llmstages.stages import plan
+from llmstages.stages.planning.text import Source
 from llmstages.text.tokenizer import Tokenizer
 from llmstages.train.gpus import GPUS, find_gpu
 from llmstages.train.memory import memory_needed, sharded
@@ -117,13 +118,23 @@ def test_it_counts_what_the_trainer_counts(
     assert record["flops"]["total"] == summary["tokens"] * flops_per_token(config, 64)
 
 
-def test_epochs_of_each_source(planned: Callable[..., dict[str, Any]], tiny_corpus: Path) -> None:
+def test_epochs_of_each_source(
+    planned: Callable[..., dict[str, Any]], tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = Tokenizer.load(tiny_corpus / "tokenizer").hash[:16]  # other tests may add others' ids
     index = tiny_corpus / "tokens" / own / "index.json"
     shards = json.loads(index.read_text("utf-8"))["shards"]
     tokens = {s["source"]: s["tokens"] for s in shards if s["split"] == "train"}
+    real = plan.planned_text
+
+    def with_an_empty_one(*arguments: Any) -> Any:
+        text = real(*arguments)
+        return replace(text, sources=[*text.sources, Source("empty", 0, 0.0, None)])
+
+    monkeypatch.setattr(plan, "planned_text", with_an_empty_one)
     record = planned()
     found = {source["name"]: source["epochs"] for source in record["corpus"]["sources"]}
+    assert found.pop("empty") is None
     read = record["length"]["tokens"]
     assert found == pytest.approx(
         {"topics": 0.75 * read / tokens["topics"], "texts": 0.25 * read / tokens["texts"]}
@@ -158,6 +169,17 @@ def test_what_fits_and_what_does_not(planned: Callable[..., dict[str, Any]]) -> 
     assert {row["gpus"]: row["working_gpus"] for row in some["numbers_of_gpus"]}[512] == 64
     fewest = {row["gpu"]: row["fewest_gpus"] for row in some["other_gpus"]}
     assert fewest["H200"] <= fewest["H100"] <= fewest["RTX 4090"]
+    enough, too_few = (
+        planned(huge, gpu="RTX 5090", gpus=gpus)["memory"]
+        for gpus in (fewest["RTX 5090"], fewest["RTX 5090"] - 1)
+    )
+    assert (enough["fits"], too_few["fits"]) == (True, False)
+    shares = {row["gpu"]: row["share_of_peak"] for row in some["other_gpus"]}
+    assert not enough["activation_checkpointing"]
+    assert shares["RTX 5090"] == 0.4
+    tight = planned(huge, gpu="RTX 4090", gpus=fewest["RTX 4090"])["memory"]
+    assert tight["activation_checkpointing"]
+    assert shares["RTX 4090"] == pytest.approx(0.3)
     assert planned({**huge, "parallel": "ddp"}, gpu="A100", gpus=8)["problems"] != []
 
 
@@ -186,6 +208,26 @@ def test_time_energy_and_money(planned: Callable[..., dict[str, Any]]) -> None:
     bought = planned({"budget": budget}, **settings)
     assert bought["length"]["tokens"] == pytest.approx(2 * speed, rel=0.01)
     assert bought["time"]["seconds"] == pytest.approx(1.0, rel=0.01)
+    assert bought["money"] == pytest.approx(0.01, rel=0.01)  # the price is of both together
+
+
+def test_all_wait_for_the_one_with_most_rows(planned: Callable[..., dict[str, Any]]) -> None:
+    """8 rows on 6 GPUs take as long as on 4."""
+    for run in ({"steps": 8}, {"budget": BudgetConfig(seconds=1)}):
+        on_six, on_four = (planned(run, gpu="A100", gpus=gpus, utilisation=0.5) for gpus in (6, 4))
+        assert on_six["time"]["busiest_rows"] == on_four["time"]["busiest_rows"] == 2
+        assert on_six["length"] == on_four["length"]
+        assert on_six["time"]["seconds"] == pytest.approx(on_four["time"]["seconds"])
+
+
+def test_other_sizes_for_the_same_flops(planned: Callable[..., dict[str, Any]]) -> None:
+    sizes = dict.fromkeys(PICKED_KEYS, 0)
+    auto = ModelConfig("auto", **sizes, context_length=0, tie_embeddings=False)
+    record = planned({"model": auto, "budget": BudgetConfig(flops=1e12)})
+    own, *laws, picked = record["alternatives"]
+    for law in laws:
+        assert 6 * law["parameters"] * law["tokens"] == pytest.approx(record["flops"]["six_n_d"])
+    assert picked["parameters"] == own["parameters"]
 
 
 def test_a_corpus_that_is_not_there_yet(
@@ -221,14 +263,26 @@ def test_a_plan_from_a_few_steps(
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
         ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("Tesla V100-SXM2-32GB", "V100"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("rtx4090", "RTX 4090"),
+        ("RTX-4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA A10G", None),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA T400", None),
+        ("NVIDIA GeForce GT 430", None),
+        ("Radeon", None),
     ],
 )
-def test_a_gpu_by_its_name(name: str, found: str) -> None:
+def test_a_gpu_by_its_name(name: str, found: str | None) -> None:
     gpu = find_gpu(name)
-    assert gpu is not None
-    assert gpu.name == found
-    assert find_gpu("Radeon") is None
+    assert (gpu and gpu.name) == found
 
 
 def test_by_default_a_new_model_wants_20_tokens_a_parameter(

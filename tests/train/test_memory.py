@@ -103,6 +103,19 @@ def test_adapters_beside_eight_billion_parameters_fit_a_card_of_24_gb():
     assert in_four_bits.total / 2**30 == pytest.approx(12.2, abs=0.05)
 
 
+def test_what_the_page_on_recipes_says_of_24_gb():
+    """All weights of Qwen3-0.6B, adapters beside SmolLM2-1.7B; AdamW, a row of 2,048 tokens."""
+    settings = {"length": 2048, "dtype": torch.bfloat16, "rows": 1, "checkpoint_blocks": False}
+    qwen = TransformerConfig(151_936, 28, 1024, 16, 8, 128, 3072, 2048)
+    whole = memory_needed(qwen, optimizer="adamw", **settings)
+    kept = whole.weights + whole.gradients + whole.optimizer
+    assert kept / num_parameters(qwen) == pytest.approx(18, abs=0.01)
+    assert [round(part / 2**30, 1) for part in (kept, whole.total - kept)] == [10.0, 5.3]
+    smol = TransformerConfig(49_152, 24, 2048, 32, 32, 64, 8192, 2048, query_key_norm=None)
+    beside = memory_needed(smol, optimizer="adamw", adapters=18_087_936, **settings)
+    assert [round(part / 2**30, 1) for part in (beside.weights, beside.total)] == [3.6, 9.7]
+
+
 def test_the_parts_of_adapters_by_hand():
     adapted, whole = (
         memory_needed(

@@ -189,10 +189,10 @@ class Probe:
             self.micro_batch.rows,
         )
         timed = min(tokens, EVALUATED_TOKENS)
-        each = duration(lambda: evaluate(round(timed))) / timed
+        each = seconds_of(lambda: evaluate(round(timed))) / timed
         sampling = 0.0
         if config.evaluate.num_samples and (budget is None or budget >= SHORT_BUDGET_SECONDS):
-            sampling = duration(self.sample)
+            sampling = seconds_of(self.sample)
         last = max(tokens, there if budget is None else min(there, 0.1 * budget / each))
         return each * (tokens * (num_evaluations + 1) + last) + num_evaluations * sampling
 
@@ -208,7 +208,7 @@ class Probe:
         )
 
 
-def duration(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     """Seconds of the quicker of two calls: the first one warms up."""
     took = []
     for _ in range(2):

@@ -7,7 +7,6 @@ from llmstages.config.stages import PlanConfig
 from llmstages.report.facts import show_facts, show_line
 from llmstages.report.terminal import table
 from llmstages.stages.planning.machine import Target
-from llmstages.train.gpus import ASSUMED_UTILISATION
 
 MEMORY_PARTS = {
     "weights": "weights, and copies in the type of the products",
@@ -36,13 +35,15 @@ def show_plan(config: PlanConfig, target: Target, record: dict[str, Any]) -> Non
             "tokens a parameter": length["tokens_per_parameter"],
             "passes over the corpus": length["epochs"],
             "FLOPs": f"{flops['total']:.4g}: 6 N + 12 L H Q T a token (Chowdhery et al. 2022)",
-            "without attention": f"{flops['six_n_d']:.4g}: 6 N D (Kaplan et al. 2020)",
+            "without attention": f"{flops['six_n_d']:.4g}: 6 N D, N all parameters (Brown et al. "
+            "2020)",
         },
     )
     show_sources(corpus)
     show_memory(config, record)
     time = record["time"]
     hours = time["hours"]
+    rows_per_step = length["tokens_per_step"] // model["context_length"]
     show_facts(
         f"{config.gpus:,} x {target.name}, {record['machine']['dtype']}",
         {
@@ -52,6 +53,9 @@ def show_plan(config: PlanConfig, target: Target, record: dict[str, Any]) -> Non
             "at work": None
             if time["working_gpus"] == config.gpus
             else f"{time['working_gpus']:,} of {config.gpus:,}: a step has no more rows",
+            "waiting": None
+            if rows_per_step == time["busiest_rows"] * time["working_gpus"]
+            else f"for the busiest, with {time['busiest_rows']:,} of {rows_per_step:,} rows a step",
             "time": None if hours is None else shown_hours(hours),
             "of it beside the steps": shown_hours(time["around_seconds"] / 3600)
             if time["around_seconds"]
@@ -78,7 +82,8 @@ def show_plan(config: PlanConfig, target: Target, record: dict[str, Any]) -> Non
         ]
         show_table(f"more or fewer {target.name}", columns, cells)
     show_table(
-        "the same FLOPs on other sizes; losses, from 44M parameters on, only order them",
+        "the same FLOPs on other sizes, without a shape the same 6 N D; losses, from 44M "
+        "parameters on, only order them",
         ("choice", "parameters", "tokens", "a parameter", "passes", "predicted loss"),
         [
             (
@@ -92,14 +97,19 @@ def show_plan(config: PlanConfig, target: Target, record: dict[str, Any]) -> Non
             for row in record["alternatives"]
         ],
     )
-    share = config.utilisation or ASSUMED_UTILISATION
+    shown = {
+        "gpu": "GPU",
+        "memory_gib": "GiB",
+        "dtype": "type",
+        "fewest_gpus": "fewest",
+        "share_of_peak": "of peak",
+        "gpu_hours": "GPU-hours",
+        "kwh": "kWh",
+    }
     show_table(
-        f"other GPUs, at {share:g} of their peak; small models do not reach that",
-        ("GPU", "GiB", "type", "fewest that hold it", "GPU-hours", "kWh"),
-        [
-            [row[key] for key in ("gpu", "memory_gib", "dtype", "fewest_gpus", "gpu_hours", "kwh")]
-            for row in record["other_gpus"]
-        ],
+        "other GPUs: the fewest that hold it, at a share of peak that small models do not reach",
+        list(shown.values()),
+        [[row[key] for key in shown] for row in record["other_gpus"]],
     )
     if record["published"] is not None:
         show_published(record["published"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from llmstages.config.groups import AUTO_MODEL
 from llmstages.config.stages import PretrainConfig
 from llmstages.data.streams import PretrainingData
 from llmstages.errors import UserError
@@ -59,20 +60,8 @@ def pick_size(
     Tokens, steps, epochs or nothing: the largest size whose 20 tokens a parameter are there.
     data_of(context_length): one micro-batch a step.
     """
-    shapes = [
-        replace(
-            shape,
-            tie_embeddings=config.model.tie_embeddings,
-            rope_theta=config.model.rope_theta,
-            norm_eps=config.model.norm_eps,
-        )
-        for shape in ladder(
-            vocab_size,
-            MEMORY_SHARE * memory_bytes(machine.device) / BYTES_PER_PARAMETER,
-            corpus_tokens,
-            config.model.context_length or None,
-        )
-    ]
+    most = MEMORY_SHARE * memory_bytes(machine.device) / BYTES_PER_PARAMETER
+    shapes = auto_shapes(config, vocab_size, most, corpus_tokens)
     if config.model.layout != shapes[0].layout:
         raise UserError(
             f"model.layout={config.model.layout} with model=auto: the law is for "
@@ -103,6 +92,23 @@ def pick_size(
     return PickedSize(
         shape, size.tokens, None if speed is None else shape_flops_per_token(shape) / speed
     )
+
+
+def auto_shapes(
+    config: PretrainConfig, vocab_size: int, max_parameters: float, corpus_tokens: float
+) -> list[TransformerConfig]:
+    """Shapes that `model=auto` chooses from; what it does not pick is as the `model` group says."""
+    model = config.model
+    length = model.context_length if model.name == AUTO_MODEL else 0  # a size has its own
+    return [
+        replace(
+            shape,
+            tie_embeddings=model.tie_embeddings,
+            rope_theta=model.rope_theta,
+            norm_eps=model.norm_eps,
+        )
+        for shape in ladder(vocab_size, max_parameters, corpus_tokens, length or None)
+    ]
 
 
 def asked_tokens(config: PretrainConfig, corpus_tokens: int) -> float | None:
