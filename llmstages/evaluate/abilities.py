@@ -25,7 +25,7 @@ from llmstages.data.order import permutation
 from llmstages.data.rows import located
 from llmstages.data.tasks import BETWEEN, Kind, Task
 from llmstages.errors import UserError
-from llmstages.evaluate.bootstrap import Figures, Measure, Proportion, mean, proportion
+from llmstages.evaluate.bootstrap import Figures, Measure, mean, proportion
 from llmstages.evaluate.continuations import Subject, continuation_scores
 from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.text_metrics import text_metrics
@@ -158,7 +158,6 @@ def macro_f1(gold: NDArray[np.int64], taken: NDArray[np.int64], num_labels: int)
 def answer_measures(task: Task, answers: Sequence[str]) -> dict[str, Measure]:
     """Answers of a model, question by question, against the right ones."""
     found = text_metrics(answers, [item.answer for item in task.items])
-    found["exact_match"] = Proportion(found["exact_match"].statistics)
     return {name: found[name] for name in FIGURES["answers"]}
 
 

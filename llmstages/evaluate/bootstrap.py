@@ -1,11 +1,13 @@
 """How sure a figure is: percentile intervals over resampled examples (Efron 1979).
 
 A figure of a set is computed from sums over its examples. So a resample needs the sums alone, never
-the texts again: corpus scores such as BLEU are resampled like means.
+the texts again: corpus scores such as BLEU are resampled like means. Shares of examples have
+Wilson's interval instead. A figure all of whose resamples are equal has none: that no example
+differs from the others says nothing of those that were not seen.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -22,6 +24,7 @@ CHUNK_ENTRIES = 2**24
 """Counts that are held at once: all resamples of a large set would not fit memory."""
 
 Figures = NDArray[np.float64]
+Interval = tuple[float, float]
 
 
 def resamples(count: int, seed: int) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
@@ -39,11 +42,11 @@ def resamples(count: int, seed: int) -> Iterator[NDArray[np.unsignedinteger[Any]
         yield part
 
 
-def middle(scores: Figures | list[float]) -> tuple[float, float]:
-    """Where the middle 95 % of the resampled values lie, NaN left out."""
+def middle(scores: Figures | list[float]) -> Interval | None:
+    """Where the middle 95 % of resampled values lie, NaN left out; None where they are equal."""
     tail = (1 - INTERVAL_SHARE) / 2
-    low, high = np.nanquantile(scores, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = map(float, np.nanquantile(scores, [tail, 1 - tail]))
+    return None if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12) else (low, high)
 
 
 def ratio(sums: Figures) -> float:
@@ -65,8 +68,11 @@ class Measure:
         """The figure of all examples."""
         return self.score(self.statistics.sum(axis=0))
 
-    def interval(self, seed: int) -> tuple[float, float]:
-        """Where the middle 95 % of 1,000 resamples lie: as many examples, drawn with return."""
+    def interval(self, seed: int) -> Interval | None:
+        """Where the middle 95 % of 1,000 resamples lie: as many examples, drawn with return.
+
+        None where they are equal.
+        """
         return middle(
             [
                 self.score(sums)
@@ -85,12 +91,12 @@ def mean(values: Figures | NDArray[np.bool_] | list[float] | list[bool]) -> Meas
 class Proportion(Measure):
     """A share of examples; its interval holds where none, or all, of them count."""
 
-    def interval(self, seed: int) -> tuple[float, float]:
+    def interval(self, seed: int) -> Interval:
         """Wilson's, of 95 %."""
         return wilson_interval(self.value, len(self.statistics))
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> Interval:
     """Wilson's score interval (Wilson 1927), of 95 %, of a share of n examples."""
     z = NormalDist().inv_cdf(0.5 + INTERVAL_SHARE / 2)
     middle_of = share + z * z / (2 * n)
@@ -99,13 +105,38 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return min(share, max(0.0, low)), max(share, min(1.0, high))  # but for rounding
 
 
-def proportion(hits: NDArray[np.bool_] | list[bool]) -> Proportion:
-    """The share of examples that are hits."""
+def proportion(hits: Figures | NDArray[np.bool_] | list[bool]) -> Proportion:
+    """The share of examples that are hits, or half a hit where two are equal."""
     return Proportion(mean(hits).statistics)
 
 
 def summarised(measures: Mapping[str, Measure], seed: int) -> dict[str, Any]:
-    """Values by name, and under `intervals` [low, high] of each."""
-    intervals = {name: list(measure.interval(seed)) for name, measure in measures.items()}
+    """Values by name, and under `intervals` [low, high] of each, or None."""
+    intervals = {name: measure.interval(seed) for name, measure in measures.items()}
     values = {name: measure.value for name, measure in measures.items()}
-    return {**values, "intervals": intervals}
+    return {**values, "intervals": _as_lists(intervals)}
+
+
+def intervals_of(
+    figures: Mapping[str, float], drawn: Sequence[Mapping[str, Figures]], shares: Mapping[str, int]
+) -> dict[str, list[float] | None]:
+    """[low, high] of each figure, or None.
+
+    Args:
+        figures: by name.
+        drawn: the same of resamples, in parts [r].
+        shares: of which figures are a share of examples, and of how many.
+    """
+    return _as_lists(
+        {
+            name: wilson_interval(value, shares[name])
+            if name in shares
+            else middle(np.concatenate([part[name] for part in drawn]))
+            for name, value in figures.items()
+        }
+    )
+
+
+def _as_lists(intervals: Mapping[str, Interval | None]) -> dict[str, list[float] | None]:
+    """As JSON has them."""
+    return {name: None if ends is None else list(ends) for name, ends in intervals.items()}

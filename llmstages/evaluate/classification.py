@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.evaluate.bootstrap import middle, resamples
+from llmstages.evaluate.bootstrap import intervals_of, resamples
 from llmstages.evaluate.class_figures import NUM_BINS, all_figures, calibration
 from llmstages.evaluate.decision import Decision
 
@@ -67,8 +67,9 @@ class ClassificationReport:
     """`confusion[i][j]`: examples of label i that were given label j."""
     reliability: list[ReliabilityBin] = field(default_factory=list)
     """The bins of the calibration error that hold examples."""
-    intervals: dict[str, list[float]] = field(default_factory=dict)
-    """By figure, where the middle 95 % of 1,000 resamples lie; empty when not asked for."""
+    intervals: dict[str, list[float] | None] = field(default_factory=dict)
+    """By figure, where the middle 95 % of 1,000 resamples lie, of shares of examples Wilson's, and
+    None where all resamples are equal; empty when not asked for."""
 
     @property
     def num_examples(self) -> int:
@@ -152,15 +153,17 @@ def classification_report(
         del figures["accepted_accuracy"]
     if not confusion.sum(axis=1).all() or np.isnan(figures["roc_auc"]):
         del figures["roc_auc"], figures["pr_auc"]
-    intervals: dict[str, list[float]] = {}
+    intervals: dict[str, list[float] | None] = {}
     if seed is not None:
         parts = [
             all_figures(true, shares, part, predicted, accepted)
             for part in resamples(len(true), seed)
         ]
-        intervals = {
-            name: list(middle(np.concatenate([part[name] for part in parts]))) for name in figures
-        }
+        size = len(true)
+        shares_of = {"accuracy": size, "coverage": size}
+        if accepted is not None:
+            shares_of["accepted_accuracy"] = int(accepted.sum())
+        intervals = intervals_of(figures, parts, shares_of)
     return ClassificationReport(
         labels=list(labels),
         figures=figures,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.evaluate.bootstrap import middle, resamples
+from llmstages.evaluate.bootstrap import intervals_of, resamples
 from llmstages.evaluate.class_figures import average_precisions, multi_label_figures
 
 THRESHOLD = 0.5
@@ -48,8 +48,9 @@ class MultiLabelReport:
     figures: dict[str, float]
     """By name, those of `MULTI_LABEL_FIGURES` that have a value."""
     per_label: list[LabelScores]
-    intervals: dict[str, list[float]] = field(default_factory=dict)
-    """By figure, where the middle 95 % of 1,000 resamples lie; empty when not asked for."""
+    intervals: dict[str, list[float] | None] = field(default_factory=dict)
+    """By figure, where the middle 95 % of 1,000 resamples lie, of shares of examples Wilson's, and
+    None where all resamples are equal; empty when not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values, for `summary.json`."""
@@ -102,15 +103,13 @@ def multi_label_report(
     figures = {
         name: float(found[name][0]) for name in MULTI_LABEL_FIGURES if not np.isnan(found[name][0])
     }
-    intervals: dict[str, list[float]] = {}
+    intervals: dict[str, list[float] | None] = {}
     if seed is not None:
         parts = [
             multi_label_figures(true, shares, predicted, part)
             for part in resamples(len(true), seed)
         ]
-        intervals = {
-            name: list(middle(np.concatenate([part[name] for part in parts]))) for name in figures
-        }
+        intervals = intervals_of(figures, parts, {"subset_accuracy": len(true)})
     areas = average_precisions(true, shares, np.ones((len(true), 1), dtype=np.int64))[:, 0]
     per_label = [
         _label_scores(label, true[:, column], predicted[:, column], float(areas[column]))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstages.evaluate.bootstrap import Figures, Measure, middle, resamples
+from llmstages.evaluate.bootstrap import Figures, Interval, Measure, middle, resamples
 from llmstages.evaluate.improvement import LOWER_IS_BETTER
 
 Weighted = Callable[[NDArray[np.integer[Any]]], Figures]
@@ -27,15 +27,18 @@ class Difference:
     b: float
     difference: float
     """b - a."""
-    interval: tuple[float, float]
-    """Where the middle 95 % of 1,000 paired resamples of the difference lie."""
+    interval: Interval | None
+    """Where the middle 95 % of 1,000 paired resamples of the difference lie; None where they are
+    equal."""
     improvement_percent: float | None
     """By how much b is better, in % of what a is; None where that is 0."""
-    improvement_interval: tuple[float, float] | None
+    improvement_interval: Interval | None
 
     @property
     def is_clear(self) -> bool:
-        """Whether 0 lies outside the interval."""
+        """Whether 0 lies outside the interval, or every resample has the same difference."""
+        if self.interval is None:
+            return self.difference != 0
         return not self.interval[0] <= 0 <= self.interval[1]
 
 

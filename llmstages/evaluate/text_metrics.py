@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmstages.errors import UserError
-from llmstages.evaluate.bootstrap import Figures, Measure, mean
+from llmstages.evaluate.bootstrap import Figures, Measure, mean, proportion
 from llmstages.evaluate.rouge import SPACELESS, rouge
 
 CHRF_ORDER = 6
@@ -48,7 +48,7 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     ]
     by_rouge = [rouge(left, right) for left, right in pairs]
     return {
-        "exact_match": mean([left == right for left, right in pairs]),
+        "exact_match": proportion([left == right for left, right in pairs]),
         "chrf": Measure(np.array([_chrf_counts(*pair) for pair in pairs], float), _chrf),
         "bleu": _bleu_measure(pairs, bleu_tokenizer(references)),
         **{name: mean([scores[name] for scores in by_rouge]) for name in by_rouge[0]},

@@ -62,9 +62,10 @@ def _label(name: str, metrics: Mapping[str, Any]) -> str:
 def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
     """`0.31 (0.25 to 0.37)`, or the figure alone where it has no interval."""
     text = cell_text(float(metrics[name]))
-    if name not in metrics.get("intervals", {}):
+    ends = metrics.get("intervals", {}).get(name)
+    if ends is None:
         return text
-    low, high = (cell_text(float(end)) for end in metrics["intervals"][name])
+    low, high = (cell_text(float(end)) for end in ends)
     return f"{text} ({low} to {high})"
 
 

@@ -172,7 +172,7 @@ def _figures(report: ClassificationReport | MultiLabelReport, names: Mapping[str
         table.add_column("95 % interval", justify="right")
     for name, label in names.items():
         if name in report.figures:
-            ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name, []))
+            ends = " to ".join(f"{end:.3f}" for end in report.intervals.get(name) or [])
             table.add_row(label, f"{report.figures[name]:.3f}", *([ends] if ends else []))
     return table
 

@@ -10,7 +10,7 @@ from llmstages.data.conversations import Conversation
 from llmstages.data.order import permutation
 from llmstages.data.shards import token_shards_dir
 from llmstages.errors import UserError
-from llmstages.evaluate.bootstrap import mean, summarised
+from llmstages.evaluate.bootstrap import proportion, summarised
 from llmstages.evaluate.greedy import greedy_answers
 from llmstages.evaluate.held_out import BITS_PER_BYTE, held_out_metrics
 from llmstages.evaluate.improvement import improvement_percent
@@ -89,7 +89,7 @@ def run(config: FinetuneInstructConfig) -> float:
         measures = dict(objective.measures())
         if questions:
             measures |= text_metrics(texts, references)
-            measures["stopped_share"] = mean([answer.stopped for answer in answers])
+            measures["stopped_share"] = proportion([answer.stopped for answer in answers])
         metrics = summarised(measures, config.seed)
         if questions:
             metrics["bleu_signature"] = bleu_signature(references)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from llmstages.data.order import generator_for
-from llmstages.evaluate.bootstrap import NUM_RESAMPLES, Measure, mean, ratio, summarised
+from llmstages.evaluate.bootstrap import (
+    NUM_RESAMPLES,
+    Measure,
+    mean,
+    proportion,
+    ratio,
+    summarised,
+)
 from llmstages.evaluate.improvement import improvement_percent
 
 
@@ -37,9 +44,12 @@ def test_long_examples_weigh_more() -> None:
     assert Measure(statistics).interval(0) == (3 / 9, 2.0)
 
 
-def test_equal_examples_leave_no_doubt() -> None:
-    found = summarised({"a": mean([0.5] * 20)}, seed=3)
-    assert found == {"a": 0.5, "intervals": {"a": [0.5, 0.5]}}
+def test_equal_examples_are_not_certain() -> None:
+    """A mean of them has no interval, even where rounding tells resamples apart; a share has."""
+    found = summarised({"a": mean([0.1] * 20), "b": proportion([True] * 10)}, seed=3)
+    assert found["a"] == pytest.approx(0.1)
+    assert found["intervals"]["a"] is None
+    assert found["intervals"]["b"] == [pytest.approx(10 / (10 + 1.96**2), abs=1e-4), 1.0]
 
 
 def test_improvement_is_positive_where_it_is_better() -> None:

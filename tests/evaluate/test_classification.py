@@ -92,6 +92,15 @@ def test_equal_to_scikit_learn_with_ties_and_in_resamples() -> None:
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(right * (1 - right) / 300), rel=0.15)
 
 
+def test_forty_right_answers_are_not_certain() -> None:
+    truth = np.arange(40) % 2
+    report = classification_report(["a", "b"], truth, np.eye(2)[truth] * 0.8 + 0.1, seed=0)
+    assert report.figures["macro_f1"] == report.figures["accuracy"] == 1
+    assert report.intervals["macro_f1"] is None
+    assert report.intervals["accuracy"] == [pytest.approx(40 / (40 + 1.96**2), abs=1e-4), 1.0]
+    assert report.from_dict(json.loads(json.dumps(report.as_dict()))) == report
+
+
 def test_no_area_where_a_label_has_no_example() -> None:
     report = classification_report(LABELS, TRUTH, PROBABILITIES, seed=0)
     assert report.as_dict()["roc_auc"] is None

@@ -48,3 +48,12 @@ def test_nothing_is_a_share_of_nothing():
         None,
     )
     assert not found.is_clear
+
+
+def test_resamples_that_are_all_equal_are_no_interval():
+    """Whether the models are alike on every item, or differ by the same on each."""
+    for step in (0.0, 0.5):
+        shifted = {"chrf": weighted(mean(np.arange(20.0) + step))}
+        found = differences({"chrf": weighted(mean(np.arange(20.0)))}, shifted, 20, 0)["chrf"]
+        assert (found.difference, found.interval) == (step, None)
+        assert found.is_clear == bool(step)

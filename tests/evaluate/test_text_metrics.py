@@ -17,6 +17,8 @@ def values(predictions: list[str], references: list[str]) -> dict[str, float]:
 def test_exact_match_folds_white_space_only() -> None:
     scores = values([" a  b\n", "c", "D"], ["a b", "c", "d"])
     assert scores["exact_match"] == pytest.approx(2 / 3)
+    none_of_ten = text_metrics(["a"] * 10, ["b"] * 10)["exact_match"]
+    assert none_of_ten.interval(0) == (0, pytest.approx(1.96**2 / (10 + 1.96**2), abs=1e-4))
 
 
 def test_chrf_ends() -> None:

@@ -54,7 +54,8 @@ def test_each_file_has_its_figures(cli, tiny_run, choices_file, instruct_file, l
     assert [task["kind"] for task in tasks.values()] == ["choices", "answers", "labels"]
     for task in tasks.values():
         assert (task["num_items"], task["shots"]) == (5, 1)
-        for name, (low, high) in task["intervals"].items():
+        for name, ends in task["intervals"].items():
+            low, high = ends or (task[name], task[name])
             assert low <= task[name] <= high
             assert name in task["chance"]
     assert "what it is able to do" in err

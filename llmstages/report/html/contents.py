@@ -272,7 +272,7 @@ def _all_runs(runs: Sequence[RunRecord]) -> Table:
                 duration(run.seconds),
             ]
         )
-    columns = ("run", "stage", "figure", "value", "95 % of resamples", "best baseline", "status")
+    columns = ("run", "stage", "figure", "value", "95 % interval", "best baseline", "status")
     return Table((*columns, "steps", "tokens", "time"), rows).without_empty()
 
 

@@ -360,7 +360,7 @@ def _intervals(value: object) -> dict[str, tuple[float, float]]:
     for name, ends in value.items() if isinstance(value, dict) else ():
         if isinstance(ends, list) and len(ends) == 2:
             low, high = number_at({"": ends[0]}, ""), number_at({"": ends[1]}, "")
-            if low is not None and high is not None:
+            if low is not None and high is not None and low < high:  # one of no width is none
                 found[str(name)] = (low, high)
     return found
 

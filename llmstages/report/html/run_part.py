@@ -263,7 +263,7 @@ def _figures_table(run: RunRecord) -> Table:
             ]
         )
     after = "after" if before else "value"
-    columns = ("figure", "before", *compared, after, "95 % of resamples")
+    columns = ("figure", "before", *compared, after, "95 % interval")
     return Table(columns, rows, "Figures").without_empty()
 
 

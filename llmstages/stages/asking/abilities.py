@@ -213,8 +213,8 @@ def show(entries: Mapping[str, Mapping[str, Any]], title: str) -> None:
     rows = []
     for name, entry in entries.items():
         count = entry.get("num_items", entry.get("num_words"))
-        for figure, (low, high) in entry["intervals"].items():
-            span = f"{cell_text(float(low))} to {cell_text(float(high))}"
+        for figure, ends in entry["intervals"].items():
+            span = " to ".join(cell_text(float(end)) for end in ends or [])
             rows.append([name, count, figure, entry[figure], span, entry["chance"].get(figure)])
             name, count = "", None
     columns = ["task", "count", "figure", "value", "95 % interval", "chance"]

@@ -25,7 +25,7 @@ from llmstages.data.tasks import Task, label_items, with_shots
 from llmstages.data.text_template import TextTemplate
 from llmstages.errors import UserError
 from llmstages.evaluate.abilities import choice_scores, choices_taken, fitting, measures_of
-from llmstages.evaluate.bootstrap import Measure, mean
+from llmstages.evaluate.bootstrap import Measure, proportion
 from llmstages.evaluate.class_figures import label_figures, multi_label_figures
 from llmstages.evaluate.continuations import Subject
 from llmstages.evaluate.greedy import greedy_answers
@@ -289,7 +289,7 @@ def measure_answers(
     measures = {
         **({} if bits is None else {"answer_bits_per_byte": bits}),
         **text_metrics(texts, [row.messages[-1].content for row in rows]),
-        "stopped_share": mean([answer.stopped for answer in answers]),
+        "stopped_share": proportion([answer.stopped for answer in answers]),
     }
     chrf = measures["chrf"]
     entries = [

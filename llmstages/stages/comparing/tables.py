@@ -76,6 +76,8 @@ def verdict(record: Mapping[str, Any], found: Difference) -> str:
             return f"{label}{change}: within chance, by McNemar's test"
     elif record["num_items"] < MIN_ITEMS:
         return f"{label}{change}: {record['num_items']} items are too few to tell it from chance"
+    elif not found.is_clear and found.interval is None:
+        return f"{label}: no difference"
     elif not found.is_clear:
         return f"{label}{change}: within chance, as 0 lies in the interval of the difference"
     better = (found.improvement_percent or found.difference) > 0

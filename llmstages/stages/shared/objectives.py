@@ -28,7 +28,7 @@ from llmstages.data.replay import ReplayedData
 from llmstages.data.rows import located
 from llmstages.data.supervision import refuse_cut_answers, supervision_of
 from llmstages.errors import UserError
-from llmstages.evaluate.bootstrap import Figures, Measure, mean, ratio
+from llmstages.evaluate.bootstrap import Figures, Measure, mean, proportion, ratio
 from llmstages.evaluate.perplexity import row_likelihoods, row_values
 from llmstages.model.scaling import derived_batch_tokens
 from llmstages.model.transformer import Transformer
@@ -343,7 +343,7 @@ def preferences(
         chosen = answer_likelihood(model, [pair.chosen for pair in test], machine)
         return {
             "val_loss": mean(preference_losses(found)),
-            "preference_accuracy": mean((np.sign(found) + 1) / 2),
+            "preference_accuracy": proportion((np.sign(found) + 1) / 2),
             "reward_margin": mean(found),
             "perplexity": chosen["perplexity"],
         }
