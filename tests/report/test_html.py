@@ -10,7 +10,7 @@ import pytest
 from llmstages.config.uses import PageConfig
 from llmstages.data.corpus import Counts, Manifest, SourceManifest
 from llmstages.report.html.charts import Line, line_chart, spread, ticks
-from llmstages.report.html.contents import page_of
+from llmstages.report.html.contents import page_of, story
 from llmstages.report.html.records import read_records
 from llmstages.report.html.render import render
 from llmstages.report.plain import visible
@@ -101,6 +101,40 @@ def test_the_steps_the_comparison_and_the_lineage(cli, tiny_corpus, classifier_r
         assert tree.css_first(f"details{link.attributes['href']}") is not None
     answers = (instruct_run / "answers.jsonl").read_text("utf-8").splitlines()
     assert json.loads(answers[0])["question"] in texts(tree, ".answer dd")
+
+
+def test_the_steps_tell_one_chain(tmp_path):
+    """Of many runs the base of which most was made, its corpus, and what was last made of it."""
+
+    def made(name, stage, hour, parent=None, status="finished"):
+        run = tmp_path / name
+        (run / "best").mkdir(parents=True)
+        lineage = {"parent": parent and f"weights of {parent}"}
+        info = {"files": {"model.safetensors": f"weights of {name}"}, "lineage": lineage, "step": 1}
+        date = f"2026-01-01T{hour:02}:00:00+00:00"
+        for path, record in (
+            ("plan.json", {"stage": stage}),
+            ("summary.json", {"stage": stage, "status": status, "date": date}),
+            ("config.yaml", {}),
+            ("best/llmstages.json", info),
+        ):
+            (run / path).write_text(json.dumps(record), encoding="utf-8")
+
+    made("a-further", "pretrain", 9, "base")
+    made("a-made-of-it", "finetune-instruct", 10, "a-further")
+    made("alone", "pretrain", 11)
+    made("base", "pretrain", 1)
+    made("classify-old", "finetune-classify", 3, "base")
+    made("classify-new", "finetune-classify", 4, "base")
+    made("classify-newer", "finetune-classify", 5, "base", "stopped")
+    made("instruct", "finetune-instruct", 2, "base")
+    made("instruct-liked", "finetune-instruct", 6, "instruct")
+    base, tuned, corpus = story(read_records([tmp_path]))
+    assert (base.name, corpus) == ("base", None)
+    assert [run.name for run in tuned] == ["instruct-liked", "classify-new"]
+    made("b-of-further", "finetune-classify", 12, "a-further")
+    base, tuned, _ = story(read_records([tmp_path]))  # of as many stages the newest
+    assert [run.name for run in (base, *tuned)] == ["a-further", "a-made-of-it", "b-of-further"]
 
 
 def test_abilities_stand_beside_chance(run_copy):

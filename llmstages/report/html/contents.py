@@ -111,25 +111,72 @@ def _title(records: Records, tuned: Sequence[RunRecord]) -> str:
 def story(
     records: Records,
 ) -> tuple[RunRecord | None, list[RunRecord], CorpusRecord | None]:
-    """A base, what was made of it, and its corpus: the first run of each kind that is finished."""
-    tuned: list[RunRecord] = []
-    for stage in STAGES:
-        of_stage = [run for run in records.runs if run.stage == stage and not run.is_pretraining]
-        bases_so_far = [run.base_dir for run in tuned] or [run.base_dir for run in of_stage]
-        of_stage.sort(key=lambda run: (not run.is_finished, run.base_dir not in bases_so_far))
-        tuned += of_stage[:1]
-    bases = sorted(
-        (run for run in records.runs if run.is_pretraining),
-        key=lambda run: (
-            all(run.directory.resolve() != found.base_dir for found in tuned),
-            not run.is_finished,
+    """A base, of each kind of specialist the one last made of it, and its corpus.
+
+    Of several such stories the one with most stages that are finished, and of equals the newest.
+    """
+    parents = _parents(records.runs)
+    groups: dict[str, list[RunRecord]] = {}
+    for run in records.runs:
+        groups.setdefault(_beginning(run, parents), []).append(run)
+    stories = []
+    for group in groups.values():
+        newest = sorted(group, key=lambda run: (not run.is_finished, -run.made_at))
+        by_stage = [[run for run in newest if run.stage == stage][:1] for stage in STAGES]
+        runs = [run for found in by_stage for run in found]
+        stories.append((runs, _corpus_of(runs, records.corpora)))
+    if not stories:
+        return None, [], records.corpora[0] if records.corpora else None
+    runs, corpus = max(
+        stories,
+        key=lambda told: (
+            sum(run.is_finished for run in told[0]) + (told[1] is not None),
+            max((run.made_at for run in told[0]), default=0.0),
         ),
     )
-    base = bases[0] if bases else None
-    corpora = sorted(
-        records.corpora, key=lambda corpus: base is None or corpus.directory != base.corpus_dir
+    bases = [run for run in runs if run.is_pretraining]
+    return (
+        bases[0] if bases else None,
+        [run for run in runs if not run.is_pretraining],
+        corpus,
     )
-    return base, tuned, corpora[0] if corpora else None
+
+
+def _beginning(run: RunRecord, parents: Mapping[int, RunRecord]) -> str:
+    """Names what a run was made of: the last pre-training before it, or else what is known."""
+    seen: set[int] = set()
+    while not run.is_pretraining and id(run) in parents and id(run) not in seen:
+        seen.add(id(run))
+        run = parents[id(run)]
+    if run.is_pretraining:
+        return str(run.directory)
+    return run.lineage("parent") or run.lineage("base") or str(run.base_dir or run.directory)
+
+
+def _parents(runs: Sequence[RunRecord]) -> dict[int, RunRecord]:
+    """By the id of a run that from whose weights it started: the one with their hash, or else the
+    one in their place, of which another checkpoint may be known."""
+    by_weights = {run.weights_sha256: run for run in runs if run.weights_sha256}
+    by_place = {run.directory.resolve(): run for run in runs}
+    parents = {}
+    for run in runs:
+        parent = by_weights.get(run.lineage("parent") or "")
+        if parent is None and run.base_dir is not None:
+            parent = by_place.get(run.base_dir)
+        if parent is not None:
+            parents[id(run)] = parent
+    return parents
+
+
+def _corpus_of(runs: Sequence[RunRecord], corpora: Sequence[CorpusRecord]) -> CorpusRecord | None:
+    """The corpus that the first of these runs was trained on, or goes back to."""
+    if not runs:
+        return None
+    recorded = runs[0].lineage("corpus_manifest")
+    for corpus in corpora:
+        if corpus.sha256 == recorded if recorded else corpus.directory == runs[0].corpus_dir:
+            return corpus
+    return None
 
 
 # -------------------------------------------------------------------------------------------------

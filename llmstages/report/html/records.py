@@ -8,6 +8,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -62,6 +63,8 @@ class RunRecord:
     name: str
     stage: str
     is_finished: bool
+    made_at: float
+    """Seconds since 1970: when it was finished, or else when its metrics were last written."""
     steps: int | None
     """Done so far."""
     planned_steps: int | None
@@ -287,6 +290,7 @@ def read_run(directory: Path, name: str) -> RunRecord:
         name=name,
         stage=stage or "",
         is_finished=at(summary, "status") == "finished",
+        made_at=_made_at(text_at(summary, "date"), directory),
         steps=whole_at(summary, "steps") or last_step,
         planned_steps=whole_at(plan, "steps"),
         tokens=number_at(summary, "tokens") or seen.get("tokens"),
@@ -335,6 +339,18 @@ def _entries(directory: Path) -> list[dict[str, Any]]:
         return read_entries(directory / "metrics.jsonl")
     except OSError:
         return []
+
+
+def _made_at(date: str | None, directory: Path) -> float:
+    try:
+        found = datetime.fromisoformat(date or "")
+        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+    except (OverflowError, ValueError):
+        pass
+    try:
+        return (directory / "metrics.jsonl").stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _machine(machine: object) -> str:
