@@ -31,7 +31,7 @@ def waterfall(source: SourceManifest) -> list[list[object]]:
         rows.append([f"- {rule}", -documents, -words, -megabytes])
     cut = changed(source)
     if cut.documents or cut.words:  # not for a few line ends
-        rows.append(["cut and cleaned", *sizes(cut)])
+        rows.append([change_name(cut), *sizes(cut)])
     for split, counts in (("train", source.train), ("validation", source.validation)):
         rows.append([split, *sizes(counts)])
     return rows
@@ -43,6 +43,13 @@ def changed(source: SourceManifest) -> Counts:
     left = source.train + source.validation + dropped
     read = source.extracted
     return Counts(left.documents - read.documents, left.words - read.words, left.bytes - read.bytes)
+
+
+def change_name(cut: Counts) -> str:
+    """What `changed` is called: documents that are cut into parts add to those read."""
+    if cut.documents > 0:
+        return "+ cut into parts, cleaned"
+    return f"{'+' if not cut.documents and cut.words > 0 else '-'} cleaned"
 
 
 def show_sources(directory: Path, manifest: Manifest, to_output: bool) -> None:

@@ -2,19 +2,22 @@
 
 import json
 import re
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from llmstages.config.uses import PageConfig
 from llmstages.data.corpus import Counts, Manifest, SourceManifest
-from llmstages.report.html.charts import Line, line_chart, spread, ticks
+from llmstages.report.html.charts import BAR_LEFT, Line, line_chart, spread, ticks
 from llmstages.report.html.contents import page_of, story
-from llmstages.report.html.records import read_records
+from llmstages.report.html.corpus_part import corpus_section
+from llmstages.report.html.records import read_corpus, read_records, read_run
 from llmstages.report.html.render import render
 from llmstages.report.plain import visible
 from llmstages.stages import report
+from llmstages.text.tokenizer import Tokenizer
 
 PHONE = {"width": 360, "height": 640}
 MARKUP = "</svg></style></script><script>stolen=1</script><img src=x onerror='stolen=1'>"
@@ -135,6 +138,48 @@ def test_the_steps_tell_one_chain(tmp_path):
     made("b-of-further", "finetune-classify", 12, "a-further")
     base, tuned, _ = story(read_records([tmp_path]))  # of as many stages the newest
     assert [run.name for run in (base, *tuned)] == ["a-further", "a-made-of-it", "b-of-further"]
+
+
+def test_a_corpus_has_the_tokens_of_its_own_tokenizer(tmp_path, tiny_corpus, tiny_run):
+    """And a run that read it with another one those of that."""
+    corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (index,) = (json.loads(path.read_text("utf-8")) for path in corpus.glob("tokens/*/index.json"))
+    own = {
+        shard["source"]: shard["tokens"] for shard in index["shards"] if shard["split"] == "train"
+    }
+    index["tokenizer_hash"] = "of another"
+    for shard in index["shards"]:
+        shard["tokens"] *= 3
+    (corpus / "tokens" / "ff").mkdir()
+    (corpus / "tokens" / "ff" / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    path = (run / "best").resolve() / "llmstages.json"
+    info = json.loads(path.read_text("utf-8"))
+    info["lineage"]["tokenizer"] = "of another"
+    path.write_text(json.dumps(info), encoding="utf-8")
+    record = replace(read_run(run, "run"), shape={"vocab_size": 9})
+    found = read_corpus(corpus, [record])
+    assert found.tokens == own
+    assert found.vocabulary == Tokenizer.load(corpus / "tokenizer").vocab_size
+    assert found.tokens_for(record) == {source: 3 * tokens for source, tokens in own.items()}
+
+
+def test_documents_that_are_cut_add_to_those_read(tiny_corpus):
+    found = read_corpus(tiny_corpus, [])
+    (source, *_) = found.manifest.sources
+    of_24 = replace(
+        source, extracted=Counts(24, 90, 900), dropped={}, train=Counts(24, 80, 800),
+        validation=Counts(24, 10, 100),
+    )  # fmt: skip
+    section = corpus_section(
+        replace(found, manifest=replace(found.manifest, sources=[of_24])), "a", None
+    )
+    told = "24 documents read, 24 more by cutting some into parts; 24 to train on, 24 to validate"
+    assert section.line == told
+    bars = {bar.name: bar for bar in section.charts[0].bars}
+    ((begin, width, look),) = bars["+ cut into parts"].parts
+    ((_, read, _),) = bars["read"].parts
+    assert (round(begin - BAR_LEFT), round(width), look) == (round(read), round(read), "other")
 
 
 def test_abilities_stand_beside_chance(run_copy):
@@ -310,3 +355,18 @@ def test_a_curve_lies_where_its_numbers_say():
     assert drawn.points == [(chart.left, (chart.top + chart.bottom) / 2), (chart.right, chart.top)]
     assert drawn.values == [[0.0, 4.0], [10.0, 99.0]]
     assert chart.table.rows == [(0, 4.0), (10, 99.0)]
+    assert chart.description == "d What lies above 6 is drawn at the upper edge."
+
+
+def test_the_throughput_is_drawn_whole(tmp_path):
+    """However much faster some steps are than most."""
+    speeds = [1000] * 60 + [5569] * 20
+    entries = [
+        {"step": n, "loss": 2.0, "tokens_per_second": speed} for n, speed in enumerate(speeds, 1)
+    ]
+    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    (section,) = page_of(read_records([tmp_path])).sections
+    (chart,) = (chart for chart in section.charts if chart.title.startswith("Throughput"))
+    assert all(y > chart.top for line in chart.lines for _, y in line.points)
+    assert "edge" not in chart.description

@@ -39,11 +39,16 @@ def test_rules_with_the_most_documents_come_first() -> None:
 
 def test_what_cleaning_and_cutting_changed_has_a_row_so_that_sums_come_out() -> None:
     rows = waterfall(source(Counts(11, 850, 5_000_000), {}))
-    assert rows[2] == ["cut and cleaned", 2, -50, -0.4]
+    assert rows[2] == ["+ cut into parts, cleaned", 2, -50, -0.4]
     numbers = [[cell or 0 for cell in row[1:]] for row in rows[1:]]
     for column in range(3):
         read, changed, train, validation = (row[column] for row in numbers)
         assert abs(read + changed - train - validation) < 1e-9  # type: ignore[operator]
+
+
+def test_cleaning_alone_only_takes_away() -> None:
+    rows = waterfall(source(Counts(9, 850, 5_000_000), {}))
+    assert rows[2] == ["- cleaned", 0, -50, -0.4]
 
 
 def test_a_few_line_ends_are_no_row() -> None:

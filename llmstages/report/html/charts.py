@@ -234,7 +234,8 @@ def line_chart(
 ) -> LineChart | None:
     """Curves over x; None where there is nothing to draw.
 
-    y_range: what is outside is drawn at the edge. diagonal: a line from corner to corner.
+    y_range: what is outside is drawn at the edge, and that something lies above is said.
+    diagonal: a line from corner to corner.
     """
     lines = [line for line in lines if len(line.x)]
     if not lines:
@@ -244,6 +245,8 @@ def line_chart(
     x_low, x_high = x_range or _apart(float(seen_x.min()), float(seen_x.max()))
     y_low, y_high = y_range or _with_room(float(seen_y.min()), float(seen_y.max()))
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    if seen_y.max() > y_high:
+        description += f" What lies above {short_number(y_high)} is drawn at the upper edge."
 
     def to_x(values: Values) -> Values:
         return _scaled(values, x_low, x_high, LEFT, right)

@@ -273,8 +273,8 @@ def _volume(run: RunRecord, corpus: CorpusRecord | None) -> str:
     if run.is_pretraining and corpus is not None:
         train = corpus.manifest.train
         parts.append(f"{size_text(train.bytes)}, {train.documents:,} documents")
-        if corpus.tokens:
-            parts.append(f"{short_number(sum(corpus.tokens.values()))} tokens")
+        if tokens := corpus.tokens_for(run):
+            parts.append(f"{short_number(sum(tokens.values()))} tokens")
     if run.examples:
         told = ", ".join(f"{short_count(count)} {part}" for part, count in run.examples.items())
         parts.append(f"examples: {told}")

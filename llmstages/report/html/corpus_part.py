@@ -1,7 +1,7 @@
 """What a page shows of one corpus."""
 
 from llmstages.data.corpus import Counts
-from llmstages.report.corpus import changed, sizes, waterfall
+from llmstages.report.corpus import change_name, changed, sizes, waterfall
 from llmstages.report.html.charts import (
     Bar,
     Cell,
@@ -16,13 +16,11 @@ from llmstages.report.html.records import (
     RunRecord,
 )
 from llmstages.report.html.section import Section
-from llmstages.report.html.words import duration, known, percent, size_text
+from llmstages.report.html.words import counted, duration, known, percent, size_text
 
 
 def corpus_section(corpus: CorpusRecord, anchor: str, base: RunRecord | None) -> Section:
     manifest = corpus.manifest
-    read = sum((source.extracted for source in manifest.sources), Counts())
-    kept = manifest.train + manifest.validation
     facts = known(
         ("recipe", manifest.recipe),
         ("to train on", _documents(manifest.train)),
@@ -40,9 +38,24 @@ def corpus_section(corpus: CorpusRecord, anchor: str, base: RunRecord | None) ->
         for source in manifest.sources
     ]
     charts = [_waterfall_chart(corpus), _mixture_chart(corpus, base)]
-    line = f"{read.documents:,} documents read, {kept.documents:,} kept"
     found = [chart for chart in charts if chart is not None]
+    line = _what_became(corpus)
     return Section(anchor, corpus.directory.name, line, facts, found, by_source)
+
+
+def _what_became(corpus: CorpusRecord) -> str:
+    """Of the documents, in a line."""
+    sources = corpus.manifest.sources
+    read = sum(source.extracted.documents for source in sources)
+    dropped = sum(counts.documents for source in sources for counts in source.dropped.values())
+    added = sum(changed(source).documents for source in sources)
+    return (
+        f"{counted(read, 'document')} read"
+        + (f", {dropped:,} dropped" if dropped else "")
+        + (f", {added:,} more by cutting some into parts" if added > 0 else "")
+        + f"; {corpus.manifest.train.documents:,} to train on, "
+        f"{corpus.manifest.validation.documents:,} to validate"
+    )
 
 
 def _documents(counts: Counts) -> str:
@@ -70,18 +83,19 @@ def _waterfall_chart(corpus: CorpusRecord) -> Chart | None:
         rows.append([f"− {rule}", *sizes(counts), percent(counts.documents, read.documents)])
         left = after
     cut = sum((changed(source) for source in sources), Counts())
-    if cut.documents or cut.words:
+    if cut.documents:
         low, high = sorted((left, max(left + cut.documents, 0)))
-        bars.append(_bar("cut and cleaned", low, high, "other", cut))
-        rows.append(["cut and cleaned", *sizes(cut), percent(cut.documents, read.documents)])
+        name, look = ("+ cut into parts", "other") if cut.documents > 0 else ("− cleaned", "second")
+        bars.append(_bar(name, low, high, look, cut))
+    if cut.documents or cut.words:
+        rows.append([change_name(cut), *sizes(cut), percent(cut.documents, read.documents)])
     train, validation = corpus.manifest.train, corpus.manifest.validation
     for name, begin, counts in (("train", 0, train), ("validation", train.documents, validation)):
         bars.append(_bar(name, begin, begin + counts.documents, "first", counts))
         rows.append([name, *sizes(counts), percent(counts.documents, read.documents)])
     return bar_chart(
         "Documents read, dropped by each filter, and kept",
-        f"Of {read.documents:,} documents {train.documents:,} are kept to train on and "
-        f"{validation.documents:,} to validate.",
+        f"{_what_became(corpus)}.",
         bars,
         Table(("", "documents", "words", "MB", "% of those read"), rows),
     )
@@ -91,7 +105,8 @@ def _bar(name: str, begin: float, end: float, look: str, counts: Counts) -> Bar:
     tip = (
         f"{name}: {counts.documents:,} documents, {counts.words:,} words, {size_text(counts.bytes)}"
     )
-    return Bar(name, [Part(begin, end, look)], short_number(counts.documents), tip)
+    number = short_number(abs(counts.documents))  # whether less or more, its name says
+    return Bar(name, [Part(begin, end, look)], number, tip)
 
 
 def _mixture_chart(corpus: CorpusRecord, base: RunRecord | None) -> Chart | None:
@@ -103,11 +118,12 @@ def _mixture_chart(corpus: CorpusRecord, base: RunRecord | None) -> Chart | None
         shares = {name: weight / total for name, weight in asked.items()}
     size = manifest.train.bytes or 1
     read = base.tokens if base else None
+    as_read = corpus.tokens_for(base) if base else {}
     bars, rows = [], []
     for source in manifest.sources:
         share, of_size = shares[source.name], source.train.bytes / size
         tokens = corpus.tokens.get(source.name)
-        times = share * read / tokens if read and tokens else None
+        times = share * read / seen if read and (seen := as_read.get(source.name)) else None
         bars.append(
             Bar(
                 source.name,

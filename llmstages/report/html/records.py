@@ -32,6 +32,7 @@ from llmstages.report.html.json_values import (
     whole_at,
 )
 from llmstages.report.metrics import Curves, read_entries
+from llmstages.text.tokenizer import Tokenizer
 
 MAX_DEPTH = 3
 """Folders below a directory of runs: a sweep's jobs and members lie inside."""
@@ -129,6 +130,13 @@ class CorpusRecord:
     tokens: dict[str, int]
     """Of the training text, by source; empty where it is not tokenized."""
     vocabulary: int | None
+    """Of the tokenizer with which these were counted: the corpus's own, or else that of runs."""
+    tokens_by_tokenizer: dict[str, dict[str, int]]
+    """The same by the hash of a tokenizer, of all with which it was read."""
+
+    def tokens_for(self, run: RunRecord) -> dict[str, int]:
+        """By source, as the tokenizer of a run counts them."""
+        return self.tokens_by_tokenizer.get(run.lineage("tokenizer") or "", self.tokens)
 
 
 @dataclass(frozen=True)
@@ -477,21 +485,35 @@ def _base_dir(base: str | None, stage: str | None, runs_dir: str, directory: Pat
 def read_corpus(directory: Path, runs: Sequence[RunRecord]) -> CorpusRecord:
     """What the files of a corpus say. Raises `UserError` where its manifest cannot be read."""
     manifest = Manifest.read(directory / MANIFEST_FILE)
-    tokenizers = {run.lineage("tokenizer") for run in runs}
-    index = None
+    counted: dict[str, dict[str, int]] = {}
     for path in sorted(directory.glob("tokens/*/index.json")):
         try:
-            found = as_dataclass(TokenIndex, read_json(path))
+            index = as_dataclass(TokenIndex, read_json(path))
         except ValueError:
             continue
-        index = found if index is None or found.tokenizer_hash in tokenizers else index
-    shards = [] if index is None else [s for s in index.shards if s.split == "train"]
-    vocabularies = {int(run.shape["vocab_size"]) for run in runs if "vocab_size" in run.shape}
+        shards = [shard for shard in index.shards if shard.split == "train"]
+        counted[index.tokenizer_hash] = {shard.source: shard.tokens for shard in shards}
+    own = _own_tokenizer(directory)
+    if own is not None:
+        chosen, vocabularies = own.hash, {own.vocab_size}
+    else:
+        names = [name for run in runs if (name := run.lineage("tokenizer")) in counted]
+        chosen = next(iter([*names, *counted]), "")
+        vocabularies = {int(run.shape["vocab_size"]) for run in runs if "vocab_size" in run.shape}
     return CorpusRecord(
         directory=directory,
         manifest=manifest,
         sha256=sha256((directory / MANIFEST_FILE).read_bytes()).hexdigest(),
         seconds=number_at(read_json(directory / "collect.json"), "seconds"),
-        tokens={shard.source: shard.tokens for shard in shards},
+        tokens=counted.get(chosen, {}),
         vocabulary=vocabularies.pop() if len(vocabularies) == 1 else None,
+        tokens_by_tokenizer=counted,
     )
+
+
+def _own_tokenizer(directory: Path) -> Tokenizer | None:
+    """The one that was trained with a corpus; None where it is missing or broken."""
+    try:
+        return Tokenizer.load(directory / "tokenizer")
+    except (AttributeError, KeyError, OSError, TypeError, UserError, ValueError):
+        return None

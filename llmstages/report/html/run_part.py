@@ -130,7 +130,7 @@ def _curve_charts(run: RunRecord) -> Iterable[Chart | None]:
             f"Half of the steps are faster than {middle:,.0f} tokens a second.",
             _noisy(speed, tokens, "tokens/s", smooth=True),
             unit,
-            y_range=(0.0, min(high, 2.5 * middle) * 1.05 or 1.0),
+            y_range=(0.0, high * 1.05 or 1.0),
         )
 
 
