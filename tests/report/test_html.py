@@ -335,6 +335,34 @@ def test_on_a_phone_in_a_browser(browser, hostile_page):
     page.close()
 
 
+def test_on_paper_labels_wrap_and_no_heading_stands_alone(browser, tmp_path):
+    pdfium = pytest.importorskip("pypdfium2")
+    word = "w" * 200
+    row = {"text": "a text", "label": word, "predicted": word + "x", "probabilities": {}}
+    for number in range(12):
+        run = tmp_path / f"run-{number}"
+        run.mkdir()
+        plan = {"stage": "finetune-classify", "steps": 9}
+        (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        many = {f"figure {index}": 1.0 for index in range(4 + 2 * number)}
+        summary = {"status": "finished", "metrics": many, "examples": many}
+        (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        (run / "predictions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    path = tmp_path / "page.html"
+    path.write_text(render(page_of(read_records([tmp_path]))), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 800, "height": 640})
+    page.goto(path.as_uri())
+    inside = "[...document.querySelectorAll('.scroll')].every(e => e.scrollWidth <= e.clientWidth)"
+    assert page.evaluate(inside)
+    pdf = pdfium.PdfDocument(page.pdf(format="A4"))
+    page.close()
+    ends = [sheet.get_textpage().get_text_range().split("\r\n")[-1] for sheet in pdf]
+    pdf.close()
+    assert len(ends) > 5
+    headings = ("run-", "Figures", "The most confident mistakes")
+    assert not [line for line in ends if line.startswith(headings)]
+
+
 # --- charts
 
 
