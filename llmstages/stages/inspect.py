@@ -107,7 +107,7 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
     facts: dict[str, object] = {
         "recipe": manifest.recipe,
         "manifest": corpus.manifest_hash,
-        **_tokenizershow_facts(corpus.tokenizer_dir),
+        **_tokenizer_facts(corpus.tokenizer_dir),
         "tokens": ", ".join(sorted(p.name for p in (path / "tokens").glob("*") if p.is_dir())),
     }
     show_facts(str(path), facts)
@@ -192,7 +192,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
     )
 
 
-def _tokenizershow_facts(directory: Path) -> dict[str, object]:
+def _tokenizer_facts(directory: Path) -> dict[str, object]:
     """Size and hash of a tokenizer, or that it cannot be read."""
     from llmstages.text.tokenizer import Tokenizer
 
@@ -295,7 +295,7 @@ def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
     if config.json:
         record = {
             "checkpoint": str(path),
-            **{name.replace(" ", "_"): value for name, value in facts.items()},
+            **facts,
             "chain": [step.as_dict() for step in chain.steps],
             "cost": vars(chain.cost),
             "overlap": found.as_dict(),
@@ -303,24 +303,24 @@ def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
         line = json.dumps(record, ensure_ascii=False)
         sys.stdout.write(for_stream(line, sys.stdout) + "\n")
         return
-    show_facts(str(path), facts)
+    show_facts(str(path), {name.replace("_", " "): value for name, value in facts.items()})
     show_chain(chain)
     show_overlap(found)
 
 
 def checkpoint_facts(path: Path) -> dict[str, object]:
-    """What a checkpoint is, and whether its files are whole."""
+    """What a checkpoint is, and whether its files are whole, by names for JSON."""
     from llmstages.model.layouts import with_usual_names
     from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
 
     config = with_usual_names(_read_object(path / "config.json"))
     facts: dict[str, object] = {
         "class": _listed(config.get("architectures")),
-        **_weightsshow_facts(path),
+        **_weights_facts(path),
         "layers": config.get("num_hidden_layers"),
-        "hidden size": config.get("hidden_size"),
-        "context length, tokens": config.get("max_position_embeddings"),
-        **_tokenizershow_facts(path),
+        "hidden_size": config.get("hidden_size"),
+        "context_length": config.get("max_position_embeddings"),
+        **_tokenizer_facts(path),
     }
     if labels := _object(config, "id2label"):
         listed = ", ".join(str(label) for label in islice(labels.values(), MAX_LABELS_SHOWN))
@@ -328,7 +328,7 @@ def checkpoint_facts(path: Path) -> dict[str, object]:
             ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
         )
     if not (path / INFO_NAME).is_file():
-        return facts | {"made by": f"another program (no {INFO_NAME})"}
+        return facts | {"made_by": f"another program (no {INFO_NAME})"}
     info = read_info(path)
     try:
         verify_files(path, info)
@@ -336,10 +336,9 @@ def checkpoint_facts(path: Path) -> dict[str, object]:
     except UserError as error:
         whole = str(error)
     lineage = vars(info.lineage)
-    facts |= {"stage": info.stage, "step": info.step, "tokens seen": info.tokens_seen}
-    facts |= {f"made from {name.replace('_', ' ')}": value for name, value in lineage.items()}
-    facts |= {key.replace("_", " "): value for key, value in _numbers(info.metrics).items()}
-    return facts | {"files": whole}
+    facts |= {"stage": info.stage, "step": info.step, "tokens_seen": info.tokens_seen}
+    facts |= {f"made_from_{name}": value for name, value in lineage.items()}
+    return facts | _numbers(info.metrics) | {"files": whole}
 
 
 def _listed(value: object) -> str:
@@ -355,7 +354,7 @@ def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _weightsshow_facts(directory: Path) -> dict[str, object]:
+def _weights_facts(directory: Path) -> dict[str, object]:
     """Number of parameters and their types, from the headers alone."""
     from safetensors import SafetensorError, safe_open
 

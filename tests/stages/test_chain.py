@@ -2,6 +2,7 @@
 items stand in the text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_the_chain_from_raw_text(whole_chain, labelled_file, record):
     for step, summary in zip((finetune, pretrain), summaries, strict=True):
         assert step["cost"]["seconds"] == summary["seconds"]
         assert (step["date"], step["command"]) == (summary["date"], summary["command"])
+    assert found["context_length"] == summaries[0]["model_shape"]["context_length"]
+    assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in found), found.keys()
     assert found["cost"]["tokens"] == sum(summary["tokens"] for summary in summaries)
     assert found["overlap"]["data"] == str(run / "predictions.jsonl")
     assert found["overlap"]["num_items"] == summaries[0]["metrics"]["num_examples"]

@@ -27,7 +27,7 @@ GENERATED = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Found:
+class Occurrence:
     """Where an item was found first."""
 
     item: int
@@ -45,7 +45,7 @@ class Overlap:
     overlapping: list[int]
     common: list[int]
     """Of these the ones whose n-grams each stand in many documents: common speech, it may be."""
-    examples: list[Found]
+    examples: list[Occurrence]
     documents: int
     bytes: int
     seconds: float
@@ -109,7 +109,7 @@ def find_overlap(
         if advance is not None:
             advance(size)
     overlapping, common, too_short = [], [], []
-    examples: list[Found] = []
+    examples: list[Occurrence] = []
     for item, found in enumerate(row_ngrams(rows, config), start=1):
         if not found.ngrams:
             too_short.append(item)
@@ -122,7 +122,7 @@ def find_overlap(
                 common.append(item)
             if len(examples) < num_examples:
                 ngram = int(numbers[np.flatnonzero(counts)[0]])
-                examples.append(Found(item, *first[ngram]))
+                examples.append(Occurrence(item, *first[ngram]))
     return Overlap(
         *(len(rows), too_short, overlapping, common, examples),
         *(documents, read_bytes, time.monotonic() - began),
