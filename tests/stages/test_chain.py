@@ -140,12 +140,11 @@ def test_words_that_many_documents_have_are_told_apart(tmp_path):
 
 def test_energy_and_money_of_a_run(tiny_run):
     summary = json.loads((tiny_run / "summary.json").read_text())
-    cost = cost_of(
-        {**summary, "seconds": 7200}, {"device": "NVIDIA H100 80GB", "processes": 2}, 3.0
-    )
+    machine = {"device": "NVIDIA H100 80GB", "processes": 2}
+    cost = cost_of({**summary, "seconds": 7200, "machine": machine}, 3.0)
     assert (cost.kwh, cost.money) == (pytest.approx(2.8), 6.0)
     assert cost.flops > 6 * summary["tokens"] * 10_000
-    assert cost_of({}, {}, 3.0) == Cost()
+    assert cost_of({}, 3.0) == Cost()
 
 
 def test_what_is_no_checkpoint(tiny_corpus, tiny_run):

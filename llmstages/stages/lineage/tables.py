@@ -8,6 +8,7 @@ from typing import Any
 from llmstages.config.uses import InspectConfig
 from llmstages.errors import UserError
 from llmstages.report.facts import show_facts, show_line, show_passage
+from llmstages.report.flops import flops_text
 from llmstages.report.terminal import cell_text, progress, table
 from llmstages.stages.lineage.chain import Chain, Cost, Step, is_checked, state_of
 from llmstages.stages.lineage.overlap import Overlap, find_overlap, test_rows
@@ -84,7 +85,7 @@ def cost_facts(cost: Cost) -> dict[str, object]:
     return {
         "seconds": cost.seconds,
         "tokens": cost.tokens,
-        "training FLOPs": None if cost.flops is None else f"{cost.flops:.3g}",
+        "training": None if cost.flops is None else flops_text(cost.flops),
         "kWh, at most": cost.kwh,
         "money, at the price given": cost.money,
     }
