@@ -23,7 +23,7 @@ def run(config: PageConfig) -> None:
     Raises:
         UserError: nothing is there to show, or the page cannot be written.
     """
-    path = Path(config.output)
+    path = Path(config.output).expanduser()
     if path.is_dir():
         raise UserError(f"output={config.output}: a directory: name a file, as report.html")
     records = read_records([Path(place).expanduser() for place in config.places])

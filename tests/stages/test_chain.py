@@ -1,9 +1,11 @@
 """`inspect CHECKPOINT` tells of the chain from raw text, what has changed in it, and which test
 items stand in the text."""
 
+import gzip
 import json
 import re
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,35 @@ def test_items_that_stand_in_the_corpus(tiny_run, tiny_corpus, tmp_path, record,
     assert "2 of 3 items" in " ".join(out.split())
 
 
+def test_items_in_a_folder_of_texts_and_recorded_ones_that_cannot_be_read(
+    whole_chain, tmp_path, record
+):
+    run, _, corpus = whole_chain
+    (document,) = islice(Corpus.open(corpus).documents("train"), 1)
+    words = document.text.split()
+    for name, text in {
+        "yes/1.txt": "Other words first.\n\n" + " ".join(words[20:40]),
+        "no/1.txt": "One paragraph of it that stands nowhere.\n\nAnother one that does not.",
+        "no/2.eml": "From: a@example.org\nSubject: x\n\nNothing of this is found anywhere.\n",
+    }.items():
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for folder, num_items in (("texts", 3), ("texts/no", 2)):  # with a folder a label, and without
+        found = record(run / "best", data=str(tmp_path / folder))["overlap"]
+        assert (found["num_items"], len(found["overlapping"])) == (num_items, num_items - 2)
+    # Of the run's own test rows it is said why they are not looked for.
+    recorded = tmp_path / "test.jsonl.gz"
+    path = run / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "test_data": str(recorded)}), encoding="utf-8")
+    for content, reason in ((b"", "the file is empty"), (gzip.compress(b"{}")[:12], "cut-off")):
+        recorded.write_bytes(content)
+        assert reason in record(run / "best")["overlap"]["not_known"]
+        with pytest.raises(UserError, match=reason):
+            record(run / "best", data=str(recorded))
+
+
 def test_words_that_many_documents_have_are_told_apart(tmp_path):
     class Documents:
         def documents(self, split, columns):
@@ -136,6 +167,20 @@ def test_words_that_many_documents_have_are_told_apart(tmp_path):
     ]
     found = find_overlap(rows, [Documents()], num_examples=1)
     assert (found.overlapping, found.common) == ([1, 2], [1])
+
+
+def test_a_corpus_below_the_home(whole_chain, record, cli, monkeypatch):
+    run, base, corpus = whole_chain
+    monkeypatch.setenv("HOME", str(corpus.parent))
+    path = base / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "data": f"~/{corpus.name}"}), encoding="utf-8")
+    assert states(record(run)["chain"][0])["corpus manifest"] == "as recorded"
+    status, out, err = cli("evaluate", base, f"~/{corpus.name}", "max_tokens=256")
+    assert status == 0, err
+    assert f"{corpus.name}/all" in json.loads(out)["tasks"]
+    assert cli("report", run, "output=~/page.html")[0] == 0
+    assert corpus.name in (corpus.parent / "page.html").read_text("utf-8")
 
 
 def test_energy_and_money_of_a_run(tiny_run):

@@ -189,7 +189,7 @@ def test_file_of(directory: Path) -> Path | None:
     given = getattr(config, "test_data", None)
     run_dir = directory.resolve().parent.parent
     kept = ("predictions.jsonl", "answers.jsonl") if config is not None else ()
-    places = [*([Path(given)] if given else []), *(run_dir / name for name in kept)]
+    places = [*([Path(given).expanduser()] if given else []), *(run_dir / name for name in kept)]
     return next((path for path in places if path.exists()), None)
 
 

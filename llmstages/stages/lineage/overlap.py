@@ -7,6 +7,7 @@ constant memory.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,15 @@ import numpy as np
 from llmstages.collect.duplicates.decontamination import EvaluationIndex, Hit, row_ngrams
 from llmstages.collect.duplicates.evaluation_texts import read_evaluation_rows
 from llmstages.config.collect_groups import DecontaminateConfig
+from llmstages.data.class_folders import (
+    are_rows,
+    files_below,
+    is_mail,
+    read_documents,
+    said_aside,
+)
 from llmstages.data.corpus import Corpus, Document
+from llmstages.data.labelled_files import holds_rows
 from llmstages.data.table import read_rows
 from llmstages.duplicates.words import BLOCK_CHARACTERS
 
@@ -72,12 +81,21 @@ class Overlap:
 
 
 def test_rows(path: Path) -> list[list[str]]:
-    """The texts of each item of a file; of a run's generated answers what was asked for alone."""
+    """The texts of each item of a file, or of a folder of rows, mails or texts.
+
+    Of a run's generated answers what was asked for alone. Raises `UserError` where no items are.
+    """
     if path.name == GENERATED:
         rows = read_rows(path, bad_rows="skip", quiet=True).rows
         return [
             [str(row.values.get(key) or "") for key in ("question", "reference")] for row in rows
         ]
+    files = files_below(path) if path.is_dir() else [path]
+    if is_mail(path) or (path.is_dir() and not are_rows(files) and not all(map(holds_rows, files))):
+        aside: Counter[str] = Counter()
+        rows_of_texts = [[document.text] for document in read_documents(files, aside)]
+        said_aside(path, aside)
+        return rows_of_texts
     return list(read_evaluation_rows([str(path)]))
 
 

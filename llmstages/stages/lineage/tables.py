@@ -49,9 +49,14 @@ def look_for_items(chain: Chain, config: InspectConfig) -> LookedFor:
         reason = f"{num_bytes:,} bytes of text are not read unasked: check=on does"
     if reason or data is None:
         return LookedFor(data, places, reason=reason)
-    rows = test_rows(data)
-    if not rows:
-        raise UserError(f"{data}: it has no test items")
+    try:
+        rows = test_rows(data)
+        if not rows:
+            raise UserError(f"{data}: it has no test items")
+    except UserError as error:
+        if config.data is not None:
+            raise
+        return LookedFor(data, places, reason=str(error))
     with progress("looking for test items", total=num_bytes, unit="bytes") as advance:
         found = find_overlap(rows, chain.corpora, config.num_examples, advance)
     return LookedFor(data, places, found)
