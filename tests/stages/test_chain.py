@@ -179,7 +179,8 @@ def test_a_corpus_below_the_home(whole_chain, record, cli, monkeypatch):
     status, out, err = cli("evaluate", base, f"~/{corpus.name}", "max_tokens=256")
     assert status == 0, err
     assert f"{corpus.name}/all" in json.loads(out)["tasks"]
-    assert cli("report", run, "output=~/page.html")[0] == 0
+    status, _, err = cli("report", run, 'output="~/page.html"')
+    assert status == 0, err
     assert corpus.name in (corpus.parent / "page.html").read_text("utf-8")
 
 
