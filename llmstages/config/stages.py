@@ -3,6 +3,7 @@
 Only the standard library is imported here. Keys that mean the same have the same name everywhere.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,8 +235,8 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def corpus_dir(self) -> str:
-        """The corpus that `data` names, or the one of the recipe."""
-        return self.data or f"{self.corpora_dir}/{self.corpus.name}"
+        """The corpus that `data` names, or the one of the recipe; `~` is the home."""
+        return os.path.expanduser(self.data or f"{self.corpora_dir}/{self.corpus.name}")
 
 
 @dataclass

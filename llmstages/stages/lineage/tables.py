@@ -8,6 +8,7 @@ from typing import Any
 from llmstages.config.uses import InspectConfig
 from llmstages.errors import UserError
 from llmstages.report.facts import show_facts, show_line, show_passage
+from llmstages.report.flops import flops_text
 from llmstages.report.terminal import cell_text, progress, table
 from llmstages.stages.lineage.chain import Chain, Cost, Step, is_checked, state_of
 from llmstages.stages.lineage.overlap import Overlap, find_overlap, test_rows
@@ -48,9 +49,14 @@ def look_for_items(chain: Chain, config: InspectConfig) -> LookedFor:
         reason = f"{num_bytes:,} bytes of text are not read unasked: check=on does"
     if reason or data is None:
         return LookedFor(data, places, reason=reason)
-    rows = test_rows(data)
-    if not rows:
-        raise UserError(f"{data}: it has no test items")
+    try:
+        rows = test_rows(data)
+        if not rows:
+            raise UserError(f"{data}: it has no test items")
+    except UserError as error:
+        if config.data is not None:
+            raise
+        return LookedFor(data, places, reason=str(error))
     with progress("looking for test items", total=num_bytes, unit="bytes") as advance:
         found = find_overlap(rows, chain.corpora, config.num_examples, advance)
     return LookedFor(data, places, found)
@@ -84,7 +90,7 @@ def cost_facts(cost: Cost) -> dict[str, object]:
     return {
         "seconds": cost.seconds,
         "tokens": cost.tokens,
-        "training FLOPs": None if cost.flops is None else f"{cost.flops:.3g}",
+        "training": None if cost.flops is None else flops_text(cost.flops),
         "kWh, at most": cost.kwh,
         "money, at the price given": cost.money,
     }
