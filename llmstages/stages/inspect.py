@@ -17,7 +17,7 @@ from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
 from llmstages.data.json_values import numbers_at, object_at
 from llmstages.data.table import read_rows
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.evaluate.classification import ClassificationReport
 from llmstages.evaluate.multi_label import MultiLabelReport
 from llmstages.report.classification import render_classification, render_multi_label
@@ -291,7 +291,7 @@ def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
 
     if config.data is not None and not Path(config.data).expanduser().exists():
         raise UserError(f"{config.data}: no such file of test items")
-    facts = checkpoint_facts(path)
+    facts, damage = checkpoint_facts(path)
     chain = chain_of(path, check=config.check)
     found = look_for_items(chain, config)
     if config.json:
@@ -304,14 +304,16 @@ def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
         }
         line = json.dumps(record, ensure_ascii=False)
         sys.stdout.write(for_stream(line, sys.stdout) + "\n")
-        return
-    show_facts(str(path), {name.replace("_", " "): value for name, value in facts.items()})
-    show_chain(chain)
-    show_overlap(found)
+    else:
+        show_facts(str(path), {name.replace("_", " "): value for name, value in facts.items()})
+        show_chain(chain)
+        show_overlap(found)
+    if damage:
+        raise CheckFailed(damage)
 
 
-def checkpoint_facts(path: Path) -> dict[str, object]:
-    """What a checkpoint is, and whether its files are whole, by names for JSON."""
+def checkpoint_facts(path: Path) -> tuple[dict[str, object], str]:
+    """What a checkpoint is by names for JSON, and which of its files is not whole, if any."""
     from llmstages.model.layouts import with_usual_names
     from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
 
@@ -330,17 +332,21 @@ def checkpoint_facts(path: Path) -> dict[str, object]:
             ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
         )
     if not (path / INFO_NAME).is_file():
-        return facts | {"made_by": f"another program (no {INFO_NAME})"}
+        return facts | {"made_by": f"another program (no {INFO_NAME})"}, ""
     info = read_info(path)
+    damage = ""
     try:
         verify_files(path, info)
-        whole = f"all {len(info.files)} match their sha256"
     except UserError as error:
-        whole = str(error)
+        damage = str(error)
     lineage = vars(info.lineage)
     facts |= {"stage": info.stage, "step": info.step, "tokens_seen": info.tokens_seen}
     facts |= {f"made_from_{name}": value for name, value in lineage.items()}
-    return facts | numbers_at(info.metrics) | {"files": whole}
+    facts |= {
+        name if name.startswith("val_") else f"validation_{name}": value
+        for name, value in numbers_at(info.metrics).items()
+    }
+    return facts | {"files": damage or f"all {len(info.files)} match their sha256"}, damage
 
 
 def _listed(value: object) -> str:

@@ -71,6 +71,16 @@ def test_the_chain_from_raw_text(whole_chain, labelled_file, record):
     assert found["cost"]["tokens"] == sum(summary["tokens"] for summary in summaries)
     assert found["overlap"]["data"] == str(run / "predictions.jsonl")
     assert found["overlap"]["num_items"] == summaries[0]["metrics"]["num_examples"]
+    assert "learnt" not in found["overlap"]
+    assert finetune["facts"]["test_accuracy"] == summaries[0]["metrics"]["accuracy"]
+    assert 0 <= found["validation_accuracy"] <= 1
+    asked = record(run / "best", data=str(labelled_file), check="off")["overlap"]
+    assert asked["learnt"] == list(range(1, 61))
+    rows = [json.loads(line) for line in labelled_file.read_text("utf-8").splitlines()[:2]]
+    other = run / "other.jsonl"
+    texts = [rows[0]["text"].upper(), "never seen", rows[1]["text"]]
+    other.write_text("".join(json.dumps({"id": "x", "text": t}) + "\n" for t in texts), "utf-8")
+    assert record(run / "best", data=str(other), check="off")["overlap"]["learnt"] == [1, 3]
 
 
 def test_what_has_changed_or_gone_is_told(whole_chain, record):

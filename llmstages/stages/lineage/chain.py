@@ -111,6 +111,8 @@ class Chain:
     """Those found, unchanged, whose text the model has read, each once."""
     test_file: Path | None = None
     """Rows that the run of the checkpoint was measured on."""
+    tuned_on: list[Path] = field(default_factory=list)
+    """Files of fine-tuning on the way that are there."""
 
     @property
     def cost(self) -> Cost:
@@ -140,6 +142,7 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
     of which no hash is recorded (`auto`).
     """
     steps: list[Step] = []
+    tuned_on: list[Path] = []
     corpora: dict[str, Corpus] = {}
     seen: set[str] = set()
 
@@ -162,6 +165,9 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
         if found is None or found.info is None:
             break
         lineage, config = found.info.lineage, found.config
+        if isinstance(config, FinetuneConfig):
+            files = [Path(name).expanduser() for name in config.data_paths]
+            tuned_on += [file for file in files if file.exists()]
         if isinstance(config, FinetuneInstructConfig) and lineage.replay is not None:
             add_corpus(replayed_dir(config), lineage.replay, found.tokenizer)
         if isinstance(config, PretrainConfig):
@@ -180,7 +186,7 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
                 "where its base lies is not recorded here; the sha256 of its weights was "
                 f"{recorded}"
             )
-    return Chain(steps[::-1], list(corpora.values()), test_file_of(directory))
+    return Chain(steps[::-1], list(corpora.values()), test_file_of(directory), tuned_on)
 
 
 def test_file_of(directory: Path) -> Path | None:
@@ -311,7 +317,10 @@ def describe_run(
         "processes": whole_at(summary, "machine", "processes"),
         "mfu": number_at(summary, "mfu"),
     }
-    step.facts |= numbers_at(summary, "metrics")
+    step.facts |= {
+        name if name.startswith("val_") else f"test_{name}": value
+        for name, value in numbers_at(summary, "metrics").items()
+    }
     step.facts = {name: value for name, value in step.facts.items() if value is not None}
     step.cost = cost_of(summary, config.budget.price_per_hour)
 

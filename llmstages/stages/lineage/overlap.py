@@ -27,6 +27,7 @@ from llmstages.data.class_folders import (
 )
 from llmstages.data.corpus import Corpus, Document
 from llmstages.data.labelled_files import holds_rows
+from llmstages.data.split import normalised_text
 from llmstages.data.table import read_rows
 from llmstages.duplicates.words import BLOCK_CHARACTERS
 
@@ -97,6 +98,17 @@ def test_rows(path: Path) -> list[list[str]]:
         said_aside(path, aside)
         return rows_of_texts
     return list(read_evaluation_rows([str(path)]))
+
+
+def learnt_items(rows: Sequence[list[str]], files: Sequence[Path]) -> list[int]:
+    """Items, numbered from 1, whose longest text is that of a row in files of fine-tuning, whatever
+    its case and white space."""
+
+    def longest(row: Sequence[str]) -> str:
+        return max(map(normalised_text, row), key=len, default="")
+
+    known = {longest(row) for file in files for row in test_rows(file)} - {""}
+    return [number for number, row in enumerate(rows, start=1) if longest(row) in known]
 
 
 def find_overlap(
