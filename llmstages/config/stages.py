@@ -265,8 +265,10 @@ class PlanConfig(PretrainConfig):
     """Print one JSON object instead of tables."""
 
     def problems(self) -> list[str]:
+        prices = self.price_per_hour, self.budget.price_per_hour
         return (
             super().problems()
+            + ([] if None in prices else ["price_per_hour and budget.price_per_hour: keep one"])
             + range_problem("gpus", self.gpus, 1, 1_000_000)
             + range_problem("utilisation", self.utilisation, 0.001, 1.0)
             + range_problem("corpus_tokens", self.corpus_tokens, 1)
