@@ -1,13 +1,15 @@
 """Four public labelled sets: this toolkit's classifier, TF-IDF, and the same model from nothing.
 
     python scripts/bench_classify.py [SET ...] [--data $LLMSTAGES_DATA] [--base RUN] [--seeds 5]
-        [--directory bench_classify] [--jobs 1] [--json FILE] [-- WORD ...]
+        [--texts FOLDER] [--directory bench_classify] [--jobs 1] [--json FILE] [-- WORD ...]
 
 The whole journey, each step as typed in a shell: `collect` makes a corpus of public English text
 and of the training texts of the sets, without their labels; `pretrain` makes a base of it (leave
-both out with --base); `finetune-classify` tunes that base on the rows of each SET, with --seeds
-seeds; and once more the same from random weights. The split is the same for all seeds. Tests are
-read by no step before the last. WORDs go to `finetune-classify`.
+both out with --base). With --texts, a folder that `scripts/dialogue_texts.py` wrote, that base is
+trained further, on 12 million tokens of dialogues and questions too. `finetune-classify` tunes it
+on the rows of each SET, with --seeds seeds; and once more the same from random weights. The split
+is the same for all seeds. Tests are read by no step before the last, but to take their texts out of
+what --texts brings. WORDs go to `finetune-classify`.
 
 The table gives macro F1 and accuracy on the test rows: the mean over the seeds with its 95 %
 interval (Student's t), the same from random weights, and of TF-IDF + logistic regression.
@@ -48,6 +50,19 @@ NOVELS = ["Burnett_Garden_1911", "Chesterton_Thursday_1908", "Doyle_Lost_1912"]
 NOVELS += ["Forster_Howards_1910", "Galsworthy_Saints_1919"]
 WEIGHTS = {"english": 0.38, "novels": 0.10, "korean_3i4k": 0.20}
 WEIGHTS |= {"banking77": 0.12, "snips": 0.11, "sms_spam": 0.09}
+TALK = {
+    "dialogues": ("dstc8-schema-guided-dialogue", "Taskmaster"),
+    "questions": (
+        *("oos-eval", "NLU-Evaluation-Data", "dstc11-track2-intent-induction"),
+        "banking-faq-bot",
+    ),
+}
+"""Files of --texts, by source."""
+TALK_WEIGHTS = {"dialogues": 0.34, "questions": 0.18, "english": 0.08, "novels": 0.02}
+TALK_WEIGHTS |= {"korean_3i4k": 0.12, "banking77": 0.10, "snips": 0.09, "sms_spam": 0.07}
+TALK_TOKENS = 12_000_000
+TALK_LR = 0.004
+"""Two thirds of the rate that the base began with: what it reads now is more than what it has."""
 EPOCHS = {"sms_spam": 6, "banking77": 12, "snips": 4, "korean_3i4k": 2}
 """Until validation rows gain nothing more."""
 RECIPE = ["experiment=thorough", "optim.lr=0.001", "validation_share=0.02", "split_seed=0"]
@@ -151,27 +166,47 @@ def llmstages(*words: str) -> None:
 
 def make_base(arguments: argparse.Namespace) -> str:
     """A corpus of text that is like the sets', and the base that reads it."""
+    corpora, runs = arguments.directory / "corpora", arguments.directory / "runs"
+    common = ("model=nano", "mask_documents=true", f"runs_dir={runs}", "overwrite=true")
+    weights = collect(arguments, "classify", WEIGHTS)
+    llmstages(
+        *("pretrain", str(corpora / "classify"), "name=base", *common, *weights),
+        f"budget.tokens={arguments.tokens}",
+    )
+    if arguments.texts is None:
+        return str(runs / "base")
+    tests = ",".join(str(path) for path in sorted((arguments.directory / "sets").glob("*-test*")))
+    against = (f"decontaminate.against=[{tests}]", "decontaminate.min_ngram_words=4")
+    weights = collect(arguments, "talk", TALK_WEIGHTS, *against)
+    llmstages(
+        *("pretrain", str(corpora / "talk"), "name=talk", f"base={runs / 'base'}", *common[1:]),
+        *(f"budget.tokens={TALK_TOKENS}", f"optim.lr={TALK_LR}", *weights),
+    )
+    return str(runs / "talk")
+
+
+def collect(
+    arguments: argparse.Namespace, name: str, shares: dict[str, float], *words: str
+) -> list[str]:
+    """Make a corpus of sources; returns the words by which pretraining takes each one's share."""
     paths = {
         "english": [arguments.data / name for name in ENGLISH],
         "novels": [arguments.data / "english_novels" / f"{name}.txt.gz" for name in NOVELS],
     }
-    for name in WEIGHTS.keys() - paths.keys():
-        paths[name] = [arguments.directory / "texts" / f"{name}.jsonl"]
+    for source in shares.keys() - paths.keys() - TALK.keys():
+        paths[source] = [arguments.directory / "texts" / f"{source}.jsonl"]
+    for source, files in TALK.items() if arguments.texts is not None else ():
+        paths[source] = [arguments.texts / f"{file}.jsonl" for file in files]
     sources = [
-        f"+corpus.sources.{name}.paths=[{','.join(map(str, paths[name]))}]" for name in WEIGHTS
+        f"+corpus.sources.{source}.paths=[{','.join(map(str, paths[source]))}]" for source in shares
     ]
-    weights = [f"+corpus.sources.{name}.weight={share}" for name, share in WEIGHTS.items()]
-    corpora, runs = arguments.directory / "corpora", arguments.directory / "runs"
     # Messages are shorter than what the filters of web pages let through.
     llmstages(
-        *("collect", "corpus=local", "name=classify", f"corpora_dir={corpora}", "quality=off"),
-        *("dedup=exact", "tokenizer.vocab_size=8192", "overwrite=true", *sources),
+        *("collect", "corpus=local", f"name={name}", f"corpora_dir={arguments.directory}/corpora"),
+        *("quality=off", "dedup=exact", "tokenizer.vocab_size=8192", "overwrite=true"),
+        *(*sources, *words),
     )
-    llmstages(
-        *("pretrain", str(corpora / "classify"), f"runs_dir={runs}", "name=base", "overwrite=true"),
-        *("model=nano", f"budget.tokens={arguments.tokens}", "mask_documents=true", *weights),
-    )
-    return str(runs / "base")
+    return [f"+corpus.sources.{source}.weight={share}" for source, share in shares.items()]
 
 
 def from_nothing(base: str, seed: int, directory: Path) -> str:
@@ -253,6 +288,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", type=Path, default=default and Path(default))
     parser.add_argument("--base", default=None, help="run or checkpoint to tune")
     parser.add_argument("--tokens", type=int, default=8_000_000, help="that the base reads")
+    parser.add_argument("--texts", type=Path, default=None, help="dialogues to read further")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="classifiers tuned at a time")
     parser.add_argument("--directory", type=Path, default=Path("bench_classify"))

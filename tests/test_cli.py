@@ -381,6 +381,10 @@ MISTAKES = [
         "them; budget.cost is given without budget.price_per_hour: give both",
     ),
     (
+        "plan budget.cost=1 budget.price_per_hour=2 price_per_hour=3",
+        "price_per_hour and budget.price_per_hour: keep one",
+    ),
+    (
         "pretrain budget.cost=0.0001 budget.price_per_hour=2",
         "budget.cost=0.0001 at budget.price_per_hour=2 buys 0.18 s: it must be at least 1 s",
     ),

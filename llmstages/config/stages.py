@@ -3,6 +3,7 @@
 Only the standard library is imported here. Keys that mean the same have the same name everywhere.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,8 +235,8 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def corpus_dir(self) -> str:
-        """The corpus that `data` names, or the one of the recipe."""
-        return self.data or f"{self.corpora_dir}/{self.corpus.name}"
+        """The corpus that `data` names, or the one of the recipe; `~` is the home."""
+        return os.path.expanduser(self.data or f"{self.corpora_dir}/{self.corpus.name}")
 
 
 @dataclass
@@ -264,8 +265,10 @@ class PlanConfig(PretrainConfig):
     """Print one JSON object instead of tables."""
 
     def problems(self) -> list[str]:
+        prices = self.price_per_hour, self.budget.price_per_hour
         return (
             super().problems()
+            + ([] if None in prices else ["price_per_hour and budget.price_per_hour: keep one"])
             + range_problem("gpus", self.gpus, 1, 1_000_000)
             + range_problem("utilisation", self.utilisation, 0.001, 1.0)
             + range_problem("corpus_tokens", self.corpus_tokens, 1)

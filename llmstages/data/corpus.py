@@ -13,6 +13,7 @@ and settings give an equal file, and `Corpus.manifest_hash` is the hash of that 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -218,7 +219,8 @@ class Corpus:
 
     @classmethod
     def open(cls, directory: Path) -> "Corpus":
-        """Open a finished corpus. Raises `UserError` when the directory is not one."""
+        """Open a finished corpus; `~` is the home. Raises `UserError` for what is none."""
+        directory = Path(os.path.expanduser(directory))
         if not directory.is_dir():
             raise UserError(f"{directory}: no such corpus directory{_nearest_corpus(directory)}")
         path = directory / MANIFEST_FILE

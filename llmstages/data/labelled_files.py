@@ -42,7 +42,7 @@ def data_files(path: Path | str) -> list[Path]:
     found: list[Path] = []
     others: list[Path] = []
     for candidate in files_below(path):
-        (found if _holds_rows(candidate) else others).append(candidate)
+        (found if holds_rows(candidate) else others).append(candidate)
     if not found:
         raise UserError(
             f"{path}: no file of rows in this folder ({', '.join(SUFFIXES)}), and no subfolder or "
@@ -55,7 +55,8 @@ def data_files(path: Path | str) -> list[Path]:
     return found
 
 
-def _holds_rows(path: Path) -> bool:
+def holds_rows(path: Path) -> bool:
+    """Whether a file of a folder is taken for one of rows, by its name or its first tab."""
     suffix = inner_suffix(path.name)
     if suffix != ".txt":
         return suffix in SUFFIXES

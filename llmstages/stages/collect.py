@@ -74,7 +74,7 @@ def run(config: CollectConfig) -> float | None:
     from llmstages.collect.sources import list_inputs
 
     started = time.monotonic()
-    directory = Path(config.corpora_dir) / (config.name or config.corpus.name)
+    directory = Path(config.corpora_dir).expanduser() / (config.name or config.corpus.name)
     sources = recipe_sources(config)
     check_names(config.name or config.corpus.name, list(sources))
     if not sources:
@@ -83,7 +83,8 @@ def run(config: CollectConfig) -> float | None:
             "`llmstages collect corpus=local my_texts/`"
         )
     check_replaceable(directory, config)
-    cache_dir = Path(config.fetch.cache_dir or Path(config.corpora_dir) / "fetched").absolute()
+    fetched = config.fetch.cache_dir or Path(config.corpora_dir) / "fetched"
+    cache_dir = Path(fetched).expanduser().absolute()
     steps = Steps()
     no_links = all(source.kind != "links" for source in sources.values())
     with steps("finding inputs" if no_links else "fetching pages", quiet=no_links) as seen:
@@ -113,7 +114,7 @@ def run(config: CollectConfig) -> float | None:
     engine = Engine(config.engine)
     new_folders = [path for path in directory.parents if not path.exists()]
     # Absolute: workers on other machines run elsewhere.
-    work_dir = directory.with_name(directory.name + ".work").expanduser().absolute()
+    work_dir = directory.with_name(directory.name + ".work").absolute()
     is_new = not work_dir.exists()
     try:
         with open_work(work_dir) as work:
@@ -176,7 +177,7 @@ def build(
     remove_staging(cleaned.directory)
     write_collect_json(cleaned.directory, manifest, steps)
     manifest.write(cleaned.directory)
-    replace(Path(config.corpora_dir) / name, cleaned.directory)
+    replace(Path(config.corpora_dir).expanduser() / name, cleaned.directory)
     return manifest
 
 

@@ -34,6 +34,7 @@ from llmstages.stages.comparing.items import (
 from llmstages.stages.comparing.tables import show_comparison
 from llmstages.stages.lineage.chain import chain_of
 from llmstages.stages.shared.base_run import pretraining_of
+from llmstages.stages.shared.rows import warn_if_learnt
 from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, choose_dtype, keep_freed_memory
@@ -100,6 +101,8 @@ def items_of(config: CompareConfig, checkpoints: Sequence[Checkpoint]) -> tuple[
             raise UserError(f"{which} is a classifier: give a file of texts with labels")
         corpus = corpus_of(config, checkpoints)
         return text_items(config, checkpoints, corpus), str(corpus.directory)
+    for checkpoint, name in zip(checkpoints, names, strict=True):
+        warn_if_learnt(checkpoint, name, config.data)
     for key in OF_PROMPTS if all(classifiers) else ():
         if getattr(config, key):
             raise UserError(f"{key} is for language models, and both are classifiers")

@@ -18,6 +18,7 @@ from llmstages.report.terminal import say
 from llmstages.stages.asking.abilities import Evaluated, evaluate
 from llmstages.stages.classifying.probabilities import LabelSets, assess, decision_of, examples_of
 from llmstages.stages.shared.output import output_file
+from llmstages.stages.shared.rows import warn_if_learnt
 from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint, load_checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
@@ -81,6 +82,7 @@ def evaluate_classifier(
         label_separator=config.label_separator,
         template=TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None),
     )
+    warn_if_learnt(checkpoint, config.checkpoint_dir, data)
     sets = LabelSets.of(rows, labels)
     device = choose_device(config.device)
     keep_freed_memory(device)

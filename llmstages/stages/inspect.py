@@ -15,9 +15,9 @@ from typing import Any
 
 from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import MANIFEST_FILE, Corpus, DroppedDocument
-from llmstages.data.json_files import read_object
+from llmstages.data.json_values import numbers_at, object_at
 from llmstages.data.table import read_rows
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.evaluate.classification import ClassificationReport
 from llmstages.evaluate.multi_label import MultiLabelReport
 from llmstages.report.classification import render_classification, render_multi_label
@@ -33,6 +33,7 @@ from llmstages.stages.seeing.data_file import (
     named_columns,
 )
 from llmstages.train.hub import fetched, is_on_hub
+from llmstages.train.records import read_record
 
 MAX_LEDGER_ROWS = 20_000
 """Read of a ledger, which may be as long as the corpus, to show some of it."""
@@ -77,7 +78,7 @@ def run(config: InspectConfig) -> None:
             prove(path, config.prove_steps)
         else:
             inspect_run(path)
-    elif path.is_dir() and "members" in (summary := _read_object(path / "summary.json")):
+    elif path.is_dir() and "members" in (summary := _read_record(path / "summary.json")):
         inspect_members(path, summary)
     elif (path / "config.json").is_file():
         inspect_checkpoint(path, config)
@@ -107,7 +108,7 @@ def inspect_corpus(path: Path, config: InspectConfig) -> None:
     facts: dict[str, object] = {
         "recipe": manifest.recipe,
         "manifest": corpus.manifest_hash,
-        **_tokenizershow_facts(corpus.tokenizer_dir),
+        **_tokenizer_facts(corpus.tokenizer_dir),
         "tokens": ", ".join(sorted(p.name for p in (path / "tokens").glob("*") if p.is_dir())),
     }
     show_facts(str(path), facts)
@@ -192,7 +193,7 @@ def _show_document(corpus: Corpus, wanted: str) -> None:
     )
 
 
-def _tokenizershow_facts(directory: Path) -> dict[str, object]:
+def _tokenizer_facts(directory: Path) -> dict[str, object]:
     """Size and hash of a tokenizer, or that it cannot be read."""
     from llmstages.text.tokenizer import Tokenizer
 
@@ -211,8 +212,8 @@ def inspect_run(path: Path) -> None:
     """Print how a run went, its checkpoints and its metrics before and after."""
     from llmstages.train.checkpoint import complete_checkpoints, read_info
 
-    summary = _read_object(path / "summary.json")
-    plan = _read_object(path / "plan.json")
+    summary = _read_record(path / "summary.json")
+    plan = _read_record(path / "plan.json")
     entries = _metric_lines(path / "metrics.jsonl")
     last = next((e for e in reversed(entries) if isinstance(e.get("step"), int)), {"step": 0})
     facts: dict[str, object] = {
@@ -225,10 +226,11 @@ def inspect_run(path: Path) -> None:
     facts["curves"] = ", ".join(str(picture) for picture in sorted(path.glob("report/*.png")))
     show_facts(str(path), facts)
 
-    metrics = _object(summary, "metrics")
-    after, before = _numbers(metrics), _numbers(summary.get("metrics_before"))
+    metrics = object_at(summary, "metrics")
+    after, before = numbers_at(metrics), numbers_at(summary, "metrics_before")
     compared = {"before": before, "after": after}
-    compared |= {name: _numbers(found) for name, found in _object(summary, "baselines").items()}
+    baselines = object_at(summary, "baselines")
+    compared |= {name: numbers_at(baselines, name) for name in baselines}
     given = {name: figures for name, figures in compared.items() if figures}
     if after:
         rows = [(key, *(figures.get(key) for figures in given.values())) for key in after]
@@ -254,7 +256,7 @@ def inspect_run(path: Path) -> None:
     for directory in complete_checkpoints(path):
         info = read_info(directory)
         names = [name for name, target in links.items() if target == directory.resolve()]
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in _numbers(info.metrics).items())
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers_at(info.metrics).items())
         checkpoints.append((directory.name, info.tokens_seen, shown, " ".join(names)))
     if checkpoints:
         table("checkpoints", ("", "tokens seen", "metrics", ""), checkpoints, to_output=True)
@@ -289,57 +291,62 @@ def inspect_checkpoint(path: Path, config: InspectConfig) -> None:
 
     if config.data is not None and not Path(config.data).expanduser().exists():
         raise UserError(f"{config.data}: no such file of test items")
-    facts = checkpoint_facts(path)
+    facts, damage = checkpoint_facts(path)
     chain = chain_of(path, check=config.check)
     found = look_for_items(chain, config)
     if config.json:
         record = {
             "checkpoint": str(path),
-            **{name.replace(" ", "_"): value for name, value in facts.items()},
+            **facts,
             "chain": [step.as_dict() for step in chain.steps],
             "cost": vars(chain.cost),
             "overlap": found.as_dict(),
         }
         line = json.dumps(record, ensure_ascii=False)
         sys.stdout.write(for_stream(line, sys.stdout) + "\n")
-        return
-    show_facts(str(path), facts)
-    show_chain(chain)
-    show_overlap(found)
+    else:
+        show_facts(str(path), {name.replace("_", " "): value for name, value in facts.items()})
+        show_chain(chain)
+        show_overlap(found)
+    if damage:
+        raise CheckFailed(damage)
 
 
-def checkpoint_facts(path: Path) -> dict[str, object]:
-    """What a checkpoint is, and whether its files are whole."""
+def checkpoint_facts(path: Path) -> tuple[dict[str, object], str]:
+    """What a checkpoint is by names for JSON, and which of its files is not whole, if any."""
     from llmstages.model.layouts import with_usual_names
     from llmstages.train.checkpoint import INFO_NAME, read_info, verify_files
 
-    config = with_usual_names(_read_object(path / "config.json"))
+    config = with_usual_names(_read_record(path / "config.json"))
     facts: dict[str, object] = {
         "class": _listed(config.get("architectures")),
-        **_weightsshow_facts(path),
+        **_weights_facts(path),
         "layers": config.get("num_hidden_layers"),
-        "hidden size": config.get("hidden_size"),
-        "context length, tokens": config.get("max_position_embeddings"),
-        **_tokenizershow_facts(path),
+        "hidden_size": config.get("hidden_size"),
+        "context_length": config.get("max_position_embeddings"),
+        **_tokenizer_facts(path),
     }
-    if labels := _object(config, "id2label"):
+    if labels := object_at(config, "id2label"):
         listed = ", ".join(str(label) for label in islice(labels.values(), MAX_LABELS_SHOWN))
         facts["labels"] = f"{len(labels)}: {listed}" + (
             ", ..." if len(labels) > MAX_LABELS_SHOWN else ""
         )
     if not (path / INFO_NAME).is_file():
-        return facts | {"made by": f"another program (no {INFO_NAME})"}
+        return facts | {"made_by": f"another program (no {INFO_NAME})"}, ""
     info = read_info(path)
+    damage = ""
     try:
         verify_files(path, info)
-        whole = f"all {len(info.files)} match their sha256"
     except UserError as error:
-        whole = str(error)
+        damage = str(error)
     lineage = vars(info.lineage)
-    facts |= {"stage": info.stage, "step": info.step, "tokens seen": info.tokens_seen}
-    facts |= {f"made from {name.replace('_', ' ')}": value for name, value in lineage.items()}
-    facts |= {key.replace("_", " "): value for key, value in _numbers(info.metrics).items()}
-    return facts | {"files": whole}
+    facts |= {"stage": info.stage, "step": info.step, "tokens_seen": info.tokens_seen}
+    facts |= {f"made_from_{name}": value for name, value in lineage.items()}
+    facts |= {
+        name if name.startswith("val_") else f"validation_{name}": value
+        for name, value in numbers_at(info.metrics).items()
+    }
+    return facts | {"files": damage or f"all {len(info.files)} match their sha256"}, damage
 
 
 def _listed(value: object) -> str:
@@ -349,13 +356,7 @@ def _listed(value: object) -> str:
     return "" if value is None else json.dumps(value)[:PASSAGE_CHARACTERS]
 
 
-def _object(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The object under a key; an empty one where there is none."""
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _weightsshow_facts(directory: Path) -> dict[str, object]:
+def _weights_facts(directory: Path) -> dict[str, object]:
     """Number of parameters and their types, from the headers alone."""
     from safetensors import SafetensorError, safe_open
 
@@ -376,14 +377,9 @@ def _weightsshow_facts(directory: Path) -> dict[str, object]:
     return {"parameters": count, "weights": f"{types}, {size:,} bytes"}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where the file is missing."""
-    if not path.is_file():
-        return {}
-    try:
-        return read_object(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: broken JSON ({error})") from None
+def _read_record(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing. Raises `UserError` for a broken one."""
+    return read_record(path) if path.is_file() else {}
 
 
 def _metric_lines(path: Path) -> list[dict[str, Any]]:
@@ -394,12 +390,3 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
         return []
     rows = read_rows(path, bad_rows="skip", quiet=True, format="jsonl").rows
     return [row.values for row in rows]
-
-
-def _numbers(figures: object) -> dict[str, float]:
-    """The single figures of a metrics object."""
-    return {
-        key: value
-        for key, value in (figures if isinstance(figures, dict) else {}).items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }

@@ -250,6 +250,19 @@ def problems(
         )
     elif passes > 1.05 * MAX_DEFAULT_EPOCHS:
         warn(f"{said}; up to {MAX_DEFAULT_EPOCHS} are nearly as good as new text")
+    else:
+        often = [
+            f"{source.name} {times:.1f} times"
+            for source in text.sources
+            if source.tokens
+            and (times := source.share * work.tokens / source.tokens) > 1.05 * MAX_DEFAULT_EPOCHS
+            and times > (source.published_epochs or 0)
+        ]
+        if often:
+            warn(
+                f"{work.tokens:,.0f} tokens read {', '.join(often)}; beyond {MAX_DEFAULT_EPOCHS} "
+                "passes repeated text teaches little"
+            )
     return found
 
 

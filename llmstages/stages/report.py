@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llmstages.config.uses import PageConfig
 from llmstages.errors import UserError
+from llmstages.report.flops import flops_text
 from llmstages.report.html.charts import Table
 from llmstages.report.html.contents import page_of, story
 from llmstages.report.html.records import Records, RunRecord, read_records
@@ -13,6 +14,7 @@ from llmstages.report.html.words import duration
 from llmstages.report.terminal import say
 from llmstages.stages.lineage.chain import Cost, Step, chain_of
 from llmstages.stages.shared.output import output_file
+from llmstages.train.checkpoint import resolve_checkpoint
 
 
 def run(config: PageConfig) -> None:
@@ -21,7 +23,7 @@ def run(config: PageConfig) -> None:
     Raises:
         UserError: nothing is there to show, or the page cannot be written.
     """
-    path = Path(config.output)
+    path = Path(config.output).expanduser()
     if path.is_dir():
         raise UserError(f"output={config.output}: a directory: name a file, as report.html")
     records = read_records([Path(place).expanduser() for place in config.places])
@@ -37,20 +39,23 @@ def ways_of(records: Records) -> list[Table]:
     models = tuned or ([base] if base else [])
     ways = []
     for model in models:
-        if model.checkpoint:
-            with suppress(UserError):  # a damaged run ends no page
-                ways.append(way_to(model))
+        with suppress(UserError):  # a run that is damaged, or has no checkpoint yet, ends no page
+            ways.append(way_to(model))
     return ways
 
 
 def way_to(model: RunRecord) -> Table:
-    """The chain of a run's best checkpoint, as recorded, the raw text first."""
+    """The chain of a run's best checkpoint so far, as recorded, the raw text first.
+
+    Raises `UserError` for a run that has none.
+    """
+    checkpoint = resolve_checkpoint(str(model.directory))
     rows = [
         [
             *(step.kind, step.where, sources_of(step), (step.date or "").partition("T")[0]),
             *(step.command, cost_text(step.cost)),
         ]
-        for step in chain_of(model.directory / "best", check="off").steps
+        for step in chain_of(checkpoint, check="off").steps
     ]
     columns = ("step", "what", "sources and licences", "when", "command", "cost")
     return Table(columns, rows, f"The way to {model.name}").without_empty()
@@ -68,7 +73,7 @@ def cost_text(cost: Cost) -> str:
     """What a step took, as far as it is recorded."""
     parts = [
         duration(cost.seconds),
-        f"{cost.flops:.3g} FLOPs" if cost.flops is not None else "",
+        flops_text(cost.flops) if cost.flops is not None else "",
         f"{cost.kwh:.3g} kWh at most" if cost.kwh is not None else "",
         f"{cost.money:.2f} at the price given" if cost.money is not None else "",
     ]

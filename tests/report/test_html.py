@@ -10,6 +10,8 @@ import pytest
 
 from llmstages.config.uses import PageConfig
 from llmstages.data.corpus import Counts, Manifest, SourceManifest
+from llmstages.model.counts import flops_per_token
+from llmstages.model.transformer import TransformerConfig
 from llmstages.report.html.charts import BAR_LEFT, Line, line_chart, spread, ticks
 from llmstages.report.html.contents import page_of, story
 from llmstages.report.html.corpus_part import corpus_section
@@ -89,6 +91,10 @@ def test_the_steps_the_comparison_and_the_lineage(cli, tiny_corpus, classifier_r
         for told in (str(tiny_corpus), made_from, summary["command"]):
             assert any(told in cell for cell in way), told
         assert [cell for cell in way if cell in ("collect", "pretrain")] == ["collect", "pretrain"]
+        # One figure of FLOPs, where runs stand side by side and on the way to each.
+        (flops,) = (part for part in way[-1].split(", ") if "FLOPs" in part)
+        assert sum(flops in cell for cell in rows[3]) == 1
+        assert flops.startswith(f"{flops_of(summary):.3g} FLOPs")
 
     # Every chart has a title, a description and its numbers; every row of the runs leads to one.
     charts = tree.css("svg.chart")
@@ -180,6 +186,33 @@ def test_documents_that_are_cut_add_to_those_read(tiny_corpus):
     ((begin, width, look),) = bars["+ cut into parts"].parts
     ((_, read, _),) = bars["read"].parts
     assert (round(begin - BAR_LEFT), round(width), look) == (round(read), round(read), "other")
+
+
+def flops_of(summary):
+    entries = {key: value for key, value in summary["model_shape"].items() if key != "parameters"}
+    shape = TransformerConfig(**entries)
+    return summary["tokens"] * flops_per_token(shape, shape.context_length)
+
+
+def test_a_damaged_summary_or_a_run_that_goes_on_ends_no_page(cli, run_copy):
+    path = run_copy / "summary.json"
+    summary = json.loads(path.read_text("utf-8"))
+    wrong = [
+        {"date": 20261129, "tokens": float("inf"), "machine": 3, "mfu": "high"},
+        {"command": ["pretrain"], "tokens": 10**400, "seconds": 10**400, "metrics": [1]},
+        {"date": None, "model_shape": {**summary["model_shape"], "num_layers": 10**12}},
+    ]
+    (run_copy / "best").unlink()  # as of a run that was never evaluated
+    for values in wrong:
+        path.write_text(json.dumps({**summary, **values}), encoding="utf-8")
+        status, _, err = cli("report", run_copy, "output=page.html")
+        assert status == 0, err
+    path.unlink()
+    assert cli("report", run_copy, "output=page.html")[0] == 0
+    tree = tree_of(Path("page.html").read_text("utf-8"))
+    (section,) = (s for s in tree.css("section") if s.css_first("h2").text() == "Lineage")
+    way = texts(section.css("table")[-1], "tbody th, tbody td")
+    assert {"collect", "pretrain"} <= set(way)
 
 
 def test_abilities_stand_beside_chance(run_copy):

@@ -1,8 +1,11 @@
 """`inspect CHECKPOINT` tells of the chain from raw text, what has changed in it, and which test
 items stand in the text."""
 
+import gzip
 import json
+import re
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -63,9 +66,21 @@ def test_the_chain_from_raw_text(whole_chain, labelled_file, record):
     for step, summary in zip((finetune, pretrain), summaries, strict=True):
         assert step["cost"]["seconds"] == summary["seconds"]
         assert (step["date"], step["command"]) == (summary["date"], summary["command"])
+    assert found["context_length"] == summaries[0]["model_shape"]["context_length"]
+    assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in found), found.keys()
     assert found["cost"]["tokens"] == sum(summary["tokens"] for summary in summaries)
     assert found["overlap"]["data"] == str(run / "predictions.jsonl")
     assert found["overlap"]["num_items"] == summaries[0]["metrics"]["num_examples"]
+    assert "learnt" not in found["overlap"]
+    assert finetune["facts"]["test_accuracy"] == summaries[0]["metrics"]["accuracy"]
+    assert 0 <= found["validation_accuracy"] <= 1
+    asked = record(run / "best", data=str(labelled_file), check="off")["overlap"]
+    assert asked["learnt"] == list(range(1, 61))
+    rows = [json.loads(line) for line in labelled_file.read_text("utf-8").splitlines()[:2]]
+    other = run / "other.jsonl"
+    texts = [rows[0]["text"].upper(), "never seen", rows[1]["text"]]
+    other.write_text("".join(json.dumps({"id": "x", "text": t}) + "\n" for t in texts), "utf-8")
+    assert record(run / "best", data=str(other), check="off")["overlap"]["learnt"] == [1, 3]
 
 
 def test_what_has_changed_or_gone_is_told(whole_chain, record):
@@ -118,6 +133,35 @@ def test_items_that_stand_in_the_corpus(tiny_run, tiny_corpus, tmp_path, record,
     assert "2 of 3 items" in " ".join(out.split())
 
 
+def test_items_in_a_folder_of_texts_and_recorded_ones_that_cannot_be_read(
+    whole_chain, tmp_path, record
+):
+    run, _, corpus = whole_chain
+    (document,) = islice(Corpus.open(corpus).documents("train"), 1)
+    words = document.text.split()
+    for name, text in {
+        "yes/1.txt": "Other words first.\n\n" + " ".join(words[20:40]),
+        "no/1.txt": "One paragraph of it that stands nowhere.\n\nAnother one that does not.",
+        "no/2.eml": "From: a@example.org\nSubject: x\n\nNothing of this is found anywhere.\n",
+    }.items():
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    for folder, num_items in (("texts", 3), ("texts/no", 2)):  # with a folder a label, and without
+        found = record(run / "best", data=str(tmp_path / folder))["overlap"]
+        assert (found["num_items"], len(found["overlapping"])) == (num_items, num_items - 2)
+    # Of the run's own test rows it is said why they are not looked for.
+    recorded = tmp_path / "test.jsonl.gz"
+    path = run / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "test_data": str(recorded)}), encoding="utf-8")
+    for content, reason in ((b"", "the file is empty"), (gzip.compress(b"{}")[:12], "cut-off")):
+        recorded.write_bytes(content)
+        assert reason in record(run / "best")["overlap"]["not_known"]
+        with pytest.raises(UserError, match=reason):
+            record(run / "best", data=str(recorded))
+
+
 def test_words_that_many_documents_have_are_told_apart(tmp_path):
     class Documents:
         def documents(self, split, columns):
@@ -135,14 +179,28 @@ def test_words_that_many_documents_have_are_told_apart(tmp_path):
     assert (found.overlapping, found.common) == ([1, 2], [1])
 
 
+def test_a_corpus_below_the_home(whole_chain, record, cli, monkeypatch):
+    run, base, corpus = whole_chain
+    monkeypatch.setenv("HOME", str(corpus.parent))
+    path = base / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "data": f"~/{corpus.name}"}), encoding="utf-8")
+    assert states(record(run)["chain"][0])["corpus manifest"] == "as recorded"
+    status, out, err = cli("evaluate", base, f"~/{corpus.name}", "max_tokens=256")
+    assert status == 0, err
+    assert f"{corpus.name}/all" in json.loads(out)["tasks"]
+    status, _, err = cli("report", run, 'output="~/page.html"')
+    assert status == 0, err
+    assert corpus.name in (corpus.parent / "page.html").read_text("utf-8")
+
+
 def test_energy_and_money_of_a_run(tiny_run):
     summary = json.loads((tiny_run / "summary.json").read_text())
-    cost = cost_of(
-        {**summary, "seconds": 7200}, {"device": "NVIDIA H100 80GB", "processes": 2}, 3.0
-    )
+    machine = {"device": "NVIDIA H100 80GB", "processes": 2}
+    cost = cost_of({**summary, "seconds": 7200, "machine": machine}, 3.0)
     assert (cost.kwh, cost.money) == (pytest.approx(2.8), 6.0)
     assert cost.flops > 6 * summary["tokens"] * 10_000
-    assert cost_of({}, {}, 3.0) == Cost()
+    assert cost_of({}, 3.0) == Cost()
 
 
 def test_what_is_no_checkpoint(tiny_corpus, tiny_run):

@@ -6,7 +6,7 @@ import pytest
 
 from llmstages.config.uses import InspectConfig
 from llmstages.data.corpus import Corpus
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.stages import inspect
 from llmstages.train.checkpoint import file_hash
 
@@ -83,12 +83,15 @@ def test_parameters_of_a_checkpoint(tiny_run, look):
     assert f"│ parameters │ {expected:,} │" in look(tiny_run / "best")
 
 
-def test_damaged_checkpoint(run_copy, look):
+def test_damaged_checkpoint(run_copy, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
     weights = run_copy / "best" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    shown = look(run_copy / "best")
+    with pytest.raises(CheckFailed, match=r"model\.safetensors: damaged"):
+        inspect.run(InspectConfig(path=str(run_copy / "best")))
+    shown = " ".join(capsys.readouterr().out.split())
     assert "model.safetensors: damaged" in shown
     assert file_hash(weights) not in shown
 

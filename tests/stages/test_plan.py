@@ -141,6 +141,19 @@ def test_epochs_of_each_source(
     )
 
 
+def test_a_source_that_is_read_too_often_is_named(
+    planned: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(plan, "warn", warnings.append)
+    record = planned({"epochs": 3.9})
+    passes = {source["name"]: source["epochs"] for source in record["corpus"]["sources"]}
+    said = " ".join(warnings)
+    assert min(passes.values()) < 4 < max(passes.values())
+    for name, times in passes.items():
+        assert (f"{name} {times:.1f} times" in said) == (times > 4.2)
+
+
 @pytest.mark.parametrize(("epochs", "problems"), [(16, 0), (17, 1)])
 def test_data_that_are_too_few(
     planned: Callable[..., dict[str, Any]],

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llmstages.data.encodings import decode_bytes
-from llmstages.data.opening import check_file, inner_suffix, open_bytes
+from llmstages.data.opening import UNREADABLE, check_file, inner_suffix, open_bytes
 from llmstages.data.table import SUFFIXES, read_rows
 from llmstages.duplicates.words import BLOCK_CHARACTERS
 from llmstages.errors import UserError
@@ -28,7 +28,10 @@ def read_evaluation_rows(paths: Sequence[str]) -> Iterator[list[str]]:
         path = Path(name).expanduser()
         for file in _files_in(path) if path.is_dir() else [path]:
             check_file(file)
-            yield from _rows_of_file(file)
+            try:
+                yield from _rows_of_file(file)
+            except UNREADABLE as error:
+                raise UserError(f"{file}: broken or cut-off data ({error})") from error
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstages.evaluate.multi_label import MultiLabelReport
+from llmstages.report.flops import flops_text
 from llmstages.report.html.charts import (
     Cell,
     Table,
@@ -290,8 +291,8 @@ def _cost(run: RunRecord) -> str:
         f"{run.tokens_per_second:,.0f} tokens/s" if run.tokens_per_second else "",
         memory(run) + " of memory" if run.peak_memory_bytes else "",
     ]
-    if run.parameters and run.tokens and run.method in ("", "full"):
-        parts.append(f"{6 * run.parameters * run.tokens:.2g} FLOPs (6 N D)")
+    if run.flops is not None:
+        parts.append(flops_text(run.flops))
     return ", ".join(part for part in parts if part)
 
 

@@ -1,7 +1,7 @@
 """What is known of runs and of the corpora they were made from.
 
 Read so that nothing ends a page: a file that is missing, torn, damaged or of another version leaves
-out what it would have said. torch is not imported.
+out what it would have said.
 """
 
 import heapq
@@ -15,15 +15,11 @@ from typing import Any, get_type_hints
 
 from llmstages.data.corpus import MANIFEST_FILE, Manifest
 from llmstages.data.json_files import as_dataclass, as_type, parse_json
-from llmstages.data.shards import TokenIndex
-from llmstages.errors import UserError
-from llmstages.evaluate.classification import ClassificationReport, ClassScores, ReliabilityBin
-from llmstages.evaluate.multi_label import LabelScores, MultiLabelReport
-from llmstages.report.answers import AnsweredQuestion
-from llmstages.report.html.json_values import (
+from llmstages.data.json_values import (
     at,
     number_at,
     numbers_at,
+    object_at,
     read_json,
     read_json_lines,
     read_yaml,
@@ -31,6 +27,12 @@ from llmstages.report.html.json_values import (
     texts_at,
     whole_at,
 )
+from llmstages.data.shards import TokenIndex
+from llmstages.errors import UserError
+from llmstages.evaluate.classification import ClassificationReport, ClassScores, ReliabilityBin
+from llmstages.evaluate.multi_label import LabelScores, MultiLabelReport
+from llmstages.report.answers import AnsweredQuestion
+from llmstages.report.flops import recorded_flops
 from llmstages.report.metrics import Curves, read_entries
 from llmstages.text.tokenizer import Tokenizer
 
@@ -70,6 +72,8 @@ class RunRecord:
     """Done so far."""
     planned_steps: int | None
     tokens: float | None
+    flops: float | None
+    """Of training, as `recorded_flops` counts them."""
     seconds: float | None
     tokens_per_second: float | None
     peak_memory_bytes: float | None
@@ -302,6 +306,7 @@ def read_run(directory: Path, name: str) -> RunRecord:
         steps=whole_at(summary, "steps") or last_step,
         planned_steps=whole_at(plan, "steps"),
         tokens=number_at(summary, "tokens") or seen.get("tokens"),
+        flops=recorded_flops(summary),
         seconds=number_at(summary, "seconds") or seen.get("seconds"),
         tokens_per_second=number_at(summary, "tokens_per_second") or seen.get("tokens_per_second"),
         peak_memory_bytes=number_at(summary, "peak_memory_bytes"),
@@ -332,8 +337,8 @@ def read_run(directory: Path, name: str) -> RunRecord:
 def read_spreads(directory: Path) -> Iterator[SpreadRecord]:
     """What several trainings in a directory have in common, as their summary says."""
     summary = read_json(directory / "summary.json")
-    spread, members = at(summary, "spread"), texts_at(summary, "members")
-    for figure in spread if isinstance(spread, dict) else ():
+    spread, members = object_at(summary, "spread"), texts_at(summary, "members")
+    for figure in spread:
         mean = number_at(spread, figure, "mean")
         if members and mean is not None:
             deviation = number_at(spread, figure, "standard_deviation")
@@ -374,14 +379,13 @@ def _machine(machine: object) -> str:
 
 
 def _baselines(value: object) -> dict[str, dict[str, float]]:
-    names = value if isinstance(value, dict) else {}
-    found = {str(name): numbers_at(names, name) for name in names}
+    found = {str(name): numbers_at(value, name) for name in object_at(value)}
     return {name: figures for name, figures in found.items() if figures}
 
 
 def _intervals(value: object) -> dict[str, tuple[float, float]]:
     found = {}
-    for name, ends in value.items() if isinstance(value, dict) else ():
+    for name, ends in object_at(value).items():
         if isinstance(ends, list) and len(ends) == 2:
             low, high = number_at({"": ends[0]}, ""), number_at({"": ends[1]}, "")
             if low is not None and high is not None and low < high:  # one of no width is none

@@ -20,6 +20,7 @@ from llmstages.evaluate.requirements import read_requirement
 from llmstages.evaluate.text_metrics import require_text_metrics
 from llmstages.report.terminal import cell_text, say, table
 from llmstages.stages.shared.base_run import BaseText, text_of
+from llmstages.stages.shared.rows import warn_if_learnt
 from llmstages.stages.shared.setup import default_micro_batch_tokens
 from llmstages.train.checkpoint import Checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
@@ -143,6 +144,7 @@ def what_is_asked(config: EvaluateCheckpointConfig, checkpoint: Checkpoint) -> A
     tasks = []
     for path in files:
         task = read_task(path, reading, seed=config.seed, pool=pool)
+        warn_if_learnt(checkpoint, config.checkpoint_dir, path)
         task = fitting(
             with_shots(task, config.shots, pool),
             checkpoint.tokenizer,

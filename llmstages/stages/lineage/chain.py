@@ -19,10 +19,16 @@ from llmstages.config.stages import (
     TrainingConfig,
 )
 from llmstages.data.corpus import MANIFEST_FILE, Corpus
-from llmstages.data.json_files import as_dataclass, read_object
+from llmstages.data.json_values import (
+    number_at,
+    numbers_at,
+    object_at,
+    read_json,
+    text_at,
+    whole_at,
+)
 from llmstages.errors import CheckFailed, UserError
-from llmstages.model.counts import flops_per_token
-from llmstages.model.transformer import TransformerConfig
+from llmstages.report.flops import recorded_flops
 from llmstages.stages.lineage.links import Link, corpus_links, replayed_dir
 from llmstages.stages.shared.base_run import MAX_ANCESTORS, config_of_run
 from llmstages.stages.shared.rows import data_hash
@@ -54,7 +60,7 @@ class Cost:
     tokens: int | None = None
     """Trained on."""
     flops: float | None = None
-    """Of training: tokens times `flops_per_token`; all weights are taken to be trained."""
+    """Of training, as `recorded_flops` counts them."""
     kwh: float | None = None
     """At most: all the time at what the GPU's data sheet says that it draws."""
     money: float | None = None
@@ -105,6 +111,8 @@ class Chain:
     """Those found, unchanged, whose text the model has read, each once."""
     test_file: Path | None = None
     """Rows that the run of the checkpoint was measured on."""
+    tuned_on: list[Path] = field(default_factory=list)
+    """Files of fine-tuning on the way that are there."""
 
     @property
     def cost(self) -> Cost:
@@ -134,6 +142,7 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
     of which no hash is recorded (`auto`).
     """
     steps: list[Step] = []
+    tuned_on: list[Path] = []
     corpora: dict[str, Corpus] = {}
     seen: set[str] = set()
 
@@ -156,6 +165,9 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
         if found is None or found.info is None:
             break
         lineage, config = found.info.lineage, found.config
+        if isinstance(config, FinetuneConfig):
+            files = [Path(name).expanduser() for name in config.data_paths]
+            tuned_on += [file for file in files if file.exists()]
         if isinstance(config, FinetuneInstructConfig) and lineage.replay is not None:
             add_corpus(replayed_dir(config), lineage.replay, found.tokenizer)
         if isinstance(config, PretrainConfig):
@@ -174,7 +186,7 @@ def chain_of(directory: Path, *, check: str = "auto") -> Chain:
                 "where its base lies is not recorded here; the sha256 of its weights was "
                 f"{recorded}"
             )
-    return Chain(steps[::-1], list(corpora.values()), test_file_of(directory))
+    return Chain(steps[::-1], list(corpora.values()), test_file_of(directory), tuned_on)
 
 
 def test_file_of(directory: Path) -> Path | None:
@@ -183,7 +195,7 @@ def test_file_of(directory: Path) -> Path | None:
     given = getattr(config, "test_data", None)
     run_dir = directory.resolve().parent.parent
     kept = ("predictions.jsonl", "answers.jsonl") if config is not None else ()
-    places = [*([Path(given)] if given else []), *(run_dir / name for name in kept)]
+    places = [*([Path(given).expanduser()] if given else []), *(run_dir / name for name in kept)]
     return next((path for path in places if path.exists()), None)
 
 
@@ -273,16 +285,15 @@ def describe_run(
     step: Step, run_dir: Path, config: TrainingConfig, info: CheckpointInfo, *, check: str
 ) -> None:
     """Add what a run's records say of it: settings, labelled files, cost."""
-    plan = record_of(run_dir / "plan.json")
+    plan = read_json(run_dir / "plan.json")
     settings = {
         "seed": config.seed,
         "optimizer": config.optim.name,
-        "peak_lr": plan.get("lr"),
-        "steps": plan.get("steps"),
+        "peak_lr": number_at(plan, "lr"),
+        "steps": whole_at(plan, "steps"),
     }
     if isinstance(config, FinetuneConfig):
         settings["method"] = config.method.name
-        inputs = part_of(part_of(plan, "settings"), "inputs")
         files = {
             "data": config.data_paths,
             "validation_data": [config.validation_data] if config.validation_data else [],
@@ -290,57 +301,40 @@ def describe_run(
         }
         for key, paths in files.items():
             if paths and check != "off":
-                known = info.lineage.data if key == "data" else inputs.get(key)
+                recorded = text_at(plan, "settings", "inputs", key)
+                known = info.lineage.data if key == "data" else recorded
                 step.links.append(Link(key, ", ".join(paths), known, hash_of(paths)))
     step.facts |= {key: value for key, value in settings.items() if value is not None}
-    summary = record_of(run_dir / "summary.json")
-    if not summary:
+    summary = read_json(run_dir / "summary.json")
+    if not object_at(summary):
         step.notes.append(f"{run_dir}: not finished, so its time is not known")
         return
-    step.date = summary.get("date") or step.date
-    step.command = summary.get("command")
-    machine = part_of(summary, "machine")
+    step.date = text_at(summary, "date") or step.date
+    step.command = text_at(summary, "command")
     step.facts |= {
-        "parameters": part_of(summary, "model_shape").get("parameters"),
-        "device": machine.get("device"),
-        "processes": machine.get("processes"),
-        "mfu": summary.get("mfu"),
+        "parameters": whole_at(summary, "model_shape", "parameters"),
+        "device": text_at(summary, "machine", "device"),
+        "processes": whole_at(summary, "machine", "processes"),
+        "mfu": number_at(summary, "mfu"),
     }
     step.facts |= {
-        name: value
-        for name, value in part_of(summary, "metrics").items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        name if name.startswith("val_") else f"test_{name}": value
+        for name, value in numbers_at(summary, "metrics").items()
     }
     step.facts = {name: value for name, value in step.facts.items() if value is not None}
-    step.cost = cost_of(summary, machine, config.budget.price_per_hour)
+    step.cost = cost_of(summary, config.budget.price_per_hour)
 
 
-def cost_of(
-    summary: Mapping[str, Any], machine: Mapping[str, Any], price_per_hour: float | None
-) -> Cost:
-    """What a finished run took."""
-    seconds, tokens = (
-        value if isinstance(value := summary.get(key), (int, float)) else None
-        for key in ("seconds", "tokens")
-    )
-    flops = kwh = None
-    shape = part_of(summary, "model_shape")
-    if tokens is not None and shape:
-        entries = {key: value for key, value in shape.items() if key != "parameters"}
-        try:
-            config = as_dataclass(TransformerConfig, entries)
-        except ValueError:  # of another version
-            pass
-        else:
-            flops = tokens * flops_per_token(config, config.context_length)
-    gpu = find_gpu(str(machine.get("device", "")))
-    processes = machine.get("processes", 1)
-    if gpu is not None and seconds is not None and isinstance(processes, int):
-        kwh = gpu.watts * processes * seconds / 3.6e6
-    money = None
+def cost_of(summary: object, price_per_hour: float | None) -> Cost:
+    """What a run took, by its summary."""
+    seconds = number_at(summary, "seconds")
+    gpu = find_gpu(text_at(summary, "machine", "device") or "")
+    kwh = money = None
+    if gpu is not None and seconds is not None:
+        kwh = gpu.watts * (whole_at(summary, "machine", "processes") or 1) * seconds / 3.6e6
     if price_per_hour is not None and seconds is not None:
         money = price_per_hour * seconds / 3600
-    return Cost(seconds, None if tokens is None else int(tokens), flops, kwh, money)
+    return Cost(seconds, whole_at(summary, "tokens"), recorded_flops(summary), kwh, money)
 
 
 def corpus_step(
@@ -355,10 +349,10 @@ def corpus_step(
         step.links.append(Link("corpus manifest", directory, recorded, None))
         return step, None
     manifest = corpus.manifest
-    record = record_of(directory / "collect.json")
-    step.date = record.get("date") or date_of(directory / MANIFEST_FILE)
-    step.command = record.get("command")
-    step.cost = Cost(seconds=record.get("seconds"))
+    record = read_json(directory / "collect.json")
+    step.date = text_at(record, "date") or date_of(directory / MANIFEST_FILE)
+    step.command = text_at(record, "command")
+    step.cost = Cost(seconds=number_at(record, "seconds"))
     counts = manifest.train
     step.facts = {
         "recipe": manifest.recipe,
@@ -434,20 +428,6 @@ def hash_of(paths: list[str]) -> str | None:
         return data_hash(paths) if all(Path(p).expanduser().exists() for p in paths) else None
     except (UserError, OSError):
         return None
-
-
-def record_of(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none to be read."""
-    try:
-        return read_object(path)
-    except (OSError, ValueError):
-        return {}
-
-
-def part_of(record: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under a key; an empty one where there is none."""
-    value = record.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def date_of(path: Path) -> str | None:

@@ -85,7 +85,7 @@ def links_of(run_dir: Path) -> Iterator[Link]:
         directory, tokens = Path(config.corpus_dir), plan.get("tokens")
         yield from corpus_links(directory, lineage.corpus_manifest, tokens, tokenizer)
     else:
-        paths = [Path(path) for path in config.data_paths]
+        paths = [Path(path).expanduser() for path in config.data_paths]
         found = data_hash(config.data_paths) if all(path.exists() for path in paths) else None
         yield Link("labelled rows", paths[0], lineage.data, found)
     if lineage.replay is not None:
@@ -98,7 +98,7 @@ def links_of(run_dir: Path) -> Iterator[Link]:
 def replayed_dir(config: FinetuneInstructConfig) -> Path:
     """The corpus that was replayed; the base's place where it does not say which that is."""
     if config.replay.data is not None:
-        return Path(config.replay.data)
+        return Path(config.replay.data).expanduser()
     try:
         settings = pretraining_of(resolve_checkpoint(config.base_path))
     except UserError:  # of the base more is said where it is looked for

@@ -7,6 +7,7 @@ constant memory.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,16 @@ import numpy as np
 from llmstages.collect.duplicates.decontamination import EvaluationIndex, Hit, row_ngrams
 from llmstages.collect.duplicates.evaluation_texts import read_evaluation_rows
 from llmstages.config.collect_groups import DecontaminateConfig
+from llmstages.data.class_folders import (
+    are_rows,
+    files_below,
+    is_mail,
+    read_documents,
+    said_aside,
+)
 from llmstages.data.corpus import Corpus, Document
+from llmstages.data.labelled_files import holds_rows
+from llmstages.data.split import normalised_text
 from llmstages.data.table import read_rows
 from llmstages.duplicates.words import BLOCK_CHARACTERS
 
@@ -27,7 +37,7 @@ GENERATED = "answers.jsonl"
 
 
 @dataclass(frozen=True)
-class Found:
+class Occurrence:
     """Where an item was found first."""
 
     item: int
@@ -45,7 +55,7 @@ class Overlap:
     overlapping: list[int]
     common: list[int]
     """Of these the ones whose n-grams each stand in many documents: common speech, it may be."""
-    examples: list[Found]
+    examples: list[Occurrence]
     documents: int
     bytes: int
     seconds: float
@@ -72,13 +82,33 @@ class Overlap:
 
 
 def test_rows(path: Path) -> list[list[str]]:
-    """The texts of each item of a file; of a run's generated answers what was asked for alone."""
+    """The texts of each item of a file, or of a folder of rows, mails or texts.
+
+    Of a run's generated answers what was asked for alone. Raises `UserError` where no items are.
+    """
     if path.name == GENERATED:
         rows = read_rows(path, bad_rows="skip", quiet=True).rows
         return [
             [str(row.values.get(key) or "") for key in ("question", "reference")] for row in rows
         ]
+    files = files_below(path) if path.is_dir() else [path]
+    if is_mail(path) or (path.is_dir() and not are_rows(files) and not all(map(holds_rows, files))):
+        aside: Counter[str] = Counter()
+        rows_of_texts = [[document.text] for document in read_documents(files, aside)]
+        said_aside(path, aside)
+        return rows_of_texts
     return list(read_evaluation_rows([str(path)]))
+
+
+def learnt_items(rows: Sequence[list[str]], files: Sequence[Path]) -> list[int]:
+    """Items, numbered from 1, whose longest text is that of a row in files of fine-tuning, whatever
+    its case and white space."""
+
+    def longest(row: Sequence[str]) -> str:
+        return max(map(normalised_text, row), key=len, default="")
+
+    known = {longest(row) for file in files for row in test_rows(file)} - {""}
+    return [number for number, row in enumerate(rows, start=1) if longest(row) in known]
 
 
 def find_overlap(
@@ -109,7 +139,7 @@ def find_overlap(
         if advance is not None:
             advance(size)
     overlapping, common, too_short = [], [], []
-    examples: list[Found] = []
+    examples: list[Occurrence] = []
     for item, found in enumerate(row_ngrams(rows, config), start=1):
         if not found.ngrams:
             too_short.append(item)
@@ -122,7 +152,7 @@ def find_overlap(
                 common.append(item)
             if len(examples) < num_examples:
                 ngram = int(numbers[np.flatnonzero(counts)[0]])
-                examples.append(Found(item, *first[ngram]))
+                examples.append(Occurrence(item, *first[ngram]))
     return Overlap(
         *(len(rows), too_short, overlapping, common, examples),
         *(documents, read_bytes, time.monotonic() - began),

@@ -1,20 +1,22 @@
 """The chain of a checkpoint as a person reads it, and whether its test items occur in it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmstages.config.uses import InspectConfig
 from llmstages.errors import UserError
 from llmstages.report.facts import show_facts, show_line, show_passage
+from llmstages.report.flops import flops_text
 from llmstages.report.terminal import cell_text, progress, table
 from llmstages.stages.lineage.chain import Chain, Cost, Step, is_checked, state_of
-from llmstages.stages.lineage.overlap import Overlap, find_overlap, test_rows
+from llmstages.stages.lineage.overlap import Overlap, find_overlap, learnt_items, test_rows
 
 SHOWN_HASH = 12
 """Digits of a hash in a table."""
 MAX_ITEMS_SHOWN = 30
+NO_CORPUS = "no corpus that the model has read is there unchanged"
 
 
 @dataclass(frozen=True)
@@ -26,34 +28,48 @@ class LookedFor:
     overlap: Overlap | None = None
     """None where nothing was looked for, as `reason` says."""
     reason: str = ""
+    tuned_on: list[str] = field(default_factory=list)
+    """Files of fine-tuning that were looked through, where items were asked for."""
+    learnt: list[int] = field(default_factory=list)
+    """Items that stand in them."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         found = {} if self.overlap is None else self.overlap.as_dict()
         data = None if self.data is None else str(self.data)
-        return {"data": data, "corpora": self.corpora, "not_known": self.reason or None, **found}
+        tuned = {"tuned_on": self.tuned_on, "learnt": self.learnt} if self.tuned_on else {}
+        known = {"data": data, "corpora": self.corpora, "not_known": self.reason or None}
+        return {**known, **found, **tuned}
 
 
 def look_for_items(chain: Chain, config: InspectConfig) -> LookedFor:
-    """Look for the test items that are asked for, or those of the run, in the chain's corpora."""
+    """Look for the test items that are asked for, or those of the run, in the chain's corpora; for
+    those asked for in the files of its fine-tuning too."""
     data = chain.test_file if config.data is None else Path(config.data).expanduser()
     places = [str(corpus.directory) for corpus in chain.corpora]
     num_bytes = sum(corpus.manifest.train.bytes for corpus in chain.corpora)
     reason = ""
     if data is None:
         reason = "no test items are recorded: data=FILE names some"
-    elif not chain.corpora:
-        reason = "no corpus that the model has read is there unchanged"
+    elif not chain.corpora and not (config.data is not None and chain.tuned_on):
+        reason = NO_CORPUS
     elif config.data is None and not is_checked(num_bytes, config.check):
         reason = f"{num_bytes:,} bytes of text are not read unasked: check=on does"
     if reason or data is None:
         return LookedFor(data, places, reason=reason)
-    rows = test_rows(data)
-    if not rows:
-        raise UserError(f"{data}: it has no test items")
+    try:
+        rows = test_rows(data)
+        if not rows:
+            raise UserError(f"{data}: it has no test items")
+    except UserError as error:
+        if config.data is not None:
+            raise
+        return LookedFor(data, places, reason=str(error))
+    tuned_on = chain.tuned_on if config.data is not None else []
+    learnt = learnt_items(rows, tuned_on)
     with progress("looking for test items", total=num_bytes, unit="bytes") as advance:
         found = find_overlap(rows, chain.corpora, config.num_examples, advance)
-    return LookedFor(data, places, found)
+    return LookedFor(data, places, found, "", [str(file) for file in tuned_on], learnt)
 
 
 def show_chain(chain: Chain) -> None:
@@ -84,7 +100,7 @@ def cost_facts(cost: Cost) -> dict[str, object]:
     return {
         "seconds": cost.seconds,
         "tokens": cost.tokens,
-        "training FLOPs": None if cost.flops is None else f"{cost.flops:.3g}",
+        "training": None if cost.flops is None else flops_text(cost.flops),
         "kWh, at most": cost.kwh,
         "money, at the price given": cost.money,
     }
@@ -116,6 +132,14 @@ def show_overlap(looked: LookedFor) -> None:
     found = looked.overlap
     if found is None:
         show_line(f"13-gram overlap with test items: not known: {looked.reason}")
+        return
+    if looked.tuned_on:
+        show_line(
+            f"{len(looked.learnt):,} of {found.num_items:,} items of {looked.data} are rows of "
+            f"{', '.join(looked.tuned_on)}, by which it was fine-tuned"
+        )
+    if not looked.corpora:
+        show_line(f"13-gram overlap: not known: {NO_CORPUS}")
         return
     searched = found.num_items - len(found.too_short)
     line = (

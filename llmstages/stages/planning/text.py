@@ -65,8 +65,8 @@ def planned_text(config: PlanConfig, tokenizer: Tokenizer | None) -> PlannedText
     if tokenizer is not None:
         vocab_size = tokenizer.vocab_size
     if config.corpus_tokens is not None:
-        sources = [Source(recipe.name, config.corpus_tokens, 1.0, None)]
-        return PlannedText(recipe.name, sources, vocab_size, None)
+        name = f"{config.corpus_tokens:,.0f} tokens of text"
+        return PlannedText(name, [Source(name, config.corpus_tokens, 1.0, None)], vocab_size, None)
     known = {
         name: source.published_tokens
         for name, source in recipe.sources.items()

@@ -16,7 +16,7 @@ def output_file(name: str | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.parent.is_dir():
         raise UserError(f"output={name}: the directory {path.parent} does not exist")
     temporary = path.with_name(path.name + ".tmp")

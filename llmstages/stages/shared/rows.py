@@ -12,7 +12,7 @@ from llmstages.data.labelled_files import data_files, weighted
 from llmstages.data.split import alike_rows, normalised_text, split_examples, split_folds
 from llmstages.errors import UserError
 from llmstages.report.terminal import say, warn
-from llmstages.train.checkpoint import file_hash
+from llmstages.train.checkpoint import Checkpoint, file_hash
 
 R = TypeVar("R")
 
@@ -187,3 +187,13 @@ def data_hash(paths: Sequence[str]) -> str:
         return file_hash(named[0][1])
     together = "\n".join(f"{name} {file_hash(file)}" for name, file in named)
     return hashlib.sha256(together.encode(errors="surrogateescape")).hexdigest()
+
+
+def warn_if_learnt(checkpoint: Checkpoint, name: str | None, path: str) -> None:
+    """Say so where a checkpoint is asked the very file that it was tuned on, or a part of it."""
+    recorded = None if checkpoint.info is None else checkpoint.info.lineage.data
+    if recorded is not None and data_hash([path]) == recorded:
+        warn(
+            f"{name} was trained on {path}, but for the rows that it set aside: figures of what it "
+            "has learnt say nothing of new texts"
+        )

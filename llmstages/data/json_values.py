@@ -1,7 +1,6 @@
 """JSON and YAML of any version, whole or damaged: what is asked for, or nothing."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ MAX_LINE_CHARACTERS = 2**20
 # libyaml's, where PyYAML was built with it: ten times as fast.
 _YAML_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_NUMBER = 1e300
-"""What is larger cannot be drawn."""
+"""What is larger cannot be drawn, and is no figure of a run."""
 
 
 def read_json(path: Path) -> Any:
@@ -72,12 +71,18 @@ def at(value: object, *keys: str) -> Any:
     return value
 
 
+def object_at(value: object, *keys: str) -> dict[str, Any]:
+    """An object under keys; an empty one where there is none."""
+    found = at(value, *keys)
+    return found if isinstance(found, dict) else {}
+
+
 def number_at(value: object, *keys: str) -> float | None:
     """A finite number under keys."""
     found = at(value, *keys)
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None
-    return found if math.isfinite(found) and abs(found) < LARGEST_NUMBER else None
+    return found if abs(found) < LARGEST_NUMBER else None
 
 
 def whole_at(value: object, *keys: str) -> int | None:
@@ -94,9 +99,7 @@ def text_at(value: object, *keys: str) -> str | None:
 
 def numbers_at(value: object, *keys: str) -> dict[str, float]:
     """The finite numbers directly under keys, by name."""
-    found = at(value, *keys)
-    if not isinstance(found, dict):
-        return {}
+    found = object_at(value, *keys)
     numbers = {str(name): number_at(found, name) for name in found}
     return {name: number for name, number in numbers.items() if number is not None}
 
