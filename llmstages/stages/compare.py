@@ -49,6 +49,8 @@ def run(config: CompareConfig) -> float:
     if config.checkpoint_a is None or config.checkpoint_b is None:
         raise UserError("compare needs two checkpoints: llmstages compare A B [FILE]")
     checkpoints = [load_checkpoint(name) for name in (config.checkpoint_a, config.checkpoint_b)]
+    if checkpoints[0].hash == checkpoints[1].hash:
+        warn(f"{config.checkpoint_a} and {config.checkpoint_b} have the same weights")
     items, data = items_of(config, checkpoints)
     device = choose_device(config.device)
     keep_freed_memory(device)

@@ -55,6 +55,7 @@ def test_classifiers(classifier_run, labelled_file, record, cli, capfd):
     assert found["b"]["cost_with_all_before"]["tokens"] > found["b"]["cost"]["tokens"]
     status, out, err = cli("compare", best, best, labelled_file, "max_items=10")
     assert status == 0, err
+    assert "have the same weights" in " ".join(err.split())
     # It holds the rows that both have learnt.
     assert " ".join(err.split()).count(f"was trained on {labelled_file}, but for the rows") == 2
     assert "within chance" in out
