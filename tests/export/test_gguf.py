@@ -313,7 +313,7 @@ def test_what_cannot_be_exported(
     cli: Callable[..., tuple[int, str, str]], classifier_run: Path, instruct_run: Path
 ) -> None:
     for words, why in (
-        ([classifier_run], "a classifier"),
+        ([classifier_run, "format=gguf"], "a classifier"),
         ([instruct_run, "dtype=q4_k_m"], "llama-quantize make Q4_K_M"),
         ([instruct_run, "dtype=q4"], "q8_0, q5_1, q5_0, q4_1, q4_0"),
     ):
