@@ -44,7 +44,7 @@ from llmstages.data.corpus import (
 from llmstages.data.file_kind import detect_kind
 from llmstages.data.labelled_texts import read_labelled_texts, read_texts
 from llmstages.data.shards import write_token_shards
-from llmstages.errors import UserError
+from llmstages.errors import CheckFailed, UserError
 from llmstages.model.layouts import make_config
 from llmstages.model.transformer import Transformer
 from llmstages.report.curves import draw_curves
@@ -103,10 +103,10 @@ def bounded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def refused(*names: str) -> Iterator[None]:
-    """Let a `UserError` that names one of the files pass, and nothing else."""
+    """Let a `UserError` that names one of the files pass, or a `CheckFailed`, and nothing else."""
     try:
         yield
-    except UserError as error:
+    except (UserError, CheckFailed) as error:
         message = str(error)
         assert any(name in message for name in names), f"no file named: {message}"
         assert len(message) < 20_000, f"a message of {len(message)} characters"
