@@ -4,6 +4,7 @@ able to do, and whether that will do."""
 import json
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmstages.config.uses import EvaluateCheckpointConfig
@@ -16,11 +17,18 @@ from llmstages.evaluate.requirements import read_requirement
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import say
 from llmstages.stages.asking.abilities import Evaluated, evaluate
-from llmstages.stages.classifying.probabilities import LabelSets, assess, decision_of, examples_of
+from llmstages.stages.classifying.ensemble import load_members
+from llmstages.stages.classifying.probabilities import (
+    LabelSets,
+    assess,
+    decision_of,
+    examples_of,
+    probabilities,
+)
 from llmstages.stages.shared.output import output_file
 from llmstages.stages.shared.rows import warn_if_learnt
 from llmstages.stages.shared.setup import Machine, default_micro_batch_tokens
-from llmstages.train.checkpoint import Checkpoint, load_checkpoint
+from llmstages.train.checkpoint import Checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head
 
@@ -39,12 +47,13 @@ def run(config: EvaluateCheckpointConfig) -> float:
     """
     if config.checkpoint_dir is None:
         raise UserError("evaluate needs a checkpoint: llmstages evaluate RUN [FILE ...]")
-    checkpoint = load_checkpoint(config.checkpoint_dir)
+    checkpoints = load_members(config.checkpoint_dir, config.head)
+    checkpoint = checkpoints[0]
     with output_file(config.output) as file:
         if checkpoint.labels is None:
             evaluated = evaluate(config, checkpoint)
         else:
-            evaluated = evaluate_classifier(config, checkpoint, checkpoint.labels)
+            evaluated = evaluate_classifier(config, checkpoints, checkpoint.labels)
         file.write(for_stream(json.dumps(evaluated.report, ensure_ascii=False), file) + "\n")
     if config.output is not None:
         say(f"the report is in {config.output}")
@@ -55,9 +64,11 @@ def run(config: EvaluateCheckpointConfig) -> float:
 
 
 def evaluate_classifier(
-    config: EvaluateCheckpointConfig, checkpoint: Checkpoint, labels: list[str]
+    config: EvaluateCheckpointConfig, checkpoints: list[Checkpoint], labels: list[str]
 ) -> Evaluated:
-    """The figures of a classifier on one labelled file; labels: its own."""
+    """The figures of a classifier on one labelled file, or of several trainings as one; labels: its
+    own."""
+    checkpoint = checkpoints[0]
     if len(config.data_paths) != 1:
         raise UserError(
             f"{config.checkpoint_dir}: a classifier is evaluated on one file with labels: "
@@ -71,8 +82,12 @@ def evaluate_classifier(
                 "a classifier"
             )
     if config.head is not None:
+        if len(checkpoints) > 1:
+            raise UserError(
+                f"head={config.head} is of one training: name one in {config.checkpoint_dir}"
+            )
         checkpoint = with_head(checkpoint, config.head)
-        labels = checkpoint.labels or labels
+        checkpoints, labels = [checkpoint], checkpoint.labels or labels
     multi_label = checkpoint.model.config.multi_label
     figures = MULTI_LABEL_FIGURES if multi_label else FIGURES | SCOPE_FIGURES
     requirements = [read_requirement(text, figures) for text in config.require]
@@ -86,25 +101,28 @@ def evaluate_classifier(
     sets = LabelSets.of(rows, labels)
     device = choose_device(config.device)
     keep_freed_memory(device)
-    model = checkpoint.model.to(device)
     machine = Machine(
         device,
         torch.float32,
         config.micro_batch_tokens or default_micro_batch_tokens(device),
     )
-    examples = examples_of(rows, labels, checkpoint.tokenizer, model.config.context_length, sets)
+    context_length = checkpoint.model.config.context_length
+    examples = examples_of(rows, labels, checkpoint.tokenizer, context_length, sets)
+    found = [probabilities(each.model.to(device), examples, machine) for each in checkpoints]
     report, _ = assess(
-        *(model, rows, examples, labels, machine, config.seed, decision_of(checkpoint)),
+        *(np.mean(found, axis=0), rows, examples, labels),
+        *(config.seed, decision_of(checkpoint)),
         sets=sets,
         title=data,
     )
     entry: dict[str, Any] = {
         "checkpoint": str(checkpoint.directory),
+        "trainings": len(checkpoints),
         "data": data,
         "skipped_rows": num_skipped,
         **report.as_dict(),
     }
-    failures = [found.failure(report.figures) for found in requirements]
+    failures = [requirement.failure(report.figures) for requirement in requirements]
     return Evaluated(
         entry,
         [failure for failure in failures if failure is not None],

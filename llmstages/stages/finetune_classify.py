@@ -38,6 +38,7 @@ from llmstages.stages.classifying.probabilities import (
     assess,
     examples_of,
     measure,
+    probabilities,
 )
 from llmstages.stages.classifying.rows import ClassRows, class_rows
 from llmstages.stages.shared.methods import choose_weights
@@ -196,7 +197,8 @@ def run(config: FinetuneClassifyConfig, *, is_proof: bool = False) -> float:
     if config.head is not None:
         add_head(base, config.head, labels, the_run, record | decided.as_dict())
     report, predictions = assess(
-        *(model, rows.test, test, labels, machine, config.seed, decided.decision),
+        *(probabilities(model, test, machine), rows.test, test, labels),
+        *(config.seed, decided.decision),
         sets=sets,
         title=f"test rows of {Path(config.test_data or config.data).name}",
     )

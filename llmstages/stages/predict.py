@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from llmstages.evaluate.decision import Decision
 from llmstages.evaluate.multi_label import THRESHOLD
 from llmstages.report.plain import for_stream
 from llmstages.report.terminal import progress, say, warn
+from llmstages.stages.classifying.ensemble import load_members
 from llmstages.stages.classifying.probabilities import above_threshold, decision_of
 from llmstages.stages.shared.output import output_file
-from llmstages.train.checkpoint import Checkpoint, load_checkpoint
+from llmstages.train.checkpoint import Checkpoint
 from llmstages.train.device import choose_device, keep_freed_memory
 from llmstages.train.heads import with_head
 from llmstages.train.scoring import per_text
@@ -43,9 +45,8 @@ def run(config: PredictConfig) -> None:
     """
     if config.checkpoint_dir is None or config.data is None:
         raise UserError("predict needs a checkpoint and a file: llmstages predict RUN FILE")
-    classifier = classifier_of(
-        load_checkpoint(config.checkpoint_dir), config.head, config.device, config.dtype
-    )
+    checkpoint, *others = load_members(config.checkpoint_dir, config.head)
+    classifier = classifier_of(checkpoint, config.head, config.device, config.dtype, others)
     if classifier is None:
         raise UserError(f"{config.checkpoint_dir}: not a classifier; use llmstages generate")
     count = num_empty = 0
@@ -80,6 +81,8 @@ class Classifier:
     decision: Decision
     device: torch.device
     dtype: torch.dtype
+    others: Sequence[Checkpoint] = ()
+    """Further trainings of it, whose probabilities are averaged with its own."""
 
     @property
     def multi_label(self) -> bool:
@@ -94,7 +97,14 @@ class Classifier:
 
     def predict(self, texts: Sequence[str], batch_size: int) -> list[dict[str, Any]]:
         """Label (or labels) and the probability of every label of each text, in their order."""
-        found = scores_of(self.checkpoint, texts, batch_size, self.device, self.dtype)
+        by_training = [
+            scores_of(each, texts, batch_size, self.device, self.dtype)
+            for each in (self.checkpoint, *self.others)
+        ]
+        found = [
+            {label: fmean(scores[label] for scores in of_text) for label in of_text[0]}
+            for of_text in zip(*by_training, strict=True)
+        ]
         return [{**self._given(scores), "probabilities": scores} for scores in found]
 
     def _given(self, scores: Mapping[str, float]) -> dict[str, Any]:
@@ -104,17 +114,22 @@ class Classifier:
 
 
 def classifier_of(
-    checkpoint: Checkpoint, head: str | None, device: str, dtype: str
+    checkpoint: Checkpoint,
+    head: str | None,
+    device: str,
+    dtype: str,
+    others: Sequence[Checkpoint] = (),
 ) -> Classifier | None:
     """The classifier in a checkpoint, with another of its heads if one is named; None where the
-    checkpoint is a language model."""
+    checkpoint is a language model. others: further trainings of it."""
     if head is not None:
         checkpoint = with_head(checkpoint, head)
     if checkpoint.labels is None:
         return None
     chosen = choose_device(device)
     keep_freed_memory(chosen)
-    checkpoint.model.to(chosen)
+    for each in (checkpoint, *others):
+        each.model.to(chosen)
     return Classifier(
         checkpoint,
         TextTemplate.from_record(checkpoint.info.classifier if checkpoint.info else None),
@@ -122,6 +137,7 @@ def classifier_of(
         chosen,
         # Whatever is not asked for is float32: labels must not depend on what the processor can do.
         torch.bfloat16 if dtype == "bfloat16" else torch.float32,
+        others,
     )
 
 

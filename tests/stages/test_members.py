@@ -1,6 +1,7 @@
 """The same training several times: other seeds on one split, or other test rows."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,34 @@ def test_seeds(tmp_path, classify_config, monkeypatch, look):
     config.seeds = 1
     with pytest.raises(UserError, match="holds seed-3"):
         finetune_classify.run(config)
+
+
+def test_several_trainings_as_one_classifier(tmp_path, classify_config, cli):
+    """The mean of their probabilities."""
+    config = classify_config(tmp_path, seeds=2, steps=3)
+    finetune_classify.run(config)
+    directory = tmp_path / "lines-classify"
+    members = [directory / "seed-0", directory / "seed-1"]
+    data = str(config.data)
+    status, out, err = cli("predict", directory, data)
+    assert status == 0, err
+    rows = [json.loads(line)["probabilities"] for line in out.splitlines()]
+    own = []
+    for member in members:
+        status, out, err = cli("predict", member, data)
+        assert status == 0, err
+        own.append([json.loads(line)["probabilities"] for line in out.splitlines()])
+    for row, one, other in zip(rows, *own, strict=True):
+        assert row == {label: pytest.approx((one[label] + other[label]) / 2) for label in row}
+    status, out, err = cli("evaluate", directory, data)
+    assert status == 0, err
+    report = json.loads(out)
+    labels = [json.loads(line)["label"] for line in Path(data).read_text("utf-8").splitlines()]
+    right = [max(row, key=row.get) == label for row, label in zip(rows, labels, strict=True)]
+    assert (report["trainings"], report["accuracy"]) == (2, sum(right) / len(right))
+    status, out, err = cli("predict", directory, data, "head=x")
+    assert (status, out) == (2, "")
+    assert "holds several trainings, head=x is of one" in err
 
 
 def test_folds(tmp_path, classify_config):

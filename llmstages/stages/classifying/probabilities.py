@@ -113,11 +113,10 @@ def _report(
 
 
 def assess(
-    model: Transformer,
+    found: NDArray[np.float64],
     rows: Sequence[LabelledText],
     texts: Sequence[Sequence[Example]],
     labels: Sequence[str],
-    machine: Machine,
     seed: int,
     decision: Decision,
     sets: LabelSets | None = None,
@@ -125,9 +124,9 @@ def assess(
 ) -> tuple[Report, list[PredictedRow] | list[PredictedLabels]]:
     """Report on rows, whose windows are in `texts`, with intervals; each row and its prediction.
 
-    decision: how one label is given. title: under which the report is shown.
+    found: [n, num_labels] their probabilities. decision: how one label is given. title: under which
+    the report is shown.
     """
-    found = probabilities(model, texts, machine)
     report = _report(labels, texts, found, sets, seed, decision)
     if isinstance(report, MultiLabelReport):
         several = [
