@@ -158,7 +158,7 @@ class PredictConfig:
     """`llmstages predict CHECKPOINT FILE`: labels and probabilities as JSON Lines."""
 
     checkpoint_dir: str | None = None
-    """Run directory (its best checkpoint) or checkpoint directory of a classifier."""
+    """Run directory (its best checkpoint) or checkpoint directory of a classifier, or the directory of several trainings, whose probabilities are averaged."""
     data: str | None = None
     """File with texts, or a text."""
     output: str | None = None
@@ -266,7 +266,7 @@ class EvaluateCheckpointConfig(QuestionsConfig):
     """`llmstages evaluate CHECKPOINT [FILE ...]`: a classifier on a labelled file; what a language model is able to do."""
 
     checkpoint_dir: str | None = None
-    """Run directory (its best checkpoint) or checkpoint directory."""
+    """Run directory (its best checkpoint) or checkpoint directory; of several trainings of a classifier the directory of all, as one."""
     data: Any = None
     """Of a classifier: a file of texts with labels. Of a language model: files or folders of questions, or corpora, whose held-out text is read; null: that of its own corpus."""
     output: str | None = None

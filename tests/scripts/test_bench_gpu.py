@@ -6,6 +6,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 def test_a_dry_run(checkout, broken_checkout, tmp_path, monkeypatch, capsys):
     import bench_gpu
 
