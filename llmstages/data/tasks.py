@@ -126,7 +126,7 @@ class Task:
         while True:
             count = min(len(pool), count + self.shots + 1)
             generator = generator_for("shots", self.seed, asked.line)
-            drawn = generator.choice(len(pool), count, replace=False, shuffle=False)
+            drawn = generator.choice(len(pool), count, replace=False)
             others = [pool[number] for number in drawn if not asked.asks_the_same(pool[number])]
             if len(others) >= self.shots or count == len(pool):
                 return others[: self.shots]

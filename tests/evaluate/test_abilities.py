@@ -121,6 +121,17 @@ def test_examples_depend_on_the_seed_and_the_line_alone(tmp_path: Path) -> None:
         assert some.examples(index) == task.examples(item.line - 1)
 
 
+def test_any_question_may_be_the_first_example(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{number}", "completion": f"c{number}"} for number in range(400)]
+    task = read_task(written(tmp_path / "pairs.jsonl", rows))
+    drawn = {
+        with_shots(replace(task, seed=seed), 1).examples(index)[0].line
+        for seed in range(8)
+        for index in range(400)
+    }
+    assert len(drawn) == 400
+
+
 def test_files_of_a_folder_have_all_their_labels(subject: Subject, tmp_path: Path) -> None:
     for name, labels in (("a", "xy"), ("b", "yz"), ("c", "z")):
         rows = [{"text": f"{name} {label}", "label": label} for label in labels]

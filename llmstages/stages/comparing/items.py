@@ -204,10 +204,10 @@ def prompted(
     """
     assert config.data is not None
     reading = reading_of(config)
-    items = label_items([rows[index] for index in chosen], labels, reading, config.data)
-    pool = Task(config.data, "labels", tuple(label_items(rows, labels, reading, config.data)))
-    task = Task(config.data, "labels", tuple(items), seed=config.seed)
-    task = with_shots(task, config.shots, pool if config.shots else None)
+    known = tuple(label_items(rows, labels, reading, config.data))
+    task = with_shots(Task(config.data, "labels", known, seed=config.seed), config.shots)
+    items = [known[index] for index in chosen]
+    task = replace(task, items=tuple(items))
     fitting(task, checkpoint.tokenizer, checkpoint.model.config.context_length, "refuse")
 
     def measure(machine: Machine) -> Measured:
