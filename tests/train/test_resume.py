@@ -29,7 +29,7 @@ from llmstages.evaluate import held_out
 from llmstages.stages import finetune_classify, finetune_instruct, pretrain
 from llmstages.stages.lineage.links import check_lineage
 from llmstages.stages.predict import scores_of
-from llmstages.train import checkpoint
+from llmstages.train import checkpoint, loop
 from llmstages.train.loop import LOWEST_LOSS, Goal, Loop
 from llmstages.train.records import read_sealed, write_sealed
 from llmstages.train.run import Run
@@ -536,6 +536,18 @@ def test_time_budget(tmp_path, pretrain_config):
     assert summary["steps"] > 10
     assert summary["seconds"] == pytest.approx(spent, abs=0.5)
     assert summary["validation_tokens"] >= 500
+    assert "had room for" not in (tmp_path / "pretrain" / "log.txt").read_text("utf-8")
+
+
+def test_a_time_budget_that_is_eaten_before_the_first_step_is_said(
+    tmp_path, pretrain_config, monkeypatch
+):
+    monkeypatch.setattr(loop, "FEW_STEPS", 10**9)
+    looking = EvaluateConfig(max_tokens=500, num_samples=0)
+    pretrain.run(pretrain_config(tmp_path, budget=BudgetConfig(seconds=1), evaluate=looking))
+    text = (tmp_path / "pretrain" / "log.txt").read_text("utf-8")
+    steps = json.loads((tmp_path / "pretrain" / "summary.json").read_text("utf-8"))["steps"]
+    assert f"warning: the time budget had room for {steps} steps: the first was done after" in text
 
 
 def test_a_machine_that_slows_down(tmp_path, pretrain_config, monkeypatch, capfd):
